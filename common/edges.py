@@ -1,0 +1,133 @@
+"""A destination-sorted edge list: the one graph type of the project.
+
+An edge (j, i) says that node i attends to, or receives from, node j.  In PyG's terms
+``edge_index[0]`` holds the sources j and ``edge_index[1]`` the destinations i.  Edges are sorted by
+destination and, within a destination, by source, so ``ptr`` is the row pointer of a CSR matrix
+whose rows are destinations: the in-edges of node i are ``src[ptr[i]:ptr[i + 1]]``.
+
+Several graphs are held as one disjoint union: their nodes are concatenated and their indices
+shifted, as PyG batches them.  No operation on the union ever loops over its graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EdgeList:
+    """Edges sorted by destination.  Build it with :meth:`from_edge_index`; fields are read-only.
+
+    Attributes:
+        src: (E,) int64, source node j of each edge.
+        dst: (E,) int64, destination node i of each edge, non-decreasing.
+        ptr: (N + 1,) int64, ``ptr[i]:ptr[i + 1]`` are the in-edges of node i.
+    """
+
+    src: Tensor
+    dst: Tensor
+    ptr: Tensor
+    _cache: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @staticmethod
+    def from_edge_index(edge_index: Tensor, num_nodes: int) -> EdgeList:
+        """Sort and check a PyG ``edge_index``.
+
+        Args:
+            edge_index: (2, E) integer, row 0 sources, row 1 destinations, any order.
+            num_nodes: N, the number of nodes; nodes without edges are allowed.
+
+        Raises:
+            ValueError: on a wrong shape or type, or an index outside ``[0, num_nodes)``.
+        """
+        if edge_index.dim() != 2 or edge_index.shape[0] != 2:
+            raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
+        if edge_index.is_floating_point() or edge_index.dtype == torch.bool:
+            raise ValueError(f"edge_index must hold integers, got {edge_index.dtype}")
+        edge_index = edge_index.long()
+        if edge_index.numel():
+            low, high = int(edge_index.min()), int(edge_index.max())
+            if low < 0 or high >= num_nodes:
+                raise ValueError(
+                    f"edge_index must lie in [0, {num_nodes}), got values from {low} to {high}"
+                )
+        order = torch.argsort(edge_index[1] * max(num_nodes, 1) + edge_index[0], stable=True)
+        src, dst = edge_index[0][order], edge_index[1][order]
+        return EdgeList(src, dst, _row_pointer(dst, num_nodes))
+
+    @staticmethod
+    def disjoint_union(graphs: Sequence[EdgeList]) -> EdgeList:
+        """Concatenate graphs, shifting the nodes of each by those before it."""
+        if not graphs:
+            raise ValueError("disjoint_union needs at least one graph")
+        nodes = torch.tensor([0] + [g.num_nodes for g in graphs]).cumsum(0).tolist()
+        edges = torch.tensor([0] + [g.num_edges for g in graphs]).cumsum(0).tolist()
+        src = torch.cat([g.src + shift for g, shift in zip(graphs, nodes, strict=False)])
+        dst = torch.cat([g.dst + shift for g, shift in zip(graphs, nodes, strict=False)])
+        ptr = torch.cat(
+            [g.ptr[:-1] + shift for g, shift in zip(graphs, edges, strict=False)]
+            + [graphs[-1].ptr[-1:] + edges[-2]]
+        )
+        return EdgeList(src, dst, ptr)
+
+    @property
+    def num_nodes(self) -> int:
+        return self.ptr.numel() - 1
+
+    @property
+    def num_edges(self) -> int:
+        return self.src.numel()
+
+    @property
+    def edge_index(self) -> Tensor:
+        """(2, E) int64 in PyG's order: sources, destinations."""
+        return torch.stack([self.src, self.dst])
+
+    @property
+    def in_degree(self) -> Tensor:
+        """(N,) int64."""
+        return self.ptr[1:] - self.ptr[:-1]
+
+    @property
+    def by_source(self) -> tuple[Tensor, Tensor]:
+        """The reverse CSR ``(ptr, edge)``, computed once.
+
+        ``edge[ptr[j]:ptr[j + 1]]`` are the positions in this list of the edges that leave node j,
+        in order of destination.
+        """
+        if "rev_edge" not in self._cache:
+            self._cache["rev_edge"] = torch.argsort(self.src, stable=True)
+            self._cache["rev_ptr"] = _row_pointer(
+                self.src[self._cache["rev_edge"]], self.num_nodes
+            )
+        return self._cache["rev_ptr"], self._cache["rev_edge"]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EdgeList:
+        return EdgeList(
+            *(t.to(device, non_blocking=non_blocking) for t in (self.src, self.dst, self.ptr)),
+            {k: t.to(device, non_blocking=non_blocking) for k, t in self._cache.items()},
+        )
+
+    def select(self, keep: Tensor) -> EdgeList:
+        """The sub-list of edges where ``keep`` (E,) bool is true; nodes stay."""
+        return EdgeList(
+            self.src[keep], self.dst[keep], _row_pointer(self.dst[keep], self.num_nodes)
+        )
+
+    def pin_memory(self) -> EdgeList:
+        return EdgeList(
+            self.src.pin_memory(),
+            self.dst.pin_memory(),
+            self.ptr.pin_memory(),
+            {k: t.pin_memory() for k, t in self._cache.items()},
+        )
+
+
+def _row_pointer(sorted_index: Tensor, num_nodes: int) -> Tensor:
+    """(N + 1,) row pointer of a sorted index (E,)."""
+    count = torch.bincount(sorted_index, minlength=num_nodes)
+    return torch.cat([count.new_zeros(1), count.cumsum(0)])

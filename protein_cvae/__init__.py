@@ -1,0 +1,1 @@
+"""Hierarchical conditional VAE over protein conformational ensembles (not implemented yet)."""

@@ -1,0 +1,1 @@
+"""Two-dimensional tissue coordinates of cells from gene expression alone."""
