@@ -1,0 +1,155 @@
+"""Callbacks: stop and checkpoint only on a metric that has been logged; time and memory per epoch.
+
+A loss weight that ramps makes early validation values incomparable with later ones.  A module
+therefore logs the monitored key only once the ramp is complete (``schedules.ramp_reached``); the
+two callbacks here wait for it, and say so at the end if it never came.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+
+class RampedEarlyStopping(EarlyStopping):
+    """Early stopping that counts patience only from the first logged value of ``monitor``.
+
+    Args:
+        monitor: key that the module logs from the end of its ramp on.
+        patience: validations without improvement before stopping.
+        min_delta: smallest change that counts as an improvement.
+        mode: "min" or "max".
+        check_finite: stop when the value is NaN or infinite.
+        verbose: report improvements.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        patience: int = 4,
+        min_delta: float = 0.0,
+        mode: Literal["min", "max"] = "min",
+        check_finite: bool = True,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            monitor=monitor,
+            patience=patience,
+            min_delta=min_delta,
+            mode=mode,
+            check_finite=check_finite,
+            verbose=verbose,
+            strict=False,
+        )
+
+
+class RampedModelCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoints by ``monitor`` among the epochs in which it has been logged.
+
+    Before the first value nothing is written, so add a plain ``ModelCheckpoint`` (no monitor) to
+    be able to resume from inside the ramp.  At the end of a fit in which the key never appeared
+    a warning lists the keys that did.
+
+    Args:
+        monitor: key that the module logs from the end of its ramp on.
+        mode: "min" or "max".
+        save_top_k: number of best checkpoints kept; -1 keeps all.
+        dirpath: folder; default ``<log dir>/checkpoints``.
+        filename: pattern such as ``"best-{epoch:03d}"``.
+        every_n_epochs: consider every n-th epoch only.
+        train_time_interval: consider at this interval instead.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        mode: Literal["min", "max"] = "min",
+        save_top_k: int = 1,
+        dirpath: Path | None = None,
+        filename: str | None = "best-{epoch:03d}",
+        every_n_epochs: int | None = None,
+        train_time_interval: timedelta | None = None,
+    ) -> None:
+        super().__init__(
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            dirpath=dirpath,
+            filename=filename,
+            every_n_epochs=every_n_epochs,
+            train_time_interval=train_time_interval,
+        )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self.monitor not in trainer.callback_metrics and trainer.is_global_zero:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            warnings.warn(
+                f"no checkpoint was kept by {self.monitor!r}: the key was never logged in "
+                f"{trainer.current_epoch} epochs (logged: {logged}). Train past the ramp, or "
+                "correct the monitor.",
+                stacklevel=2,
+            )
+
+
+class EpochResources(Callback):
+    """Logs wall seconds per epoch and peak memory: the maximum over ranks.
+
+    Keys: ``time/train_s`` (epoch without its validation), ``time/val_s``,
+    ``memory/peak_rss_mib`` (of the process since its start, not of the epoch) and, on CUDA,
+    ``memory/peak_cuda_mib`` (allocated by tensors in the epoch).
+    """
+
+    def __init__(self) -> None:
+        self._epoch_start = 0.0
+        self._validation_start = 0.0
+        self._validation_seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_start = time.perf_counter()
+        self._validation_seconds = 0.0
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation_seconds += time.perf_counter() - self._validation_start
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seconds = time.perf_counter() - self._epoch_start
+        values = {
+            "time/train_s": seconds - self._validation_seconds,
+            "time/val_s": self._validation_seconds,
+            "memory/peak_rss_mib": peak_rss_mib(),
+        }
+        if pl_module.device.type == "cuda":
+            values["memory/peak_cuda_mib"] = (
+                torch.cuda.max_memory_allocated(pl_module.device) / 2**20
+            )
+        for key, value in values.items():
+            pl_module.log(key, value, batch_size=1, reduce_fx="max", sync_dist=True)
+
+
+def peak_rss_mib() -> float:
+    """Peak resident memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB on Linux

@@ -1,0 +1,175 @@
+"""The ``lightning`` command: ``lightning {fit,validate,test,predict} --config FILE ...``.
+
+Model, data and trainer come from YAML files and flags, by class path.  Also
+``python -m common.cli``.  What differs from Lightning's own command line:
+
+* indices come from our samplers, so ``use_distributed_sampler`` is off; runs go to ``runs/``;
+* ``--ckpt_path`` must exist, is loaded with ``weights_only=True``, and a warning lists each model
+  setting that the checkpoint's hyperparameters replace;
+* the resolved configuration is kept as one file per subcommand and run, never in the way;
+* errors that our packages raise on purpose end as one line on standard error and status 2;
+  ``EDGEWISE_TRACEBACK=1`` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import dis
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_warn
+
+from common.trainer import Trainer
+
+OUR_PACKAGES = ("common", "spatial_ipa", "protein_cvae")
+TRACEBACK_VARIABLE = "EDGEWISE_TRACEBACK"
+# What Lightning accepts for --ckpt_path besides a file.
+CKPT_KEYWORDS = ("best", "last", "hpc", "registry")
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes ``config_<subcommand>.yaml`` in the log folder, numbered where one exists.
+
+    Lightning's own callback raises there, also on resume and on ``predict`` in the same folder.
+    """
+
+    def setup(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
+        log_dir = trainer.log_dir  # a broadcast: every rank has to read it
+        if self.already_saved or log_dir is None:
+            return
+        self.already_saved = True
+        if not trainer.is_global_zero:
+            return
+        folder = Path(log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path, number = folder / f"config_{stage}.yaml", 1
+        while path.exists():
+            number += 1
+            path = folder / f"config_{stage}_{number}.yaml"
+        self.parser.save(self.config, str(path), skip_none=False, multifile=False)
+
+
+class EdgewiseCLI(LightningCLI):
+    """LightningCLI with the rules of this project; see the module docstring."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {**LightningCLI.subcommands(), **Trainer.SUBCOMMANDS}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The place for links between model and data.
+
+        A link such as ``parser.link_arguments("data.num_genes", "model.init_args.num_genes",
+        apply_on="instantiate")`` needs the attribute after the data module's ``__init__``, and is
+        ignored for models without that argument.  There is none today: each model reads the
+        sizes it needs from the files it is given.
+        """
+
+    def parse_arguments(
+        self,
+        parser: LightningArgumentParser,
+        args: list[str] | dict[str, Any] | Namespace | None,
+    ) -> None:
+        super().parse_arguments(parser, args)
+        self.requested: dict[str, Any] = {}
+        subcommand = self.config.get("subcommand")
+        if subcommand is None:
+            return
+        options = self.config[subcommand]
+        self.requested = _flatten(options.get("model"))
+        ckpt_path = options.get("ckpt_path")
+        if ckpt_path is None:
+            return
+        is_file_name = ckpt_path not in CKPT_KEYWORDS and "://" not in ckpt_path
+        if is_file_name and not Path(ckpt_path).is_file():
+            parser.error(f"--ckpt_path: no such file: {ckpt_path}")
+        if options.get("weights_only") is None:
+            options["weights_only"] = True  # never unpickle code from a checkpoint
+
+    def before_instantiate_classes(self) -> None:
+        """Warn of settings that the hyperparameters of ``--ckpt_path`` have replaced."""
+        if self.subcommand is None:
+            return
+        restored = _flatten(self.config[self.subcommand].get("model"))
+        replaced = [
+            f"{key}: {self.requested[key]!r} -> {value!r}"
+            for key, value in restored.items()
+            if key in self.requested and self.requested[key] != value
+        ]
+        if replaced:
+            rank_zero_warn(
+                "--ckpt_path restores the checkpoint's hyperparameters over the configuration; "
+                f"replaced: {'; '.join(replaced)}. To change them, start anew from the weights "
+                "(init_from) without --ckpt_path."
+            )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; ``args`` default to the process's own.
+
+    Raises:
+        SystemExit: with status 2 on a usage error or an error our packages raise on purpose.
+    """
+    try:
+        EdgewiseCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            trainer_class=Trainer,
+            trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs"},
+            save_config_callback=SaveRunConfig,
+            args=None if args is None else list(args),
+        )
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE) == "1" or not raised_on_purpose(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        print(f"({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
+        sys.exit(2)
+
+
+def raised_on_purpose(error: BaseException) -> bool:
+    """True if a ``raise`` statement of our packages made the error, as a message for the user.
+
+    A ValueError that Python makes inside our code (a failed unpacking, ``int("x")``) is a defect
+    and keeps its traceback.  A FileNotFoundError names its file, so one that a call in our code
+    makes counts too.
+    """
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    frame = trace.tb_frame
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    if frame.f_globals.get("__name__") == "__main__" and frame.f_globals.get("__package__"):
+        package = str(frame.f_globals["__package__"]).partition(".")[0]
+    if package not in OUR_PACKAGES:
+        return False
+    if isinstance(error, FileNotFoundError):
+        return True
+    return dis.opname[frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _flatten(options: Namespace | None) -> dict[str, Any]:
+    """Leaf values by dotted key."""
+    if options is None:
+        return {}
+    return {
+        key.replace("dict_kwargs.", "init_args."): value
+        for key, value in vars(options.as_flat() if isinstance(options, Namespace) else {}).items()
+    }
+
+
+if __name__ == "__main__":
+    main()
