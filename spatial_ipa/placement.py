@@ -1,0 +1,161 @@
+"""Coordinates of many cells from a trained model: the whole graph at once, or stitched minisets.
+
+Both return several layouts of the same cells ("draws"), superposed by rotation and reflection; the
+mean is the prediction and the spread around it the uncertainty.
+
+Whole: one kNN candidate graph over all cells, one layout per draw of the start noise.
+
+Stitched: the model sees graphs of the size it was trained on.  One pass splits the cells at random
+into minisets that all contain the same anchors; each miniset is placed, superposed on its anchors
+and cut off them.  Every cell is placed once per pass, and passes differ in anchors and split.  The
+work is linear in the number of cells and needs no graph over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common.align import kabsch
+from common.edges import EdgeList
+from common.knn import knn_edges
+from common.rng import generator_for
+from spatial_ipa.operators import gauge_fix
+
+# (h, edges, graph, num_graphs, start_noise) -> coordinates
+PlaceGraph = Callable[[Tensor, EdgeList, Tensor, int, Tensor], Tensor]
+PlacementMode = Literal["whole", "stitched"]
+# Nodes placed in one call of the model when stitching; bounds the memory, not the result.
+_NODES_PER_CALL = 16_384
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Attributes:
+
+    xy: (n, 2) gauge-fixed mean layout.
+    draws: (T, n, 2) the superposed layouts it is the mean of.
+    """
+
+    xy: Tensor
+    draws: Tensor
+
+    @property
+    def spread(self) -> Tensor:
+        """(n,) RMS distance of a cell's draws from their mean, in RMS radii of the layout."""
+        return (self.draws - self.draws.mean(0)).square().sum(2).mean(0).sqrt()
+
+
+def consensus(draws: Tensor, rounds: int = 3) -> Placement:
+    """Superpose layouts (T, n, 2) on their mean by rotation and reflection, and average.
+
+    Generalised Procrustes analysis (Gower 1975) without scaling: draws are gauge-fixed already.
+    """
+    reference = draws[0]
+    for _ in range(rounds):
+        aligned = kabsch(draws, reference.expand_as(draws), reflection=True).apply(draws)
+        reference = gauge_fix(aligned.mean(0))
+    return Placement(reference, aligned)
+
+
+@torch.no_grad()
+def place_whole(
+    place: PlaceGraph, h: Tensor, num_candidates: int, num_draws: int, seed: int
+) -> tuple[Placement, EdgeList]:
+    """Place all cells as one graph, ``num_draws`` times.
+
+    Args:
+        place: the model.
+        h: (n, d) embeddings.
+        num_candidates: k of the candidate graph.
+        num_draws: layouts; the first starts without noise.
+        seed: of the noise.
+
+    Returns:
+        The placement and the candidate graph.
+    """
+    n = h.shape[0]
+    edges = knn_edges(h, num_candidates)
+    graph = torch.zeros(n, dtype=torch.int64, device=h.device)
+    layouts = []
+    for draw in range(num_draws):
+        noise = torch.randn(n, 2, generator=generator_for(seed, draw)).to(h)
+        layouts.append(place(h, edges, graph, 1, noise if draw else torch.zeros_like(noise)))
+    return consensus(torch.stack(layouts)), edges
+
+
+@torch.no_grad()
+def place_stitched(
+    place: PlaceGraph,
+    h: Tensor,
+    num_candidates: int,
+    num_draws: int,
+    seed: int,
+    size: int = 384,
+    num_anchors: int = 128,
+) -> Placement:
+    """Place cells in minisets that share anchors, in ``num_draws`` passes.
+
+    Args:
+        place: the model.
+        h: (n, d) embeddings.
+        num_candidates: k of the candidate graph of a miniset.
+        num_draws: passes over all cells.
+        seed: of splits, anchors and noise.
+        size: nodes of a miniset, anchors among them.
+        num_anchors: cells that every miniset of a pass contains.
+
+    Raises:
+        ValueError: if ``size`` does not exceed ``num_anchors``.
+    """
+    if size <= num_anchors:
+        raise ValueError(f"size must exceed num_anchors = {num_anchors}, got {size}")
+    n = h.shape[0]
+    if n <= size:
+        return place_whole(place, h, num_candidates, num_draws, seed)[0]
+    passes = []
+    for draw in range(num_draws):
+        generator = generator_for(seed, draw)
+        order = torch.randperm(n, generator=generator)
+        anchors, rest = order[:num_anchors], order[num_anchors:]
+        # Equal parts: a last miniset of a few cells would be unlike all the model has seen.
+        parts = list(rest.tensor_split(-(-len(rest) // (size - num_anchors))))
+        per_call = max(1, _NODES_PER_CALL // size)
+        xy = h.new_zeros(n, 2)
+        reference: Tensor | None = None
+        anchor_sum = h.new_zeros(num_anchors, 2)
+        for at in range(0, len(parts), per_call):
+            group = parts[at : at + per_call]
+            members = [torch.cat([anchors, part]) for part in group]
+            layout = _place_union(place, h, members, num_candidates, generator)
+            if reference is None:
+                reference = layout[0][:num_anchors]
+            stack = torch.stack([x[:num_anchors] for x in layout])  # (B, A, 2)
+            fit = kabsch(stack, reference.expand_as(stack), reflection=True)
+            anchor_sum += fit.apply(stack).sum(0)
+            for b, part in enumerate(group):
+                xy[part] = fit[b].apply(layout[b][num_anchors:])
+        xy[anchors] = anchor_sum / len(parts)
+        passes.append(gauge_fix(xy))
+    return consensus(torch.stack(passes))
+
+
+def _place_union(
+    place: PlaceGraph,
+    h: Tensor,
+    members: list[Tensor],
+    num_candidates: int,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """Layouts of several minisets of cells, placed as one disjoint union."""
+    count = torch.tensor([len(m) for m in members], device=h.device)
+    ptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    rows = h[torch.cat(members).to(h.device)]
+    graph = torch.repeat_interleave(count)
+    noise = torch.randn(rows.shape[0], 2, generator=generator).to(h)
+    x = place(rows, knn_edges(rows, num_candidates, ptr), graph, len(members), noise)
+    return list(x.split(count.tolist()))
