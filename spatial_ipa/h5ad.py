@@ -1,0 +1,128 @@
+"""The ``.h5ad`` container: opening it safely, and copying it with fields added.
+
+An ``.h5ad`` file is HDF5 with one group per part of an AnnData object.  Fields are added to a copy
+part by part, so the matrix is never loaded, and what is not touched stays byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.sparse as sp
+from anndata.io import read_elem, write_elem
+
+
+def open_h5ad(path: Path) -> h5py.File:
+    """Open for reading, after checking that it is an ``.h5ad`` file of anndata 0.7 or newer.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is something else, or truncated.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir() or not h5py.is_hdf5(path):
+        raise ValueError(f"{path}: not an .h5ad file (HDF5 written by anndata)")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be opened, truncated or damaged ({error})") from error
+    if not all(isinstance(file.get(key), h5py.Group) for key in ("obs", "var")):
+        found = ", ".join(sorted(file)) or "nothing"
+        file.close()
+        raise ValueError(
+            f"{path}: an HDF5 file but not an .h5ad of anndata 0.7 or newer (needs obs and var, "
+            f"found {found}); read it with the tool that made it and save it with write_h5ad"
+        )
+    return file
+
+
+def write_prediction(
+    path_in: str | Path,
+    path_out: str | Path,
+    *,
+    obsm: Mapping[str, np.ndarray] | None = None,
+    obs: Mapping[str, np.ndarray] | None = None,
+    obsp: Mapping[str, sp.spmatrix] | None = None,
+    uns: Mapping[str, object] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Copy an ``.h5ad`` file and add fields; everything else in it stays as it is.
+
+    The copy is made under a temporary name in the folder of ``path_out`` and renamed when it is
+    complete, so ``path_out`` is either the whole result or untouched.
+
+    Args:
+        path_in: file with n rows, never changed.
+        path_out: file to write.
+        obsm: arrays (n, d).
+        obs: columns (n,).
+        obsp: sparse (n, n), stored as CSR.
+        uns: anything anndata can store.
+        overwrite: replace an existing ``path_out``, and fields of the same names.
+
+    Raises:
+        FileExistsError: if ``path_out`` exists and ``overwrite`` is False.
+        ValueError: if ``path_out`` is ``path_in``, a field has the wrong number of rows, or it
+            exists already and ``overwrite`` is False.
+    """
+    path_in, path_out = Path(path_in), Path(path_out)
+    same_file = path_out.exists() and path_in.exists() and path_out.samefile(path_in)
+    if same_file or path_out.resolve() == path_in.resolve():
+        raise ValueError(f"path_out is the input file {path_in}; choose another name")
+    if path_out.exists() and not overwrite:
+        raise FileExistsError(f"{path_out} exists; choose another name or set overwrite=True")
+    if not path_out.parent.is_dir():
+        raise FileNotFoundError(f"folder {path_out.parent} of path_out does not exist")
+    with open_h5ad(path_in):
+        pass  # refuse an unreadable input before copying it
+    temporary = path_out.with_name(f".{path_out.name}.{os.getpid()}.partial")
+    try:
+        shutil.copyfile(path_in, temporary)
+        with h5py.File(temporary, "r+") as file:
+            frame = read_elem(file["obs"])
+            num_rows = len(frame)
+            for key, value in (obsm or {}).items():
+                _check_rows(f"obsm[{key!r}]", value, (num_rows,))
+                _add(file, "obsm", key, np.asarray(value), overwrite)
+            for key, graph in (obsp or {}).items():
+                _check_rows(f"obsp[{key!r}]", graph, (num_rows, num_rows))
+                _add(file, "obsp", key, sp.csr_matrix(graph), overwrite)
+            for key, entry in (uns or {}).items():
+                _add(file, "uns", key, entry, overwrite)
+            for key, value in (obs or {}).items():
+                _check_rows(f"obs[{key!r}]", value, (num_rows,))
+                _check_new(f"obs[{key!r}]", key in frame, overwrite)
+                frame[key] = np.asarray(value)
+            if obs:
+                write_elem(file, "obs", frame)
+        os.replace(temporary, path_out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path_out
+
+
+def _add(file: h5py.File, group: str, key: str, value: object, overwrite: bool) -> None:
+    if group not in file:
+        write_elem(file, group, {})
+    _check_new(f"{group}[{key!r}]", key in file[group], overwrite)
+    write_elem(file[group], key, value)
+
+
+def _check_rows(where: str, value: Any, expected: tuple[int, ...]) -> None:
+    shape = np.shape(value)
+    if shape[: len(expected)] != expected:
+        raise ValueError(f"{where} must start with shape {expected}, got {shape}")
+
+
+def _check_new(where: str, exists: bool, overwrite: bool) -> None:
+    if exists and not overwrite:
+        raise ValueError(
+            f"{where} exists already in path_in; set overwrite=True to replace it in the copy"
+        )

@@ -1,0 +1,296 @@
+"""Slides from ``.h5ad`` files.
+
+A file is checked before anything is computed from it; what cannot be used is refused by name, what
+is changed (duplicate genes summed, empty spots dropped) is warned about with its count.  Only the
+matrix, the names, the patient and the coordinates are read, so a large file costs its matrix.
+Nothing is ever unpickled.
+
+Gene panels over several slides are in :mod:`spatial_ipa.panels`, writing in
+:mod:`spatial_ipa.h5ad`; both are importable from here.
+"""
+
+from __future__ import annotations
+
+import glob
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata.io import read_elem
+
+from spatial_ipa.h5ad import open_h5ad, write_prediction
+from spatial_ipa.panels import gene_panel, reindex, select_genes
+from spatial_ipa.slide import Slide, canonical_csr
+
+__all__ = [
+    "Slide",
+    "gene_panel",
+    "read_slide",
+    "read_slides",
+    "reindex",
+    "select_genes",
+    "write_prediction",
+]
+
+LOGGED_BELOW = 20.0  # log1p of 4.8e8; raw or depth-normalised counts with decimals go far beyond
+_DAMAGED = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError)
+
+
+def read_slide(
+    path: str | Path,
+    *,
+    require_spatial: bool,
+    spatial_key: str = "spatial",
+    layer: str | None = None,
+    min_spots: int = 50,
+    logged: bool | None = None,
+    name: str | None = None,
+) -> Slide:
+    """Read and check one ``.h5ad`` file.
+
+    Args:
+        path: the file.
+        require_spatial: True for a slide to train or validate on: coordinates must be there and
+            spots without counts are dropped, with a warning.  False for prediction: coordinates
+            are not looked at, every row is kept and ``Slide.is_empty`` flags the empty ones.
+        spatial_key: key of the (n, 2) coordinates in ``obsm``.
+        layer: read ``layers[layer]`` instead of ``X``.
+        min_spots: fewest spots or cells accepted.
+        logged: whether the values are log-normalised; None decides: values that are not all
+            integers and stay below 20 are.
+        name: name of the slide; the file's stem if None.
+
+    Returns:
+        The slide.  Gene names are stripped of surrounding white space, and counts of genes that
+        share a name are summed, with a warning.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not a readable ``.h5ad``, or its matrix, names or coordinates
+            cannot be used; the message names the file and says what to do.
+    """
+    path = Path(path)
+    matrix, genes, obs, xy = _read_parts(path, layer, spatial_key if require_spatial else None)
+    where = f"{path}: {'X' if layer is None else f'layers[{layer!r}]'}"
+    counts = _checked_counts(matrix, where)
+    if logged is None:
+        logged = _looks_logged(counts)
+    genes, counts = _unique_genes(genes, counts, path, logged)
+    patient = _patient_of(obs, path, one_only=require_spatial)
+    obs_names = np.asarray(obs.index.astype(str), dtype=object)
+    if require_spatial:
+        keep = np.diff(counts.indptr) > 0
+        if not keep.all():
+            warnings.warn(
+                f"{path}: dropped {int((~keep).sum())} of {keep.size} spots without any count",
+                stacklevel=2,
+            )
+            counts, obs_names = counts[keep], obs_names[keep]
+        xy = _checked_xy(xy, path, spatial_key)[keep]
+        if len(xy) and not np.ptp(xy, axis=0).any():
+            raise ValueError(f"{path}: obsm[{spatial_key!r}] has all spots at one position {xy[0]}")
+    if counts.shape[0] < min_spots:
+        raise ValueError(
+            f"{path}: {counts.shape[0]} spots with counts, at least min_spots={min_spots} are "
+            "needed; leave this slide out or lower min_spots"
+        )
+    return Slide.build(
+        path.stem if name is None else name,
+        counts,
+        genes,
+        xy,
+        obs_names=obs_names.tolist(),
+        is_logged=logged,
+        patient=patient,
+    )
+
+
+def read_slides(
+    paths: Sequence[str | Path],
+    *,
+    require_spatial: bool = True,
+    spatial_key: str = "spatial",
+    layer: str | None = None,
+    min_spots: int = 50,
+) -> list[Slide]:
+    """Read several slides: files, folders (all ``*.h5ad`` in them, sorted) and glob patterns.
+
+    Slides are named by their file's stem; where two stems are equal, by ``folder/stem``.  The other
+    arguments are those of :func:`read_slide`.
+
+    Raises:
+        FileNotFoundError: if a path, folder or pattern gives no file.
+        ValueError: if a file is given twice, or on what :func:`read_slide` refuses.
+    """
+    files = _expand(paths)
+    stems = [file.stem for file in files]
+    names = [
+        file.stem if stems.count(file.stem) == 1 else f"{file.resolve().parent.name}/{file.stem}"
+        for file in files
+    ]
+    if len(set(names)) < len(names):
+        names = [str(file.resolve().with_suffix("")) for file in files]
+    return [
+        read_slide(
+            file,
+            require_spatial=require_spatial,
+            spatial_key=spatial_key,
+            layer=layer,
+            min_spots=min_spots,
+            name=name,
+        )
+        for file, name in zip(files, names, strict=True)
+    ]
+
+
+def _read_parts(
+    path: Path, layer: str | None, spatial_key: str | None
+) -> tuple[Any, list[str], Any, Any]:
+    """Matrix, stripped gene names, obs frame and (with a key) coordinates, as stored."""
+    with open_h5ad(path) as file:
+        where = "X" if layer is None else f"layers/{layer}"
+        if where not in file:
+            layers = sorted(file["layers"]) if "layers" in file else []
+            raise ValueError(f"{path}: has no {where.replace('/', ' ')}; layers in it: {layers}")
+        if spatial_key is not None and f"obsm/{spatial_key}" not in file:
+            keys = sorted(file["obsm"]) if "obsm" in file else []
+            raise ValueError(
+                f"{path}: coordinates obsm[{spatial_key!r}] are missing (obsm has {keys}); name "
+                "the right key with spatial_key, or leave the file out of training"
+            )
+        try:
+            obs, var = read_elem(file["obs"]), read_elem(file["var"])
+            matrix = read_elem(file[where])
+            xy = None if spatial_key is None else read_elem(file[f"obsm/{spatial_key}"])
+        except _DAMAGED as error:
+            raise ValueError(f"{path}: cannot be read, truncated or damaged ({error})") from error
+    genes = [str(gene).strip() for gene in var.index]
+    shape = np.shape(matrix)
+    if len(shape) != 2:
+        raise ValueError(f"{path}: {where} must be (spots, genes), got shape {shape}")
+    if shape != (len(obs), len(genes)):
+        raise ValueError(
+            f"{path}: {where} has shape {shape}, but there are {len(obs)} obs_names and "
+            f"{len(genes)} var_names"
+        )
+    if 0 in shape:
+        raise ValueError(f"{path}: empty, {where} has shape {shape}")
+    return matrix, genes, obs, xy
+
+
+def _checked_counts(matrix: Any, where: str) -> sp.csr_matrix:
+    """(n, G) float32 canonical CSR of finite, non-negative values, not all zero."""
+    dtype = getattr(matrix, "dtype", np.dtype(object))
+    if dtype.kind not in "iuf":
+        raise ValueError(f"{where} must hold numbers, got dtype {dtype}; raw counts wanted")
+    if sp.issparse(matrix):
+        try:
+            matrix.check_format(full_check=True)
+        except ValueError as error:
+            raise ValueError(f"{where} is damaged: {error}") from error
+    with np.errstate(over="ignore"):  # an overflow to float32 is reported as non-finite below
+        counts = canonical_csr(matrix)
+    if not np.isfinite(counts.data).all():
+        bad = int((~np.isfinite(counts.data)).sum())
+        raise ValueError(f"{where} has {bad} values that are NaN, infinite or beyond float32")
+    if counts.nnz == 0:
+        raise ValueError(f"{where} is zero everywhere; no spot has a count")
+    if counts.data.min() < 0:
+        raise ValueError(
+            f"{where} has negative values (minimum {counts.data.min():.4g}), as scaled data has; "
+            "raw counts wanted: they are often kept in a layer (layer=...)"
+        )
+    return counts
+
+
+def _looks_logged(counts: sp.csr_matrix) -> bool:
+    values = counts.data
+    return bool(values.max() < LOGGED_BELOW and (values != np.floor(values)).any())
+
+
+def _unique_genes(
+    genes: list[str], counts: sp.csr_matrix, path: Path, logged: bool
+) -> tuple[list[str], sp.csr_matrix]:
+    """Sum the columns of genes that share a name, in the order of first appearance."""
+    if "" in genes:
+        raise ValueError(f"{path}: {genes.count('')} of {len(genes)} var_names are empty")
+    unique = list(dict.fromkeys(genes))
+    extra = len(genes) - len(unique)
+    if extra == 0:
+        return genes, counts
+    if logged:
+        raise ValueError(
+            f"{path}: {extra} duplicate gene names in logged values, which cannot be summed; raw "
+            "counts wanted, or unique var_names"
+        )
+    warnings.warn(
+        f"{path}: {extra} duplicate gene names; counts of genes of one name were summed "
+        f"({len(unique)} genes remain)",
+        stacklevel=3,
+    )
+    column_of = {gene: column for column, gene in enumerate(unique)}
+    target = [column_of[gene] for gene in genes]
+    ones = np.ones(len(genes), dtype=np.float32)
+    gather = sp.csr_matrix((ones, (np.arange(len(genes)), target)), (len(genes), len(unique)))
+    return unique, counts @ gather
+
+
+def _patient_of(obs: Any, path: Path, *, one_only: bool) -> str | None:
+    if "patient" not in obs:
+        return None
+    patients = sorted({str(value) for value in obs["patient"].dropna()})
+    if len(patients) > 1 and one_only:
+        raise ValueError(
+            f"{path}: obs['patient'] names {len(patients)} patients ({', '.join(patients[:5])}); "
+            "write one file per slide, so that splits can keep patients apart"
+        )
+    return patients[0] if len(patients) == 1 else None
+
+
+def _checked_xy(xy: Any, path: Path, key: str) -> np.ndarray:
+    """(n, 2) float32, finite."""
+    where = f"{path}: obsm[{key!r}]"
+    array = np.asarray(xy)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{where} must hold numbers, got dtype {array.dtype}")
+    if array.ndim != 2 or array.shape[1] != 2:
+        hint = ""
+        if array.ndim == 2 and array.shape[1] == 3:
+            hint = "; three columns are ambiguous (a volume? a section index?): store the two "
+            hint += "in-plane coordinates of one section"
+        raise ValueError(f"{where} must have shape (n, 2), got {array.shape}{hint}")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    bad = int((~np.isfinite(array)).any(axis=1).sum())
+    if bad:
+        raise ValueError(
+            f"{where} has {bad} spots with NaN or infinite coordinates; drop them from the file"
+        )
+    return array
+
+
+def _expand(paths: Sequence[str | Path]) -> list[Path]:
+    if isinstance(paths, str | Path):
+        raise ValueError(f"paths must be a list, got the single path {str(paths)!r}")
+    files: list[Path] = []
+    for entry in map(Path, paths):
+        if entry.is_dir():
+            found = sorted(entry.glob("*.h5ad"))
+        elif entry.exists():
+            found = [entry]
+        else:
+            found = [Path(match) for match in sorted(glob.glob(str(entry), recursive=True))]
+        if not found:
+            raise FileNotFoundError(f"{entry}: no such file, or no .h5ad file there")
+        files += found
+    if not files:
+        raise FileNotFoundError("paths is empty: no slide was given")
+    seen: set[Path] = set()
+    for file in files:
+        if file.resolve() in seen:
+            raise ValueError(f"{file} is given twice in paths")
+        seen.add(file.resolve())
+    return files
