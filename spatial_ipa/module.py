@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
-from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.edges import EdgeList
+from common.knn import knn_edges
 from common.schedules import linear_ramp
+from common.sparse import edge_softmax
+from spatial_ipa.block import DistanceTerm
+from spatial_ipa.datamodule import MinisetDataModule, PlacementContext
 from spatial_ipa.diagnostics import health_checks
 from spatial_ipa.gate import EdgeGateSoft
+from spatial_ipa.gate_training import pretrain_gate
 from spatial_ipa.losses import geometry_terms, loss_gate
 from spatial_ipa.minisets import Miniset
 from spatial_ipa.model import IPALiteModel, Layout
+from spatial_ipa.placement import Placement, place_stitched, place_whole
+from spatial_ipa.predict import (
+    CellPrediction,
+    InferenceMode,
+    PredictionRequest,
+    PredictionWriter,
+    as_numpy,
+    graph_matrix,
+    provenance,
+)
 
 GraphMode = Literal["gated", "candidates", "true"]
 LAMBDA_GATE = 0.05
@@ -31,45 +49,109 @@ class SpatialIPAModule(pl.LightningModule):
     cannot look at epochs before.  ``val/h_gate`` and ``val/t`` are E_geo on the model's own graph
     and on the true spatial graph, every epoch.
 
+    Before the first epoch the gate alone is trained on its KL for ``gate_steps`` steps; each rank
+    computes the same, from the same draws, so nothing has to be synchronised.
+
     Args:
-        model: the network.
-        gate: the edge gate; its ``d_input`` must be the model's.
+        d_input: width of the embeddings.
+        c_s: width of the states.
+        heads: attention heads.
+        c_head: width of a head.
+        recycles: passes through the shared block.
+        noise_std: noise on the initial coordinates in training.
+        beta: weight of the gate logits in the attention.
+        distance_term: see :class:`~spatial_ipa.block.IPALiteBlock`.
         graph: ``gated``: candidate graph with gate (the method).  ``candidates``: candidate graph,
             no gate.  ``true``: the true spatial graph, no gate; a ceiling, not usable on new cells.
-        optimizer: called with the parameters.
+        gate_steps: steps of gate pretraining.
+        lr: learning rate of AdamW.
         lr_final: end of the cosine decay over ``trainer.max_epochs``.
+        weight_decay: of AdamW.
         rw_cap: final weight of the random-walk term.
         ramp_epochs: epochs from 0 to the cap.
+        export: copy the selected checkpoint (best by the monitor, else the last epoch) to this
+            file when the fit ends.
     """
 
     def __init__(
         self,
-        model: IPALiteModel,
-        gate: EdgeGateSoft,
+        d_input: int = 128,
+        c_s: int = 96,
+        heads: int = 4,
+        c_head: int = 32,
+        recycles: int = 5,
+        noise_std: float = 0.05,
+        beta: float = 2.0,
+        distance_term: DistanceTerm = "none",
         graph: GraphMode = "gated",
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        gate_steps: int = 500,
+        lr: float = 5e-4,
         lr_final: float = 1e-5,
+        weight_decay: float = 5e-4,
         rw_cap: float = 0.3,
         ramp_epochs: int = 6,
+        export: str | None = None,
     ) -> None:
         super().__init__()
-        if graph != "true" and model.block.distance_term == "monotone":
+        if graph not in ("gated", "candidates", "true"):
+            raise ValueError(f"graph must be gated, candidates or true, got {graph!r}")
+        if graph != "true" and distance_term == "monotone":
             raise ValueError(
                 "distance_term=monotone is for graph=true only: on candidate graphs it pulls "
                 "wrong neighbours together (E_geo +0.20); use rbf or none"
             )
-        if model.to_start[0].in_features * 4 != gate.w1.shape[1]:
-            raise ValueError(
-                f"gate.d_input is {gate.w1.shape[1] // 4} but model.d_input is "
-                f"{model.to_start[0].in_features}; they must agree"
-            )
-        self.save_hyperparameters(ignore=["model", "gate"])
-        self.model = model
-        # Without its use the gate must not exist: DDP refuses parameters that get no gradient.
-        self.gate: nn.Module | None = gate if graph == "gated" else None
+        self.save_hyperparameters()
+        self.model = IPALiteModel(
+            d_input, c_s, heads, c_head, recycles, noise_std, beta, distance_term
+        )
+        # Where it is not used the gate must not exist: DDP refuses parameters without gradient.
+        self.gate = EdgeGateSoft(d_input) if graph == "gated" else None
         self.graph: GraphMode = graph
-        self.optimizer = optimizer
-        self.lr_final, self.rw_cap, self.ramp_epochs = lr_final, rw_cap, ramp_epochs
+        self.gate_steps, self.lr, self.lr_final = gate_steps, lr, lr_final
+        self.weight_decay, self.rw_cap, self.ramp_epochs = weight_decay, rw_cap, ramp_epochs
+        self.export = None if export is None else Path(export)
+        self.context: PlacementContext | None = None
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and isinstance(data, MinisetDataModule):
+            width = data.width
+            if width != self.model.to_start[0].in_features:
+                raise ValueError(
+                    f"model.d_input is {self.model.to_start[0].in_features}, but the embeddings "
+                    f"are {width} wide; set model.init_args.d_input to {width}"
+                )
+            self.context = data.context
+            # A resumed run restores the gate from its checkpoint right after this.
+            resumes = self.trainer.ckpt_path is not None
+            if self.gate is not None and self.gate_steps > 0 and not resumes:
+                self.gate_history = pretrain_gate(
+                    self.gate, data.train_dataset(), self.gate_steps, self.lr, self.weight_decay
+                )
+
+    def on_fit_start(self) -> None:
+        for step, value in enumerate(getattr(self, "gate_history", [])):
+            for logger in self.loggers:
+                logger.log_metrics({"gate_pretraining/kl": value}, step=step)
+
+    def on_fit_end(self) -> None:
+        if self.export is None:
+            return
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if best and self.trainer.is_global_zero:
+            temporary = self.export.with_name(f".{self.export.name}.{os.getpid()}.partial")
+            shutil.copyfile(best, temporary)
+            os.replace(temporary, self.export)
+        elif not best:
+            self.trainer.save_checkpoint(self.export)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.context is not None:
+            checkpoint["placement_context"] = self.context.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "placement_context" in checkpoint:
+            self.context = PlacementContext.from_state(checkpoint["placement_context"])
 
     def forward(
         self, batch: Miniset, mode: GraphMode | None = None
@@ -120,8 +202,75 @@ class SpatialIPAModule(pl.LightningModule):
         values |= {f"health/{name}": value for name, value in checks.items()}
         self.log_dict(values, batch_size=batch.num_graphs, sync_dist=True)
 
+    def place(
+        self,
+        h: Tensor,
+        inference: InferenceMode = "auto",
+        num_draws: int = 16,
+        seed: int = 0,
+    ) -> Placement:
+        """Coordinates of cells from their embeddings (n, d); see :mod:`spatial_ipa.placement`."""
+        if self.graph == "true":
+            raise ValueError("a model trained with graph=true needs coordinates and places no cells")
+        if self.context is None:
+            raise ValueError("the module has no placement context; load it from a checkpoint")
+        if inference == "auto":
+            inference = "whole" if h.shape[0] <= self.context.size else "stitched"
+
+        def place_graph(
+            h: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int, noise: Tensor
+        ) -> Tensor:
+            gate = None if self.gate is None else self.gate(h, edges)
+            return self.model(h, edges, gate, graph, num_graphs, noise).x
+
+        self.eval()
+        k = self.context.num_candidates
+        if inference == "whole":
+            return place_whole(place_graph, h, k, num_draws, seed)
+        return place_stitched(place_graph, h, k, num_draws, seed, size=self.context.size)
+
+    @torch.no_grad()
+    def gate_graph(self, h: Tensor) -> tuple[Tensor, EdgeList]:
+        """Row-softmax (E,) of the gate on the candidate graph of all cells; uniform without gate."""
+        if self.context is None:
+            raise ValueError("the module has no placement context; load it from a checkpoint")
+        edges = knn_edges(h, self.context.num_candidates)
+        logit = h.new_zeros(edges.num_edges) if self.gate is None else self.gate(h, edges)
+        return edge_softmax(logit, edges), edges
+
+    def predict_step(self, request: PredictionRequest, batch_idx: int) -> CellPrediction:
+        if self.context is None or self.context.encoder is None:
+            raise ValueError(
+                "the checkpoint holds no encoder, so expression cannot be embedded; train with "
+                "spatial_ipa.datamodule.SlideDataModule"
+            )
+        encoder = self.context.encoder
+        h = torch.from_numpy(np.array(encoder.embed(request.slide, request.kind))).to(self.device)
+        placement = self.place(h, request.inference, request.num_draws, request.seed)
+        graph = graph_matrix(*self.gate_graph(h)) if request.write_graph else None
+        return CellPrediction(
+            as_numpy(placement.xy),
+            as_numpy(placement.spread),
+            graph,
+            provenance(
+                encoder=encoder.weights_hash,
+                input=request.slide.expression_hash,
+                kind=request.kind,
+                inference=request.inference,
+                num_draws=request.num_draws,
+                num_candidates=self.context.num_candidates,
+                seed=request.seed,
+                genes=len(encoder.panel),
+            ),
+        )
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [PredictionWriter()]
+
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimizer(self.parameters())
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.lr, weight_decay=self.weight_decay
+        )
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise ValueError("trainer.max_epochs must be set: the cosine decay runs over it")
@@ -131,6 +280,6 @@ class SpatialIPAModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}
 
     def transfer_batch_to_device(
-        self, batch: Miniset, device: torch.device, dataloader_idx: int
-    ) -> Miniset:
-        return batch.to(device)
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        return batch.to(device) if isinstance(batch, Miniset) else batch

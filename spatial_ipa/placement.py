@@ -20,13 +20,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common.align import kabsch
+from common.align import align
 from common.edges import EdgeList
 from common.knn import knn_edges
 from common.rng import generator_for
 from spatial_ipa.operators import gauge_fix
 
-# (h, edges, graph, num_graphs, start_noise) -> coordinates
+# (h, edges, graph, num_graphs, start_noise) -> coordinates (N, 2)
 PlaceGraph = Callable[[Tensor, EdgeList, Tensor, int, Tensor], Tensor]
 PlacementMode = Literal["whole", "stitched"]
 # Nodes placed in one call of the model when stitching; bounds the memory, not the result.
@@ -57,7 +57,7 @@ def consensus(draws: Tensor, rounds: int = 3) -> Placement:
     """
     reference = draws[0]
     for _ in range(rounds):
-        aligned = kabsch(draws, reference.expand_as(draws), reflection=True).apply(draws)
+        aligned = align(draws, reference.expand_as(draws), reflection=True).apply(draws)
         reference = gauge_fix(aligned.mean(0))
     return Placement(reference, aligned)
 
@@ -65,7 +65,7 @@ def consensus(draws: Tensor, rounds: int = 3) -> Placement:
 @torch.no_grad()
 def place_whole(
     place: PlaceGraph, h: Tensor, num_candidates: int, num_draws: int, seed: int
-) -> tuple[Placement, EdgeList]:
+) -> Placement:
     """Place all cells as one graph, ``num_draws`` times.
 
     Args:
@@ -75,8 +75,6 @@ def place_whole(
         num_draws: layouts; the first starts without noise.
         seed: of the noise.
 
-    Returns:
-        The placement and the candidate graph.
     """
     n = h.shape[0]
     edges = knn_edges(h, num_candidates)
@@ -85,7 +83,7 @@ def place_whole(
     for draw in range(num_draws):
         noise = torch.randn(n, 2, generator=generator_for(seed, draw)).to(h)
         layouts.append(place(h, edges, graph, 1, noise if draw else torch.zeros_like(noise)))
-    return consensus(torch.stack(layouts)), edges
+    return consensus(torch.stack(layouts))
 
 
 @torch.no_grad()
@@ -116,7 +114,7 @@ def place_stitched(
         raise ValueError(f"size must exceed num_anchors = {num_anchors}, got {size}")
     n = h.shape[0]
     if n <= size:
-        return place_whole(place, h, num_candidates, num_draws, seed)[0]
+        return place_whole(place, h, num_candidates, num_draws, seed)
     passes = []
     for draw in range(num_draws):
         generator = generator_for(seed, draw)
@@ -135,10 +133,14 @@ def place_stitched(
             if reference is None:
                 reference = layout[0][:num_anchors]
             stack = torch.stack([x[:num_anchors] for x in layout])  # (B, A, 2)
-            fit = kabsch(stack, reference.expand_as(stack), reflection=True)
+            fit = align(stack, reference.expand_as(stack), reflection=True)
             anchor_sum += fit.apply(stack).sum(0)
-            for b, part in enumerate(group):
-                xy[part] = fit[b].apply(layout[b][num_anchors:])
+            # Parts differ in size by one cell at most, so they are moved as one padded stack.
+            others = torch.nn.utils.rnn.pad_sequence(
+                [x[num_anchors:] for x in layout], batch_first=True
+            )
+            for part, moved in zip(group, fit.apply(others), strict=True):
+                xy[part] = moved[: len(part)]
         xy[anchors] = anchor_sum / len(parts)
         passes.append(gauge_fix(xy))
     return consensus(torch.stack(passes))

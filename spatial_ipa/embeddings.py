@@ -1,0 +1,46 @@
+"""Frozen embeddings of slides, computed once and memory-mapped.
+
+The cache file's name is a hash of the encoder's weights and of the slide's expression, so neither a
+retrained encoder nor an edited file can be served a stale matrix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from spatial_ipa.encoder import EmbeddingKind, FrozenEncoder
+from spatial_ipa.slide import Slide
+
+
+def embed(
+    encoder: FrozenEncoder, slide: Slide, kind: EmbeddingKind, cache_dir: Path | None
+) -> np.ndarray:
+    """(n, d) float32 embeddings of a slide or sample, read-only from the cache where there is one.
+
+    Args:
+        encoder: the frozen encoder.
+        slide: expression; coordinates are not looked at.
+        kind: ``st`` or ``scrna``.
+        cache_dir: folder of the cache, made if absent; None computes without one.
+    """
+    if cache_dir is None:
+        return encoder.embed(slide, kind)
+    key = f"{encoder.weights_hash},{slide.expression_hash},{kind}"
+    path = Path(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with temporary.open("wb") as file:
+                np.save(file, encoder.embed(slide, kind), allow_pickle=False)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    cached: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    if cached.shape[0] != len(slide):
+        raise ValueError(f"{path} holds {cached.shape[0]} rows for {len(slide)} spots; delete it")
+    return cached

@@ -1,0 +1,187 @@
+"""`lightning predict`: an h5ad without coordinates in, the same h5ad with coordinates out.
+
+Written to the output:
+
+    obsm["X_spatial_ipa"]             (n, 2) coordinates: mean 0, RMS radius 1, arbitrary pose
+    obs["spatial_ipa_uncertainty"]    RMS spread of the cell over draws, in RMS radii
+    obs["spatial_ipa_empty"]          cells without counts: their coordinates mean nothing
+    obsp["spatial_ipa_gate"]          row-softmax of the gate on the candidate graph, CSR
+    uns["spatial_ipa"]                provenance: versions, hashes, settings, missing genes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import scipy.sparse as sp
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from common.edges import EdgeList
+from spatial_ipa.encoder import EmbeddingKind
+from spatial_ipa.io import read_slide, write_prediction
+from spatial_ipa.slide import Slide
+
+InferenceMode = Literal["auto", "whole", "stitched"]
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """One file to place.
+
+    Attributes:
+        slide: its expression.
+        kind: ``st`` for spots of a slide, ``scrna`` for dissociated cells.
+        inference: see :class:`CellDataModule`.
+        num_draws: layouts averaged.
+        write_graph: also return the gate graph over all cells.
+        seed: of the draws.
+    """
+
+    slide: Slide
+    kind: EmbeddingKind
+    inference: InferenceMode
+    num_draws: int
+    write_graph: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class CellPrediction:
+    """Attributes: xy (n, 2); spread (n,); gate graph (n, n) CSR or None; settings used."""
+
+    xy: np.ndarray
+    spread: np.ndarray
+    graph: sp.csr_matrix | None
+    settings: dict[str, Any]
+
+
+def graph_matrix(weight: Tensor, edges: EdgeList) -> sp.csr_matrix:
+    """(n, n) CSR whose row i holds the weights (E,) of the in-edges of node i."""
+    n = edges.num_nodes
+    return sp.csr_matrix(
+        (weight.cpu().numpy(), edges.src.cpu().numpy(), edges.ptr.cpu().numpy()), shape=(n, n)
+    )
+
+
+class CellDataModule(pl.LightningDataModule):
+    """One h5ad file to predict coordinates for.
+
+    Args:
+        input: file with expression; coordinates in it are not looked at.
+        output: file to write.
+        kind: ``scrna`` for dissociated cells, ``st`` for a slide.
+        inference: ``whole``: one graph over all cells.  ``stitched``: many minisets of the trained
+            size, superposed.  ``auto``: whole up to the trained size, stitched above.
+        num_draws: layouts averaged; their spread is the uncertainty.
+        write_graph: also write the gate graph.
+        layer: layer of the counts; ``X`` when null.
+        overwrite: replace an existing output.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        input: str,  # noqa: A002 - the option's name on the command line
+        output: str,
+        kind: EmbeddingKind = "scrna",
+        inference: InferenceMode = "auto",
+        num_draws: int = 16,
+        write_graph: bool = True,
+        layer: str | None = None,
+        overwrite: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_draws < 2:
+            raise ValueError(f"num_draws must be at least 2 for a spread, got {num_draws}")
+        self.input, self.output = Path(input), Path(output)
+        self.kind: EmbeddingKind = kind
+        self.inference: InferenceMode = inference
+        self.num_draws, self.write_graph, self.layer = num_draws, write_graph, layer
+        self.overwrite, self.seed = overwrite, seed
+        # Refuse before any model is loaded.
+        if self.output.exists() and not overwrite:
+            raise FileExistsError(
+                f"{self.output} exists; choose another data.output or set data.overwrite"
+            )
+        if not self.output.parent.is_dir():
+            raise FileNotFoundError(f"folder {self.output.parent} of data.output does not exist")
+        if self.output.resolve() == self.input.resolve():
+            raise ValueError(f"data.output is the input file {self.input}; choose another name")
+
+    def setup(self, stage: str) -> None:
+        if stage != "predict":
+            raise ValueError("CellDataModule only serves `lightning predict`")
+        self.slide = read_slide(
+            self.input, require_spatial=False, layer=self.layer, min_spots=2
+        )
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        request = PredictionRequest(
+            self.slide,
+            self.kind,
+            self.inference,
+            self.num_draws,
+            self.write_graph,
+            self.seed,
+        )
+        return DataLoader([request], batch_size=None)  # type: ignore[arg-type]
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes predictions of a :class:`CellDataModule` next to nothing else, on rank zero."""
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not isinstance(data, CellDataModule):
+            return
+        (prediction,) = predictions
+        write_prediction_file(prediction, data.slide, data.input, data.output, data.overwrite)
+
+
+def write_prediction_file(
+    prediction: CellPrediction, slide: Slide, path_in: Path, path_out: Path, overwrite: bool
+) -> Path:
+    """Write one prediction; see the module docstring for the fields."""
+    return write_prediction(
+        path_in,
+        path_out,
+        obsm={"X_spatial_ipa": prediction.xy},
+        obs={
+            "spatial_ipa_uncertainty": prediction.spread,
+            "spatial_ipa_empty": slide.is_empty,
+        },
+        obsp=None if prediction.graph is None else {"spatial_ipa_gate": prediction.graph},
+        uns={"spatial_ipa": prediction.settings},
+        overwrite=overwrite,
+    )
+
+
+def provenance(**settings: Any) -> dict[str, Any]:
+    """Versions and settings, as anndata can store them."""
+    versions = {name: version(name) for name in ("edgewise", "torch", "lightning")}
+    return {"versions": versions, **settings}
+
+
+@torch.no_grad()
+def as_numpy(value: Tensor) -> np.ndarray:
+    array: np.ndarray = value.detach().cpu().numpy()
+    return array
