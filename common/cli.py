@@ -24,6 +24,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from common.trainer import Trainer
@@ -49,11 +50,12 @@ class SaveRunConfig(SaveConfigCallback):
             return
         folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        path, number = folder / f"config_{stage}.yaml", 1
+        name, number = f"config_{TrainerFn(stage).value}", 1
+        path = folder / f"{name}.yaml"
         while path.exists():
             number += 1
-            path = folder / f"config_{stage}_{number}.yaml"
-        self.parser.save(self.config, str(path), skip_none=False, multifile=False)
+            path = folder / f"{name}_{number}.yaml"
+        self.parser.save(self.config, str(path), multifile=False)
 
 
 class EdgewiseCLI(LightningCLI):
@@ -62,6 +64,10 @@ class EdgewiseCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {**LightningCLI.subcommands(), **Trainer.SUBCOMMANDS}
+
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        """As Lightning's, but a misspelt option is never taken for an abbreviation."""
+        return super().init_parser(**{"allow_abbrev": False, **options})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The place for links between model and data.
@@ -126,6 +132,7 @@ def main(args: Sequence[str] | None = None) -> None:
             auto_configure_optimizers=False,
             seed_everything_default=0,
             trainer_class=Trainer,
+            parser_kwargs=_short_usage(),
             trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs"},
             save_config_callback=SaveRunConfig,
             args=None if args is None else list(args),
@@ -136,6 +143,12 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         print(f"({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
         sys.exit(2)
+
+
+def _short_usage() -> dict[str, dict[str, Any]]:
+    """One usage line per subcommand: an error message should not drown in 50 options."""
+    usage = "%(prog)s --config FILE [--config FILE ...] [--KEY VALUE ...]"
+    return {name: {"usage": usage} for name in EdgewiseCLI.subcommands()}
 
 
 def raised_on_purpose(error: BaseException) -> bool:

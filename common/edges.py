@@ -101,14 +101,14 @@ class EdgeList:
         """
         if "rev_edge" not in self._cache:
             self._cache["rev_edge"] = torch.argsort(self.src, stable=True)
-            self._cache["rev_ptr"] = _row_pointer(
-                self.src[self._cache["rev_edge"]], self.num_nodes
-            )
+            self._cache["rev_ptr"] = _row_pointer(self.src[self._cache["rev_edge"]], self.num_nodes)
         return self._cache["rev_ptr"], self._cache["rev_edge"]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EdgeList:
         return EdgeList(
-            *(t.to(device, non_blocking=non_blocking) for t in (self.src, self.dst, self.ptr)),
+            self.src.to(device, non_blocking=non_blocking),
+            self.dst.to(device, non_blocking=non_blocking),
+            self.ptr.to(device, non_blocking=non_blocking),
             {k: t.to(device, non_blocking=non_blocking) for k, t in self._cache.items()},
         )
 
