@@ -1,0 +1,36 @@
+"""Sparse graph operations over a destination-sorted edge list, with gradients.
+
+=========================== =====================================================================
+:func:`neighbor_attention`  softmax attention over in-edges, and an equivariant coordinate step
+:func:`attention_weights`   its weights (E, H), for diagnostics
+:func:`edge_softmax`        softmax over the in-edges of each node, and :func:`edge_log_softmax`
+:func:`edge_gate`           perceptron on pair features that are never built
+:func:`spmm`                weighted adjacency times a dense matrix
+:func:`use_backend`         force the plain, the block-wise or the compiled implementation
+=========================== =====================================================================
+
+On CPU the compiled extension does the work where it was built; otherwise, and on other devices,
+block-wise PyTorch with the same results.  :mod:`common.sparse.reference` holds the plain forms.
+"""
+
+from common.sparse.backend import Backend, backend_for, use_backend
+from common.sparse.ops import (
+    attention_weights,
+    edge_gate,
+    edge_log_softmax,
+    edge_softmax,
+    neighbor_attention,
+    spmm,
+)
+
+__all__ = [
+    "Backend",
+    "attention_weights",
+    "backend_for",
+    "edge_gate",
+    "edge_log_softmax",
+    "edge_softmax",
+    "neighbor_attention",
+    "spmm",
+    "use_backend",
+]
