@@ -20,7 +20,7 @@ import scipy.sparse as sp
 def normalise(
     counts: sp.csr_matrix,
     *,
-    genes_total: np.ndarray | None = None,
+    totals: np.ndarray | None = None,
     target_sum: float = 1e4,
     logged: bool = False,
     gene_std: np.ndarray | None = None,
@@ -29,7 +29,7 @@ def normalise(
 
     Args:
         counts: (n, G) non-negative, one slide.
-        genes_total: (n,) library sizes t; the row sums of ``counts`` if None.  Leave it None where
+        totals: (n,) library sizes t; the row sums of ``counts`` if None.  Leave it None where
             slides have different gene panels: sums over the shared genes are comparable between
             them, sums over all genes are not.
         target_sum: S.
@@ -50,14 +50,14 @@ def normalise(
     filled = row_sums > 0
     values = counts.toarray().astype(np.float32, copy=False)
     if not logged:
-        totals = row_sums if genes_total is None else np.asarray(genes_total, dtype=np.float64)
-        if totals.shape != (num_rows,):
-            raise ValueError(f"genes_total must have shape ({num_rows},), got {totals.shape}")
-        if not (totals[filled] > 0).all():
-            raise ValueError("genes_total must be positive in every row that has counts")
+        sizes = row_sums if totals is None else np.asarray(totals, dtype=np.float64)
+        if sizes.shape != (num_rows,):
+            raise ValueError(f"totals must have shape ({num_rows},), got {sizes.shape}")
+        if not (sizes[filled] > 0).all():
+            raise ValueError("totals must be positive in every row that has counts")
         # A row that has counts, but none of these genes, is expression 0 and not an empty row.
-        filled = totals > 0
-        factor = np.where(filled, target_sum / np.where(filled, totals, 1.0), 0.0)
+        filled = sizes > 0
+        factor = np.where(filled, target_sum / np.where(filled, sizes, 1.0), 0.0)
         values = np.log1p(values * factor[:, None].astype(np.float32))
     if filled.any():
         values -= values[filled].mean(axis=0, dtype=np.float64).astype(np.float32)

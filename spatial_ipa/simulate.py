@@ -1,0 +1,132 @@
+"""A simulated tissue as ``.h5ad`` files, laid out as a user's own files would be.
+
+    FOLDER/slides/slide_<s>.h5ad       slides with coordinates: one folder, readable as a whole
+    FOLDER/scrna.h5ad                  dissociated cells without coordinates
+    FOLDER/truth/scrna_truth.h5ad      the same cells with their true positions, for scoring only
+    FOLDER/tissue.json                 the spec; written last
+
+The model is described in :mod:`spatial_ipa.tissue`.  From the command line:
+
+    python -m spatial_ipa.simulate --out FOLDER --slides 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from spatial_ipa.tissue import Tissue, TissueSpec, simulate_tissue
+
+__all__ = [
+    "Tissue",
+    "TissuePaths",
+    "TissueSpec",
+    "ensure_tissue",
+    "simulate_tissue",
+    "write_tissue",
+]
+
+_STAMP = "tissue.json"
+_FORMAT = 1  # of the simulator: raise it when equal specs give other tissues
+
+
+@dataclass(frozen=True)
+class TissuePaths:
+    """Files of a written tissue; the truth about the cells lies in a folder of its own."""
+
+    slides: tuple[Path, ...]
+    scrna: Path
+    truth: Path
+
+    @property
+    def every(self) -> tuple[Path, ...]:
+        """All files: slides, cells, truth."""
+        return (*self.slides, self.scrna, self.truth)
+
+
+def write_tissue(spec: TissueSpec, folder: str | Path, overwrite: bool = False) -> TissuePaths:
+    """Simulate and write ``slides/slide_<s>.h5ad``, ``scrna.h5ad`` and ``truth/scrna_truth.h5ad``.
+
+    The truth file holds the same cells with their anatomical positions in ``obsm['spatial']``.
+
+    Raises:
+        FileExistsError: if one of the files exists and ``overwrite`` is False.
+    """
+    folder = Path(folder)
+    paths = _paths_in(folder, spec)
+    existing = [path for path in paths.every if path.exists()]
+    if existing and not overwrite:
+        raise FileExistsError(f"{existing[0]} exists; choose another folder or set overwrite=True")
+    tissue = simulate_tissue(spec)
+    truth = tissue.scrna.copy()
+    truth.obsm["spatial"] = tissue.scrna_true_xy
+    stamp = folder / _STAMP
+    stamp.unlink(missing_ok=True)
+    for path, data in zip(paths.every, (*tissue.slides, tissue.scrna, truth), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data.write_h5ad(path, compression="gzip")
+    stamp.write_text(_stamp_of(spec))  # last: a folder with a stamp is complete
+    return paths
+
+
+def ensure_tissue(spec: TissueSpec, folder: str | Path) -> TissuePaths:
+    """The files of :func:`write_tissue`, written only if the folder does not hold this very tissue.
+
+    A folder that holds another simulated tissue is rewritten, and its further slides are removed.
+
+    Raises:
+        FileExistsError: if one of the files exists and no simulation wrote it.
+    """
+    folder = Path(folder)
+    paths, stamp = _paths_in(folder, spec), folder / _STAMP
+    simulated = stamp.exists()
+    if simulated and stamp.read_text() == _stamp_of(spec) and all(p.exists() for p in paths.every):
+        return paths
+    written = write_tissue(spec, folder, overwrite=simulated)
+    if simulated:
+        for path in set((folder / "slides").glob("slide_*.h5ad")).difference(written.slides):
+            path.unlink()
+    return written
+
+
+def _paths_in(folder: Path, spec: TissueSpec) -> TissuePaths:
+    return TissuePaths(
+        tuple(folder / "slides" / f"slide_{index}.h5ad" for index in range(spec.num_slides)),
+        folder / "scrna.h5ad",
+        folder / "truth" / "scrna_truth.h5ad",
+    )
+
+
+def _stamp_of(spec: TissueSpec) -> str:
+    return json.dumps({"format": _FORMAT, **asdict(spec)}, indent=1, sort_keys=True) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of the module."""
+    default = TissueSpec()
+    parser = argparse.ArgumentParser(description="Write a simulated tissue as .h5ad files.")
+    parser.add_argument("--out", type=Path, required=True, help="folder, made if absent")
+    parser.add_argument("--slides", type=int, default=default.num_slides)
+    parser.add_argument("--spots", type=int, default=default.spots_per_slide, help="per slide")
+    parser.add_argument("--genes", type=int, default=default.num_genes)
+    parser.add_argument("--cells", type=int, default=default.num_cells, help="dissociated cells")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    given = parser.parse_args(arguments)
+    spec = TissueSpec(
+        num_slides=given.slides,
+        spots_per_slide=given.spots,
+        num_genes=given.genes,
+        num_cells=given.cells,
+        seed=given.seed,
+    )
+    paths = write_tissue(spec, given.out, overwrite=given.overwrite)
+    for path in paths.every:
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
