@@ -89,7 +89,7 @@ def read_slide(
                 stacklevel=2,
             )
             counts, obs_names = counts[keep], obs_names[keep]
-        xy = _checked_xy(xy, path, spatial_key)[keep]
+        xy = _checked_xy(xy, path, spatial_key, keep.size)[keep]
         if len(xy) and not np.ptp(xy, axis=0).any():
             raise ValueError(f"{path}: obsm[{spatial_key!r}] has all spots at one position {xy[0]}")
     if counts.shape[0] < min_spots:
@@ -250,18 +250,18 @@ def _patient_of(obs: Any, path: Path, *, one_only: bool) -> str | None:
     return patients[0] if len(patients) == 1 else None
 
 
-def _checked_xy(xy: Any, path: Path, key: str) -> np.ndarray:
+def _checked_xy(xy: Any, path: Path, key: str, num_rows: int) -> np.ndarray:
     """(n, 2) float32, finite."""
     where = f"{path}: obsm[{key!r}]"
     array = np.asarray(xy)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{where} must hold numbers, got dtype {array.dtype}")
-    if array.ndim != 2 or array.shape[1] != 2:
+    if array.shape != (num_rows, 2):
         hint = ""
         if array.ndim == 2 and array.shape[1] == 3:
             hint = "; three columns are ambiguous (a volume? a section index?): store the two "
             hint += "in-plane coordinates of one section"
-        raise ValueError(f"{where} must have shape (n, 2), got {array.shape}{hint}")
+        raise ValueError(f"{where} must have shape ({num_rows}, 2), got {array.shape}{hint}")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     bad = int((~np.isfinite(array)).any(axis=1).sum())

@@ -42,7 +42,11 @@ _MAP, _SLIDE, _CELLS = 0, 1, 2  # first random key: what is drawn
 
 @dataclass(frozen=True)
 class TissueSpec:
-    """Sizes and strengths; the defaults are of the difficulty of a real slide.
+    """Sizes and strengths.
+
+    With the defaults, kNN on 10 principal components of one slide recalls about half of the true
+    neighbours at k = 0.15 n.  The same measure gives 0.2 to 0.4 on 1k-array slides of breast tumour
+    and synovium, so a method that works here has not yet shown that it works there.
 
     Attributes:
         num_slides: slides; slide s is the same whatever their number.
