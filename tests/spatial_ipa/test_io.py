@@ -366,7 +366,7 @@ def test_prediction_is_added_and_all_else_kept(tmp_path: Path) -> None:
     before = path_in.read_bytes()
     rng = np.random.default_rng(1)
     xy, spread = rng.normal(size=(N, 2)).astype(np.float32), rng.random(N)
-    graph = sp.random_array((N, N), density=0.1, rng=rng, format="coo")
+    graph = sp.random(N, N, density=0.1, random_state=rng)
     path_out = write_prediction(
         path_in,
         tmp_path / "out.h5ad",
