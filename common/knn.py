@@ -114,4 +114,6 @@ def _check(x: Tensor, k: int, graph_ptr: Tensor | None) -> None:
     if graph_ptr is not None:
         steps = graph_ptr[1:] - graph_ptr[:-1]
         if int(graph_ptr[0]) != 0 or int(graph_ptr[-1]) != x.shape[0] or bool((steps < 0).any()):
-            raise ValueError(f"graph_ptr must rise from 0 to {x.shape[0]}, got {graph_ptr.tolist()}")
+            raise ValueError(
+                f"graph_ptr must rise from 0 to {x.shape[0]}, got {graph_ptr.tolist()}"
+            )

@@ -53,9 +53,7 @@ class IPALiteBlock(nn.Module):
     ) -> None:
         super().__init__()
         if distance_term not in ("none", "rbf", "monotone"):
-            raise ValueError(
-                f"distance_term must be none, rbf or monotone, got {distance_term!r}"
-            )
+            raise ValueError(f"distance_term must be none, rbf or monotone, got {distance_term!r}")
         self.heads, self.beta, self.distance_term = heads, beta, distance_term
         width = heads * c_head
         self.norm = nn.LayerNorm(c_s)

@@ -36,11 +36,13 @@ class PlacementContext:
         encoder: the frozen encoder; None where features came from elsewhere.
         num_candidates: k of the candidate graph it was trained with.
         size: the largest miniset it was trained on.
+        noise_h: the noise on the embeddings it was trained with.
     """
 
     encoder: FrozenEncoder | None
     num_candidates: int
     size: int
+    noise_h: float
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain types only, for ``torch.load(weights_only=True)``."""
@@ -48,6 +50,7 @@ class PlacementContext:
             "encoder": None if self.encoder is None else self.encoder.state(),
             "num_candidates": self.num_candidates,
             "size": self.size,
+            "noise_h": self.noise_h,
         }
 
     @staticmethod
@@ -57,6 +60,7 @@ class PlacementContext:
             None if encoder is None else FrozenEncoder.from_state(encoder),
             int(state["num_candidates"]),
             int(state["size"]),
+            float(state["noise_h"]),
         )
 
 
@@ -123,7 +127,7 @@ class MinisetDataModule(pl.LightningDataModule):
     @property
     def context(self) -> PlacementContext:
         s = self.settings
-        return PlacementContext(self.encoder, s.num_candidates, s.size_max)
+        return PlacementContext(self.encoder, s.num_candidates, s.size_max, s.augmentation.noise_h)
 
     def train_dataset(self) -> MinisetDataset:
         return self._dataset(self.train, self.settings.seed, train=True)
@@ -134,9 +138,7 @@ class MinisetDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Miniset] | list[Any]:
         if not self.val:
             return []
-        dataset = self._dataset(
-            self.val, self.settings.seed + _VALIDATION_SEED_OFFSET, train=False
-        )
+        dataset = self._dataset(self.val, self.settings.seed + _VALIDATION_SEED_OFFSET, train=False)
         draws = self.settings.val_per_slide * len(self.val)
         return self._loader(dataset, draws, advance=False)
 

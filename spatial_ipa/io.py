@@ -32,6 +32,7 @@ __all__ = [
     "read_slides",
     "reindex",
     "select_genes",
+    "slide_files",
     "write_prediction",
 ]
 
@@ -125,7 +126,7 @@ def read_slides(
         FileNotFoundError: if a path, folder or pattern gives no file.
         ValueError: if a file is given twice, or on what :func:`read_slide` refuses.
     """
-    files = _expand(paths)
+    files = slide_files(paths)
     stems = [file.stem for file in files]
     names = [
         file.stem if stems.count(file.stem) == 1 else f"{file.resolve().parent.name}/{file.stem}"
@@ -272,7 +273,13 @@ def _checked_xy(xy: Any, path: Path, key: str, num_rows: int) -> np.ndarray:
     return array
 
 
-def _expand(paths: Sequence[str | Path]) -> list[Path]:
+def slide_files(paths: Sequence[str | Path]) -> list[Path]:
+    """The files of a list of files, folders (their ``*.h5ad``, sorted) and glob patterns.
+
+    Raises:
+        FileNotFoundError: if an entry gives no file.
+        ValueError: if a file is given twice.
+    """
     if isinstance(paths, str | Path):
         raise ValueError(f"paths must be a list, got the single path {str(paths)!r}")
     files: list[Path] = []

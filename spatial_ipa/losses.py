@@ -157,7 +157,9 @@ def collapse_diagnostics(
         median: (B,) median distance of the pairs; a point below 0.01, about 1.2 when healthy.
     """
     x = x - graph_mean(x, graph, num_graphs)[graph]
-    c = graph_mean(torch.stack([x[:, 0] ** 2, x[:, 1] ** 2, x[:, 0] * x[:, 1]], 1), graph, num_graphs)
+    c = graph_mean(
+        torch.stack([x[:, 0] ** 2, x[:, 1] ** 2, x[:, 0] * x[:, 1]], 1), graph, num_graphs
+    )
     half_trace = (c[:, 0] + c[:, 1]) / 2
     root = ((c[:, 0] - c[:, 1]).square() / 4 + c[:, 2].square()).sqrt()
     ratio = (half_trace - root).clamp(min=0) / (half_trace + root).clamp(min=1e-12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from common.sparse import edge_softmax
 from spatial_ipa.block import DistanceTerm
 from spatial_ipa.datamodule import MinisetDataModule, PlacementContext
 from spatial_ipa.diagnostics import health_checks
+from spatial_ipa.encoder import EmbeddingKind
 from spatial_ipa.gate import EdgeGateSoft
 from spatial_ipa.gate_training import pretrain_gate
 from spatial_ipa.losses import geometry_terms, loss_gate
@@ -28,12 +30,14 @@ from spatial_ipa.placement import Placement, place_stitched, place_whole
 from spatial_ipa.predict import (
     CellPrediction,
     InferenceMode,
+    PlacementOptions,
     PredictionRequest,
     PredictionWriter,
     as_numpy,
     graph_matrix,
     provenance,
 )
+from spatial_ipa.slide import Slide
 
 GraphMode = Literal["gated", "candidates", "true"]
 LAMBDA_GATE = 0.05
@@ -211,7 +215,9 @@ class SpatialIPAModule(pl.LightningModule):
     ) -> Placement:
         """Coordinates of cells from their embeddings (n, d); see :mod:`spatial_ipa.placement`."""
         if self.graph == "true":
-            raise ValueError("a model trained with graph=true needs coordinates and places no cells")
+            raise ValueError(
+                "a model trained with graph=true needs coordinates and places no cells"
+            )
         if self.context is None:
             raise ValueError("the module has no placement context; load it from a checkpoint")
         if inference == "auto":
@@ -226,8 +232,10 @@ class SpatialIPAModule(pl.LightningModule):
         self.eval()
         k = self.context.num_candidates
         if inference == "whole":
-            return place_whole(place_graph, h, k, num_draws, seed)
-        return place_stitched(place_graph, h, k, num_draws, seed, size=self.context.size)
+            return place_whole(place_graph, h, k, num_draws, seed, self.context.noise_h)
+        return place_stitched(
+            place_graph, h, k, num_draws, seed, self.context.noise_h, self.context.size
+        )
 
     @torch.no_grad()
     def gate_graph(self, h: Tensor) -> tuple[Tensor, EdgeList]:
@@ -238,39 +246,42 @@ class SpatialIPAModule(pl.LightningModule):
         logit = h.new_zeros(edges.num_edges) if self.gate is None else self.gate(h, edges)
         return edge_softmax(logit, edges), edges
 
-    def predict_step(self, request: PredictionRequest, batch_idx: int) -> CellPrediction:
+    def predict_cells(
+        self, slide: Slide, kind: EmbeddingKind, options: PlacementOptions
+    ) -> CellPrediction:
+        """Embed and place one file's cells, with everything that is written about them."""
         if self.context is None or self.context.encoder is None:
             raise ValueError(
                 "the checkpoint holds no encoder, so expression cannot be embedded; train with "
                 "spatial_ipa.datamodule.SlideDataModule"
             )
         encoder = self.context.encoder
-        h = torch.from_numpy(np.array(encoder.embed(request.slide, request.kind))).to(self.device)
-        placement = self.place(h, request.inference, request.num_draws, request.seed)
-        graph = graph_matrix(*self.gate_graph(h)) if request.write_graph else None
+        h = torch.from_numpy(np.array(encoder.embed(slide, kind))).to(self.device)
+        placement = self.place(h, options.inference, options.num_draws, options.seed)
+        graph = graph_matrix(*self.gate_graph(h)) if options.write_graph else None
         return CellPrediction(
             as_numpy(placement.xy),
             as_numpy(placement.spread),
             graph,
             provenance(
                 encoder=encoder.weights_hash,
-                input=request.slide.expression_hash,
-                kind=request.kind,
-                inference=request.inference,
-                num_draws=request.num_draws,
+                input=slide.expression_hash,
+                kind=kind,
                 num_candidates=self.context.num_candidates,
-                seed=request.seed,
                 genes=len(encoder.panel),
+                genes_missing=len(set(encoder.panel).difference(slide.genes)),
+                **asdict(options),
             ),
         )
+
+    def predict_step(self, request: PredictionRequest, batch_idx: int) -> CellPrediction:
+        return self.predict_cells(request.slide, request.kind, request.options)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [PredictionWriter()]
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.lr, weight_decay=self.weight_decay
-        )
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise ValueError("trainer.max_epochs must be set: the cosine decay runs over it")

@@ -23,15 +23,17 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 
+from common.figures import save_figure
 from common.stage import run_stage
-from spatial_ipa.datamodule import embed, yaml_list
+from spatial_ipa.datamodule import yaml_list
+from spatial_ipa.embeddings import embed
 from spatial_ipa.encoder import FrozenEncoder, load_encoder
 from spatial_ipa.evaluate import SlideScorer
 from spatial_ipa.expression import normalise
-from spatial_ipa.io import gene_panel, read_slide, read_slides, reindex
+from spatial_ipa.io import gene_panel, read_slide, read_slides, reindex, slide_files
 from spatial_ipa.module import SpatialIPAModule
 from spatial_ipa.plots import layout_figure
-from spatial_ipa.predict import write_prediction_file
+from spatial_ipa.predict import PlacementOptions, write_prediction_file
 from spatial_ipa.rivals import RIVALS, pca_features
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
 from spatial_ipa.slide import Slide
@@ -123,7 +125,7 @@ def run(
         checkpoint, map_location="cpu", weights_only=True
     )
     rows: list[dict[str, Any]] = []
-    for slide, path in zip(test, _files(test, holdout), strict=True):
+    for slide, path in zip(test, slide_files(holdout), strict=True):
         rows += _evaluate(module, encoder, train, slide, path, folder, num_draws, seed)
     for sample, path in zip(samples, scrna or [], strict=True):
         rows += _place_sample(module, sample, Path(path), truth, folder, num_draws, seed)
@@ -211,7 +213,7 @@ def _evaluate(
     figure = layout_figure(slide.name, slide.xy, shown, used.spread.numpy())
     save_figure(figure, folder / f"layout_{slide.name.replace('/', '_')}.png")
     target = folder / f"predicted_{slide.name.replace('/', '_')}.h5ad"
-    prediction = module.predict_cells(slide, h, used, "st", num_draws, seed)
+    prediction = module.predict_cells(slide, "st", PlacementOptions("whole", num_draws, seed=seed))
     write_prediction_file(prediction, slide, path, target, overwrite=True)
     print(f"      wrote {target}", flush=True)
     return rows
@@ -227,18 +229,17 @@ def _place_sample(
     seed: int,
 ) -> list[dict[str, Any]]:
     """Place one dissociated sample; score it where its true positions are known."""
-    assert module.context is not None and module.context.encoder is not None
-    h = torch.from_numpy(np.array(embed(module.context.encoder, sample, "scrna", folder / "cache")))
-    placement = module.place(h, "auto", num_draws, seed)
     target = folder / f"predicted_{sample.name}.h5ad"
-    prediction = module.predict_cells(sample, h, placement, "scrna", num_draws, seed)
+    options = PlacementOptions("auto", num_draws, seed=seed)
+    prediction = module.predict_cells(sample, "scrna", options)
     write_prediction_file(prediction, sample, path, target, overwrite=True)
     print(f"      wrote {target}", flush=True)
     if truth is None:
         return []
-    xy = np.load(truth, allow_pickle=False)["xy"]
-    layout = placement.xy.numpy()
-    figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, placement.spread.numpy())
+    xy = read_slide(truth, require_spatial=True, min_spots=2).xy
+    assert xy is not None
+    layout = prediction.xy
+    figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, prediction.spread)
     save_figure(figure, folder / f"layout_{sample.name}.png")
     scores = SlideScorer(xy, seed=seed).score(layout)
     return [{"slide": sample.name, "method": "spatial_ipa", **scores}]
@@ -247,7 +248,7 @@ def _place_sample(
 def _log_counts(slide: Slide, panel: tuple[str, ...]) -> np.ndarray:
     """(n, G) log-normalised, centred expression on a panel, the rivals' input."""
     counts, _ = reindex(slide, panel)
-    return normalise(counts, totals=slide.totals, logged=slide.is_logged)
+    return normalise(counts, logged=slide.is_logged)
 
 
 def _write_table(rows: list[dict[str, Any]], folder: Path) -> None:

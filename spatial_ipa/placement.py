@@ -1,7 +1,9 @@
 """Coordinates of many cells from a trained model: the whole graph at once, or stitched minisets.
 
 Both return several layouts of the same cells ("draws"), superposed by rotation and reflection; the
-mean is the prediction and the spread around it the uncertainty.
+mean is the prediction and the spread around it the uncertainty.  Each draw sees the embeddings with
+the Gaussian noise of training: the model was never fitted to clean embeddings, and the mean over
+noise is a smoother map than the map itself (randomised smoothing).
 
 Whole: one kNN candidate graph over all cells, one layout per draw of the start noise.
 
@@ -64,25 +66,31 @@ def consensus(draws: Tensor, rounds: int = 3) -> Placement:
 
 @torch.no_grad()
 def place_whole(
-    place: PlaceGraph, h: Tensor, num_candidates: int, num_draws: int, seed: int
+    place: PlaceGraph,
+    h: Tensor,
+    num_candidates: int,
+    num_draws: int,
+    seed: int,
+    noise_h: float,
 ) -> Placement:
     """Place all cells as one graph, ``num_draws`` times.
 
     Args:
         place: the model.
         h: (n, d) embeddings.
-        num_candidates: k of the candidate graph.
-        num_draws: layouts; the first starts without noise.
+        num_candidates: k of the candidate graph, that of the clean embeddings.
+        num_draws: layouts.
         seed: of the noise.
-
+        noise_h: standard deviation of the noise on the embeddings.
     """
     n = h.shape[0]
     edges = knn_edges(h, num_candidates)
     graph = torch.zeros(n, dtype=torch.int64, device=h.device)
     layouts = []
     for draw in range(num_draws):
-        noise = torch.randn(n, 2, generator=generator_for(seed, draw)).to(h)
-        layouts.append(place(h, edges, graph, 1, noise if draw else torch.zeros_like(noise)))
+        generator = generator_for(seed, draw)
+        start = torch.randn(n, 2, generator=generator).to(h)
+        layouts.append(place(_noisy(h, noise_h, generator), edges, graph, 1, start))
     return consensus(torch.stack(layouts))
 
 
@@ -93,6 +101,7 @@ def place_stitched(
     num_candidates: int,
     num_draws: int,
     seed: int,
+    noise_h: float,
     size: int = 384,
     num_anchors: int = 128,
 ) -> Placement:
@@ -104,6 +113,7 @@ def place_stitched(
         num_candidates: k of the candidate graph of a miniset.
         num_draws: passes over all cells.
         seed: of splits, anchors and noise.
+        noise_h: standard deviation of the noise on the embeddings.
         size: nodes of a miniset, anchors among them.
         num_anchors: cells that every miniset of a pass contains.
 
@@ -114,7 +124,7 @@ def place_stitched(
         raise ValueError(f"size must exceed num_anchors = {num_anchors}, got {size}")
     n = h.shape[0]
     if n <= size:
-        return place_whole(place, h, num_candidates, num_draws, seed)
+        return place_whole(place, h, num_candidates, num_draws, seed, noise_h)
     passes = []
     for draw in range(num_draws):
         generator = generator_for(seed, draw)
@@ -129,7 +139,7 @@ def place_stitched(
         for at in range(0, len(parts), per_call):
             group = parts[at : at + per_call]
             members = [torch.cat([anchors, part]) for part in group]
-            layout = _place_union(place, h, members, num_candidates, generator)
+            layout = _place_union(place, h, members, num_candidates, generator, noise_h)
             if reference is None:
                 reference = layout[0][:num_anchors]
             stack = torch.stack([x[:num_anchors] for x in layout])  # (B, A, 2)
@@ -152,6 +162,7 @@ def _place_union(
     members: list[Tensor],
     num_candidates: int,
     generator: torch.Generator,
+    noise_h: float,
 ) -> list[Tensor]:
     """Layouts of several minisets of cells, placed as one disjoint union."""
     count = torch.tensor([len(m) for m in members], device=h.device)
@@ -159,5 +170,10 @@ def _place_union(
     rows = h[torch.cat(members).to(h.device)]
     graph = torch.repeat_interleave(count)
     noise = torch.randn(rows.shape[0], 2, generator=generator).to(h)
-    x = place(rows, knn_edges(rows, num_candidates, ptr), graph, len(members), noise)
+    edges = knn_edges(rows, num_candidates, ptr)
+    x = place(_noisy(rows, noise_h, generator), edges, graph, len(members), noise)
     return list(x.split(count.tolist()))
+
+
+def _noisy(h: Tensor, noise_h: float, generator: torch.Generator) -> Tensor:
+    return h + noise_h * torch.randn(h.shape, generator=generator).to(h)

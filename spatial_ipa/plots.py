@@ -22,7 +22,9 @@ def position_colours(xy: np.ndarray) -> np.ndarray:
     """(n, 3) RGB that varies smoothly with true position, so that misplaced cells stand out."""
     low, high = xy.min(0), xy.max(0)
     u, v = ((xy - low) / np.maximum(high - low, 1e-12)).T
-    rgb: np.ndarray = np.stack([0.15 + 0.8 * u, 0.25 + 0.5 * (1 - np.abs(u - v)), 0.15 + 0.8 * v], 1)
+    rgb: np.ndarray = np.stack(
+        [0.15 + 0.8 * u, 0.25 + 0.5 * (1 - np.abs(u - v)), 0.15 + 0.8 * v], 1
+    )
     return rgb
 
 

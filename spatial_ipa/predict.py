@@ -27,31 +27,42 @@ from torch.utils.data import DataLoader
 
 from common.edges import EdgeList
 from spatial_ipa.encoder import EmbeddingKind
-from spatial_ipa.io import read_slide, write_prediction
+from spatial_ipa.h5ad import write_prediction
+from spatial_ipa.io import read_slide
 from spatial_ipa.slide import Slide
 
 InferenceMode = Literal["auto", "whole", "stitched"]
 
 
 @dataclass(frozen=True)
-class PredictionRequest:
-    """One file to place.
+class PlacementOptions:
+    """How cells are placed.
 
     Attributes:
-        slide: its expression.
-        kind: ``st`` for spots of a slide, ``scrna`` for dissociated cells.
-        inference: see :class:`CellDataModule`.
-        num_draws: layouts averaged.
+        inference: ``whole``: one graph over all cells.  ``stitched``: many minisets of the trained
+            size, superposed.  ``auto``: whole up to the trained size, stitched above.
+        num_draws: layouts averaged; their spread is the uncertainty.
         write_graph: also return the gate graph over all cells.
         seed: of the draws.
     """
 
+    inference: InferenceMode = "auto"
+    num_draws: int = 16
+    write_graph: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_draws < 2:
+            raise ValueError(f"num_draws must be at least 2 for a spread, got {self.num_draws}")
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """One file to place: its expression, what kind of cells they are, and how."""
+
     slide: Slide
     kind: EmbeddingKind
-    inference: InferenceMode
-    num_draws: int
-    write_graph: bool
-    seed: int
+    options: PlacementOptions
 
 
 @dataclass(frozen=True)
@@ -79,35 +90,24 @@ class CellDataModule(pl.LightningDataModule):
         input: file with expression; coordinates in it are not looked at.
         output: file to write.
         kind: ``scrna`` for dissociated cells, ``st`` for a slide.
-        inference: ``whole``: one graph over all cells.  ``stitched``: many minisets of the trained
-            size, superposed.  ``auto``: whole up to the trained size, stitched above.
-        num_draws: layouts averaged; their spread is the uncertainty.
-        write_graph: also write the gate graph.
+        placement: how they are placed.
         layer: layer of the counts; ``X`` when null.
         overwrite: replace an existing output.
-        seed: of the draws.
     """
 
     def __init__(
         self,
-        input: str,  # noqa: A002 - the option's name on the command line
+        input: str,
         output: str,
         kind: EmbeddingKind = "scrna",
-        inference: InferenceMode = "auto",
-        num_draws: int = 16,
-        write_graph: bool = True,
+        placement: PlacementOptions = PlacementOptions(),
         layer: str | None = None,
         overwrite: bool = False,
-        seed: int = 0,
     ) -> None:
         super().__init__()
-        if num_draws < 2:
-            raise ValueError(f"num_draws must be at least 2 for a spread, got {num_draws}")
         self.input, self.output = Path(input), Path(output)
         self.kind: EmbeddingKind = kind
-        self.inference: InferenceMode = inference
-        self.num_draws, self.write_graph, self.layer = num_draws, write_graph, layer
-        self.overwrite, self.seed = overwrite, seed
+        self.placement, self.layer, self.overwrite = placement, layer, overwrite
         # Refuse before any model is loaded.
         if self.output.exists() and not overwrite:
             raise FileExistsError(
@@ -121,19 +121,10 @@ class CellDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage != "predict":
             raise ValueError("CellDataModule only serves `lightning predict`")
-        self.slide = read_slide(
-            self.input, require_spatial=False, layer=self.layer, min_spots=2
-        )
+        self.slide = read_slide(self.input, require_spatial=False, layer=self.layer, min_spots=2)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        request = PredictionRequest(
-            self.slide,
-            self.kind,
-            self.inference,
-            self.num_draws,
-            self.write_graph,
-            self.seed,
-        )
+        request = PredictionRequest(self.slide, self.kind, self.placement)
         return DataLoader([request], batch_size=None)  # type: ignore[arg-type]
 
 

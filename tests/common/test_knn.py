@@ -17,7 +17,9 @@ def neighbours(edges: EdgeList, i: int) -> set[int]:
     return set(edges.src[edges.ptr[i] : edges.ptr[i + 1]].tolist())
 
 
-@pytest.mark.parametrize(("n", "d", "k"), [(50, 2, 5), (333, 3, 20), (257, 128, 100), (2000, 16, 7)])
+@pytest.mark.parametrize(
+    ("n", "d", "k"), [(50, 2, 5), (333, 3, 20), (257, 128, 100), (2000, 16, 7)]
+)
 def test_same_neighbours_as_scipy(n: int, d: int, k: int) -> None:
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(n))
     _, wanted = cKDTree(x.numpy()).query(x.numpy(), k + 1)

@@ -21,7 +21,9 @@ from spatial_ipa.targets import Target, build_target, gate_target, union_targets
 
 
 def points(n: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(n, 2, generator=torch.Generator().manual_seed(seed)) * torch.tensor([3.0, 2.0])
+    return torch.rand(n, 2, generator=torch.Generator().manual_seed(seed)) * torch.tensor(
+        [3.0, 2.0]
+    )
 
 
 def target_of(n: int, seed: int = 0, num_rows: int | None = None) -> Target:
@@ -216,7 +218,9 @@ def test_collapse_diagnostics() -> None:
     round_, line = (torch.randn(200, 2, generator=generator) for _ in range(2))
     line[:, 1] *= 0.01
     point = torch.zeros(200, 2)
-    pairs = torch.cat([torch.stack([torch.arange(100), torch.arange(100, 200)]) + 200 * b for b in range(3)], 1)
+    pairs = torch.cat(
+        [torch.stack([torch.arange(100), torch.arange(100, 200)]) + 200 * b for b in range(3)], 1
+    )
     ratio, median = collapse_diagnostics(torch.cat([round_, line, point]), graph, 3, pairs)
     covariance = np.linalg.eigvalsh(np.cov(round_.numpy().T, bias=True))
     assert ratio[0].item() == pytest.approx(covariance[0] / covariance[1], rel=1e-4)
