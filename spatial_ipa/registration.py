@@ -1,0 +1,110 @@
+"""Bring training slides of unknown pose into one frame by matching their expression.
+
+Slide s is matched to every slide placed before it by mutual nearest neighbours in feature space
+(Haghverdi et al., Nat. Biotechnol. 36:421, 2018): (i, j) is a match if j is among the k nearest of
+i and i among the k nearest of j.  With x_i the gauge-fixed positions (mean 0, RMS radius 1) of
+slide s and y_j those of the placed slides, the rotation or reflection R minimises
+
+    sum over matches of w_ij |x_i R - y_j|^2,      w_ij = 1 / (1 + r_ij^2 / median r^2),
+
+solved by SVD and reweighted with its own residuals r_ij (Cauchy weights), so that wrong matches
+count little.  Scale and centre come from the gauge and not from the matches: these scatter, and a
+fitted scale would shrink every slide towards the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from spatial_ipa.metrics import gauge_fix
+
+Array = NDArray[np.float64]
+
+
+def mutual_nearest_neighbours(
+    a: np.ndarray, b: np.ndarray, k: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs (i, j) where b_j is among the k nearest of a_i and a_i among the k nearest of b_j.
+
+    Args:
+        a: (n, d) features.
+        b: (m, d) features.
+        k: neighbours, at most min(n, m); Euclidean.
+
+    Returns:
+        Row indices into ``a`` and ``b``, equally long.  Never empty: the closest pair is mutual.
+
+    Raises:
+        ValueError: if k is out of range.
+    """
+    if not 1 <= k <= min(len(a), len(b)):
+        raise ValueError(f"k must lie in [1, {min(len(a), len(b))}], the smaller set; got {k}")
+    to_b = NearestNeighbors(n_neighbors=k).fit(b).kneighbors(a, return_distance=False)
+    to_a = NearestNeighbors(n_neighbors=k).fit(a).kneighbors(b, return_distance=False)
+    forward = np.zeros((len(a), len(b)), dtype=bool)
+    backward = np.zeros((len(b), len(a)), dtype=bool)
+    np.put_along_axis(forward, to_b, True, axis=1)
+    np.put_along_axis(backward, to_a, True, axis=1)
+    i, j = np.nonzero(forward & backward.T)
+    return i, j
+
+
+def register_slides(
+    train_features: Sequence[np.ndarray],
+    train_xy: Sequence[np.ndarray],
+    *,
+    k: int = 10,
+    reweightings: int = 3,
+) -> list[Array]:
+    """Turn or mirror every slide onto the ones before it; the first keeps its pose.
+
+    Args:
+        train_features: (n_s, d) per slide, comparable between slides.
+        train_xy: (n_s, 2) per slide, any pose and unit.
+        k: neighbours of the mutual matching.
+        reweightings: rounds of Cauchy weights after the plain fit.
+
+    Returns:
+        (n_s, 2) float64 per slide, gauge-fixed, in the frame of the first slide.
+
+    Raises:
+        ValueError: if there is no slide, or features and coordinates do not fit together.
+    """
+    if not train_xy or len(train_features) != len(train_xy):
+        raise ValueError(
+            "train_features and train_xy must hold one array per slide, got "
+            f"{len(train_features)} and {len(train_xy)}"
+        )
+    for s, (features, xy) in enumerate(zip(train_features, train_xy, strict=True)):
+        if len(features) != len(xy):
+            raise ValueError(
+                f"slide {s}: train_features has {len(features)} rows, train_xy {len(xy)}"
+            )
+    placed = [gauge_fix(train_xy[0])]
+    for s in range(1, len(train_xy)):
+        own = gauge_fix(train_xy[s])
+        source, goal = [], []
+        for r, positions in enumerate(placed):
+            i, j = mutual_nearest_neighbours(train_features[s], train_features[r], k)
+            source.append(own[i])
+            goal.append(positions[j])
+        placed.append(own @ _rotation(np.concatenate(source), np.concatenate(goal), reweightings))
+    return placed
+
+
+def _rotation(x: Array, y: Array, reweightings: int) -> Array:
+    """(2, 2) orthogonal R of the module's equation, for row vectors x R."""
+    weight = np.ones(len(x))
+    for _ in range(reweightings + 1):
+        u, _, vt = np.linalg.svd((x * weight[:, None]).T @ y)
+        rotation: Array = u @ vt
+        square = ((x @ rotation - y) ** 2).sum(axis=1)
+        typical = np.median(square)
+        if typical <= 1e-20:  # an exact fit of at least half the matches: nothing to improve
+            break
+        weight = 1.0 / (1.0 + square / typical)
+    return rotation
