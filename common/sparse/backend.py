@@ -19,6 +19,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from common.sparse import compiled
+
 Backend = Literal["reference", "torch", "cpp"]
 
 _forced: ContextVar[Backend | None] = ContextVar("sparse_backend", default=None)
@@ -74,6 +76,7 @@ def extension_loaded() -> bool:
             stacklevel=2,
         )
         return False
+    compiled.register()
     return True
 
 

@@ -1,0 +1,48 @@
+// Choice of the instruction set, once per process.
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace edgewise {
+namespace {
+int level() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const int chosen = [] {
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw");
+    const int best = avx512 ? 2 : avx2 ? 1 : 0;
+    const char* wish = std::getenv("EDGEWISE_CPU_CAPABILITY");
+    if (!wish) return best;
+    const int cap = !std::strcmp(wish, "default") ? 0 : !std::strcmp(wish, "avx2") ? 1 : 2;
+    return cap < best ? cap : best;
+  }();
+  return chosen;
+#else
+  return 0;
+#endif
+}
+}  // namespace
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define EDGEWISE_PICK(name) (level() == 2 ? avx512::name : level() == 1 ? avx2::name : baseline::name)
+#else
+#define EDGEWISE_PICK(name) baseline::name
+#endif
+
+template <>
+const Kernels<float>& kernels<float>() {
+  return EDGEWISE_PICK(f32);
+}
+template <>
+const Kernels<double>& kernels<double>() {
+  return EDGEWISE_PICK(f64);
+}
+
+const char* cpu_capability() {
+  return level() == 2 ? "avx512" : level() == 1 ? "avx2" : "default";
+}
+
+}  // namespace edgewise

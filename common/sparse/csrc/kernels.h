@@ -1,0 +1,119 @@
+// Serial kernels over ranges of rows or edges, compiled once per instruction set and chosen at run
+// time.  Arrays are contiguous; "padded" widths are multiples of kPad so that no loop has a tail.
+// Formulas: common/sparse/reference.py.
+#pragma once
+
+#include <cstdint>
+
+namespace edgewise {
+
+constexpr int64_t kPad = 16;  // elements; a multiple of every vector width
+constexpr int64_t kTile = 192;  // edges handled together by the gate kernels
+
+template <class T>
+struct AttentionArgs {
+  int64_t heads, dim, coords;  // H, padded D, C
+  T scale, beta;
+  const int64_t *src, *ptr;
+  const T *q, *k, *v;  // (N, H, D)
+  const T *x;  // (N, C)
+  const T *w_x;  // (H, C, C)
+  const T *gate;  // (E) or null
+  const T *bias;  // (E, H) or null
+  T *out;  // (N, H, D)
+  T *dx;  // (N, C)
+  T *lse;  // (N, H) log of the softmax sum; +inf for a row without weight
+  T *moment;  // (N, H, C) sum_e a_eh (x_j - x_i)
+};
+
+template <class T>
+struct AttentionGradArgs {
+  AttentionArgs<T> fwd;  // out, lse and moment are read here
+  const int64_t *dst, *rev_ptr, *rev_edge;
+  const T *grad_out;  // (N, H, D)
+  const T *grad_dx;  // (N, C)
+  T *pair;  // (E, H, 2) workspace: weight a and logit gradient
+  T *pull;  // (N, H, C) workspace: W_h^T grad_dx_i
+  T *dq, *dk, *dv;
+  T *dgate;  // (E) or null
+  T *dbias;  // (E, H) or null
+  T *dx;  // (N, C)
+};
+
+template <class T>
+struct GateArgs {
+  int64_t features, hidden;  // padded F and M
+  const int64_t *src, *dst;
+  const T *h;  // (N, F)
+  const T *at_dst, *at_src;  // (N, M) node parts of the first layer, the first with its bias
+  const T *w_in;  // (2F, M) first layer on |h_i - h_j| and h_i * h_j, input-major
+  const T *w_mid;  // (M, M) second layer, input-major
+  const T *b_mid, *w_out;  // (M)
+  T b_out;
+  T *gate;  // (E)
+};
+
+template <class T>
+struct GateGradArgs {
+  GateArgs<T> fwd;
+  const T *w_in_t;  // (M, 2F)
+  const T *w_mid_t;  // (M, M)
+  const T *grad;  // (E)
+  int64_t first_edge;  // edge that row 0 of dz and dh_src belongs to
+  T *dz;  // (block, M) gradient of the first pre-activation
+  T *dh_src;  // (block, F) gradient of h_j by edge, or null when h needs none
+  T *dh;  // (N, F) destination part, added to; null like dh_src
+  T *dat_dst;  // (N, M), added to
+  T *dw_in, *dw_mid, *db_mid, *dw_out, *db_out;  // added to, in the layouts above
+};
+
+template <class T>
+struct Kernels {
+  // Rows [begin, end) are destinations, for attention_grad_src sources.
+  void (*attention)(const AttentionArgs<T>&, int64_t begin, int64_t end);
+  void (*attention_grad_dst)(const AttentionGradArgs<T>&, int64_t begin, int64_t end);
+  void (*attention_grad_src)(const AttentionGradArgs<T>&, int64_t begin, int64_t end);
+  // Edges [begin, end); `scratch` has gate_scratch(...) elements.
+  void (*gate)(const GateArgs<T>&, int64_t begin, int64_t end, T* scratch);
+  void (*gate_grad)(const GateGradArgs<T>&, int64_t begin, int64_t end, T* scratch);
+  // out[r] = sum over p in ptr[r]..ptr[r+1] of weight[e] dense[col[e]], e = perm[p], or p if null.
+  void (*gather_sum)(
+      const int64_t* ptr, const int64_t* perm, const int64_t* col, const T* weight, const T* dense,
+      T* out, int64_t width, int64_t begin, int64_t end);
+  // out[e] = a[row[e]] . b[col[e]]
+  void (*gather_dot)(
+      const int64_t* row, const int64_t* col, const T* a, const T* b, T* out, int64_t width,
+      int64_t begin, int64_t end);
+  // out[row[e] - ...] += values[e - first] for edges whose row lies in [row_begin, row_end).
+  void (*scatter_add)(
+      const int64_t* row, int64_t first, int64_t last, const T* values, T* out, int64_t width,
+      int64_t row_begin, int64_t row_end);
+  // Log-softmax of (E, H) within each row, and its gradient.
+  void (*log_softmax)(
+      const int64_t* ptr, const T* logits, T* out, int64_t heads, int64_t begin, int64_t end);
+  void (*log_softmax_grad)(
+      const int64_t* ptr, const T* out, const T* grad, T* dlogits, int64_t heads, int64_t begin,
+      int64_t end);
+};
+
+inline int64_t gate_scratch(int64_t features, int64_t hidden) {
+  return kTile * (4 * features + 4 * hidden);
+}
+
+// The table for this processor; the variable EDGEWISE_CPU_CAPABILITY (default, avx2, avx512)
+// lowers the choice, as ATEN_CPU_CAPABILITY does for PyTorch.
+template <class T>
+const Kernels<T>& kernels();
+const char* cpu_capability();
+
+#define EDGEWISE_DECLARE(ns)         \
+  namespace ns {                     \
+  extern const Kernels<float> f32;   \
+  extern const Kernels<double> f64;  \
+  }
+EDGEWISE_DECLARE(baseline)
+EDGEWISE_DECLARE(avx2)
+EDGEWISE_DECLARE(avx512)
+#undef EDGEWISE_DECLARE
+
+}  // namespace edgewise
