@@ -70,13 +70,13 @@ def pca_features(
     if not 1 <= dim <= min(rows, genes):
         raise ValueError(f"dim must lie in [1, {min(rows, genes)}], got {dim}")
     spread = np.mean([x.var(axis=0, dtype=np.float64) for x in train], axis=0)
+    if not spread.max() > 0:
+        raise ValueError("train has no variance: every spot of a slide has the same expression")
     keep = np.argsort(-spread, kind="stable")[:genes]
     centred = [x[:, keep] - x[:, keep].mean(axis=0, dtype=np.float64) for x in (*train, test)]
     pca = PCA(dim, svd_solver="randomized", random_state=seed).fit(np.concatenate(centred[:-1]))
     features = [x @ pca.components_.T for x in centred]
     unit = np.sqrt(np.mean(np.concatenate(features[:-1]) ** 2))
-    if not unit > 0:
-        raise ValueError("train has no variance: every spot of a slide has the same expression")
     features = [x / unit for x in features]
     return features[:-1], features[-1]
 
