@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spatial_ipa.log_expression import LogExpression
@@ -54,7 +55,7 @@ class SharedEncoder(nn.Module):
         num_genes: G.
         d_out: width of H.
         hidden: widths of the hidden layers.
-        dropout: of the hidden units.
+        dropout: of the hidden units, in training.
         generator: of the initial weights (uniform in +-1/sqrt(fan_in)); seed 0 when None.
 
     Raises:
@@ -81,7 +82,7 @@ class SharedEncoder(nn.Module):
         self.first = nn.utils.skip_init(nn.Linear, num_genes, hidden[0])
         self.second = nn.utils.skip_init(nn.Linear, hidden[0], hidden[1])
         self.third = nn.utils.skip_init(nn.Linear, hidden[1], d_out)
-        self.activation, self.dropout = nn.GELU(), nn.Dropout(dropout)
+        self.dropout = dropout
         self.out_scale: Tensor
         self.register_buffer("out_scale", torch.ones(()))
         self.reset_parameters(generator or torch.Generator().manual_seed(0))
@@ -115,9 +116,7 @@ class SharedEncoder(nn.Module):
         spare = self.hidden[0] - 2 * rank
         eye = torch.eye(rank)
         mixture = torch.randn(spare, rank, generator=generator) * rank**-0.5
-        self.first.weight.copy_(
-            torch.cat([components.T, -components.T, mixture @ components.T])
-        )
+        self.first.weight.copy_(torch.cat([components.T, -components.T, mixture @ components.T]))
         self.first.bias.zero_()
         self.first.bias[2 * rank :] = 0.5 * torch.randn(spare, generator=generator)
         for layer in (self.second, self.third):
@@ -126,11 +125,17 @@ class SharedEncoder(nn.Module):
             layer.weight[:rank, : 2 * rank] = torch.cat([eye, -eye], dim=1)
         self.second.weight[rank : 2 * rank, : 2 * rank] = torch.cat([-eye, eye], dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, num_genes) centred expression to (n, d_out)."""
-        h = self.dropout(self.activation(self.first(x)))
-        h = self.dropout(self.activation(self.second(h)))
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(n, num_genes) centred expression to (n, d_out); dropout only with a generator."""
+        h = self._drop(F.gelu(self.first(x)), generator)
+        h = self._drop(F.gelu(self.second(h)), generator)
         return self.third(h) * self.out_scale
+
+    def _drop(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        if generator is None or self.dropout == 0:
+            return h
+        keep = torch.rand(h.shape, generator=generator) >= self.dropout
+        return h * keep.to(h.device) / (1 - self.dropout)
 
 
 class ScRNAAdapter(nn.Module):
@@ -164,7 +169,7 @@ class FrozenEncoder:
     """A trained encoder that embeds slides and never changes.
 
     Attributes:
-        encoder: the trunk, in evaluation mode.
+        encoder: the trunk; it gets no gradient any more.
         adapter: in front of the trunk for scRNA-seq; None is the identity.
         panel: genes in the order of the trunk's input.
         split: what it was trained on.

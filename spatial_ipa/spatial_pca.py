@@ -24,6 +24,8 @@ from sklearn.utils.extmath import randomized_svd
 
 from spatial_ipa.log_expression import LogExpression
 
+_EXACT = 4000  # rows or genes up to which the eigenproblem is solved exactly: some seconds
+
 
 def principal_components(
     slides: Sequence[LogExpression], rank: int, seed: int, max_rows: int = 20_000
@@ -50,11 +52,25 @@ def principal_components(
         ]
     )
     rank = min(rank, rows.shape[0] - 1, rows.shape[1])
-    if rank * 2 >= min(rows.shape):
-        transposed = np.linalg.svd(rows, full_matrices=False)[2][:rank]
+    if min(rows.shape) > _EXACT:
+        # Trailing components matter here; the default number of oversamples blurs them.
+        found = randomized_svd(rows, rank, n_oversamples=rank, n_iter=6, random_state=seed)[2].T
+    elif rows.shape[0] < rows.shape[1]:
+        left = _leading_vectors(rows @ rows.T, rank)
+        found = rows.T @ left
+        found /= np.linalg.norm(found, axis=0)
     else:
-        transposed = randomized_svd(rows, rank, random_state=seed)[2]
-    return np.ascontiguousarray(transposed.T, dtype=np.float32)
+        found = _leading_vectors(rows.T @ rows, rank)
+    return np.ascontiguousarray(found * np.sign(found.sum(axis=0) + 1e-30), dtype=np.float32)
+
+
+def _leading_vectors(gram: np.ndarray, rank: int) -> np.ndarray:
+    """(n, rank) eigenvectors of the largest eigenvalues, descending."""
+    n = len(gram)
+    vectors: np.ndarray = scipy.linalg.eigh(
+        gram.astype(np.float64), subset_by_index=(n - rank, n - 1)
+    )[1]
+    return vectors[:, ::-1].astype(np.float32)
 
 
 def spatial_components(
@@ -63,8 +79,8 @@ def spatial_components(
     components: np.ndarray,
     *,
     num_components: int = 128,
-    num_neighbours: int = 20,
-    ridge: float = 0.1,
+    num_neighbours: int = 40,
+    ridge: float = 0.3,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Directions in gene space, scaled by spatial autocorrelation.
 
