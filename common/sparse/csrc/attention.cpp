@@ -1,6 +1,8 @@
 // Tensor entry points of neighbour attention.
+#include <algorithm>
 #include <cmath>
 #include <tuple>
+#include <vector>
 
 #include "kernels.h"
 #include "ops.h"
@@ -66,6 +68,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
   const Tensor x = x_in.contiguous(), w = w_in.contiguous(), grad_dx = grad_dx_in.contiguous();
   const auto gate = packed(gate_in), bias = packed(bias_in);
   Tensor dq = at::empty_like(q), dk = at::empty_like(q), dv = at::empty_like(q);
+  Tensor dw = at::empty_like(w);
   Tensor dx = at::empty_like(x), pull = at::empty({N, H, C}, q.options());
   Tensor pair = at::empty({E, H, 2}, q.options());
   Tensor dgate = at::empty({gate ? E : 0}, q.options());
@@ -88,6 +91,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
     parallel_rows(fwd.ptr, N, [&](int64_t begin, int64_t end) {
       kernels<T>().attention_grad_dst(args, begin, end);
     });
+    // dW[h, c, c'] = sum_i grad_dx[i, c] moment[i, h, c'], one after another in double precision
+    std::vector<double> sum(H * C * C);
+    const T* moments = moment.const_data_ptr<T>();
+    for (int64_t i = 0; i < N; ++i)
+      for (int64_t h = 0; h < H; ++h)
+        for (int64_t n = 0; n < C * C; ++n)
+          sum[h * C * C + n] += double(args.grad_dx[i * C + n / C]) *
+              double(moments[(i * H + h) * C + n % C]);
+    std::copy(sum.begin(), sum.end(), dw.data_ptr<T>());
     parallel_rows(args.rev_ptr, N, [&](int64_t begin, int64_t end) {
       kernels<T>().attention_grad_src(args, begin, end);
     });
@@ -95,8 +107,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
   auto trim = [&](const Tensor& t) {
     return t.size(-1) == D ? t : t.slice(-1, 0, D).contiguous();
   };
-  // dW[h, c, c'] = sum_i grad_dx[i, c] moment[i, h, c']
-  const Tensor dw = at::einsum("ic,ihd->hcd", {grad_dx, moment});
   return {trim(dq), trim(dk), trim(dv), dx, dw, dgate, dbias};
 }
 

@@ -146,7 +146,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> edge_
       });
     }
   });
-  const Tensor total = sums.sum(0);
+  Tensor total = sums.select(0, 0).clone();  // in slot order, whatever the threads
+  for (int64_t s = 1; s < kSlots; ++s) total.add_(sums.select(0, s));
   const int64_t m = at_dst.size(1), f = h.size(1);
   int64_t at = 0;
   auto take = [&](int64_t count) {
