@@ -3,10 +3,10 @@
     python benchmarks/encoder_recall.py --slides 'my/A*.h5ad' --test A1 A6 --seeds 0 1
 
 Each test slide is held out of everything in turn; the other slides train.  Columns: share of the
-true k = max(20, int(0.15 n)) spatial neighbours among the c nearest in H (c = 60, 80, 100, 120), the
-same at c = k, and what an RBF SVR from H to gauge-fixed coordinates of the training slides makes of
-the test slide: Spearman correlation of pairwise distances, and Procrustes RMSE over RMS radius.  The
-SVR needs training slides in one pose; without that its two columns say nothing.
+true k = max(20, int(0.15 n)) spatial neighbours among the c nearest in H (c = 60, 80, 100, 120),
+the same at c = k, and what an RBF SVR from H to gauge-fixed coordinates of the training slides
+makes of the test slide: Spearman correlation of pairwise distances, and Procrustes RMSE over RMS
+radius.  The SVR needs training slides in one pose; else its two columns say nothing.
 
 Without ``--slides`` simulated tissue is used.  Rows are mean ± standard deviation over test slides
 and seeds.  The machine, versions and command are printed above the table.
@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -211,13 +212,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for rank, unit in ((50, False), (128, False), (50, True), (128, True)):
                 record(
                     f"PCA {rank}{', unit variance' if unit else ''}",
-                    lambda r=rank, u=unit: pca_features(data, every, r, u, seed),
+                    partial(pca_features, data, every, rank, unit, seed),
                     every,
                 )
             for condition in CONDITIONS:
                 record(
                     condition.name,
-                    lambda c=condition: features_of(c, data, every, seed, given.epochs),
+                    partial(features_of, condition, data, every, seed, given.epochs),
                     every,
                 )
     print("| " + " | ".join(("encoder", *COLUMNS)) + " |")

@@ -115,7 +115,7 @@ class SharedEncoder(nn.Module):
             )
         spare = self.hidden[0] - 2 * rank
         eye = torch.eye(rank)
-        mixture = torch.randn(spare, rank, generator=generator) * rank**-0.5
+        mixture = torch.randn(spare, rank, generator=generator).to(components) * rank**-0.5
         self.first.weight.copy_(torch.cat([components.T, -components.T, mixture @ components.T]))
         self.first.bias.zero_()
         self.first.bias[2 * rank :] = 0.5 * torch.randn(spare, generator=generator)

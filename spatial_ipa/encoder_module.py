@@ -122,7 +122,8 @@ class EncoderModule(pl.LightningModule):
         for name, value in (weights | {"first_layer_lr": first_layer_lr}).items():
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
-        self.save_hyperparameters()
+        # A checkpoint holds plain types only; the optimizer comes from the configuration.
+        self.save_hyperparameters(ignore=["optimizer"])
         self.output, self.start, self.weights = Path(output), start, weights
         self.d_out, self.hidden, self.dropout = d_out, (hidden[0], hidden[1]), dropout
         self.rank, self.num_neighbours, self.ridge, self.tau = rank, num_neighbours, ridge, tau
