@@ -39,7 +39,7 @@ class SlideScorer:
         size_min: int = 96,
         size_max: int = 384,
     ) -> None:
-        self.xy = torch.as_tensor(np.asarray(xy), dtype=torch.float32)
+        self.xy = torch.tensor(np.array(xy), dtype=torch.float32)
         self.seed = seed
         n = self.xy.shape[0]
         self.slide = build_target(self.xy, generator_for(seed, 0), num_rows=MAX_ROWS)
@@ -65,7 +65,7 @@ class SlideScorer:
         Raises:
             ValueError: if the layout has another shape than the slide or is not finite.
         """
-        x = torch.as_tensor(np.asarray(layout), dtype=torch.float32)
+        x = torch.tensor(np.array(layout), dtype=torch.float32)
         if x.shape != self.xy.shape:
             raise ValueError(f"layout must be {tuple(self.xy.shape)}, got {tuple(x.shape)}")
         if not bool(torch.isfinite(x).all()):

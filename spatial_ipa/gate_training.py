@@ -39,7 +39,8 @@ def pretrain_gate(
     optimizer = torch.optim.AdamW(gate.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     history = []
-    bar = tqdm(range(steps), desc="gate pretraining", unit="step", mininterval=1)
+    # disable=None: no bar where the output is not a terminal.
+    bar = tqdm(range(steps), desc="gate pretraining", unit="step", mininterval=1, disable=None)
     for step in bar:
         item = dataset[_FIRST_DRAW + step].to(device)
         logit = gate(item.h, item.candidates)

@@ -103,7 +103,7 @@ def place_stitched(
     seed: int,
     noise_h: float,
     size: int = 384,
-    num_anchors: int = 128,
+    num_anchors: int | None = None,
 ) -> Placement:
     """Place cells in minisets that share anchors, in ``num_draws`` passes.
 
@@ -115,13 +115,14 @@ def place_stitched(
         seed: of splits, anchors and noise.
         noise_h: standard deviation of the noise on the embeddings.
         size: nodes of a miniset, anchors among them.
-        num_anchors: cells that every miniset of a pass contains.
+        num_anchors: cells that every miniset of a pass contains; a third of ``size`` when None.
 
     Raises:
-        ValueError: if ``size`` does not exceed ``num_anchors``.
+        ValueError: if ``num_anchors`` is below 2 or not below ``size``.
     """
-    if size <= num_anchors:
-        raise ValueError(f"size must exceed num_anchors = {num_anchors}, got {size}")
+    num_anchors = size // 3 if num_anchors is None else num_anchors
+    if not 2 <= num_anchors < size:
+        raise ValueError(f"num_anchors must lie in [2, size = {size}), got {num_anchors}")
     n = h.shape[0]
     if n <= size:
         return place_whole(place, h, num_candidates, num_draws, seed, noise_h)

@@ -11,7 +11,6 @@ Written to the output:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,6 @@ import lightning.pytorch as pl
 import numpy as np
 import scipy.sparse as sp
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -128,24 +126,22 @@ class CellDataModule(pl.LightningDataModule):
         return DataLoader([request], batch_size=None)  # type: ignore[arg-type]
 
 
-class PredictionWriter(BasePredictionWriter):
-    """Writes predictions of a :class:`CellDataModule` next to nothing else, on rank zero."""
+class PredictionWriter(pl.Callback):
+    """Writes the prediction of a :class:`CellDataModule` to its output, on rank zero."""
 
-    def __init__(self) -> None:
-        super().__init__(write_interval="epoch")
-
-    def write_on_epoch_end(
+    def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        predictions: Sequence[Any],
-        batch_indices: Sequence[Any],
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or not isinstance(data, CellDataModule):
-            return
-        (prediction,) = predictions
-        write_prediction_file(prediction, data.slide, data.input, data.output, data.overwrite)
+        if trainer.is_global_zero and isinstance(data, CellDataModule):
+            write_prediction_file(outputs, data.slide, data.input, data.output, data.overwrite)
+            print(f"wrote {data.output}", flush=True)
 
 
 def write_prediction_file(

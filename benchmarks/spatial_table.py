@@ -1,0 +1,404 @@
+"""The results table of spatial_ipa on real slides: leave slides out, train, place, score.
+
+    python benchmarks/spatial_table.py run --data ../shared/data/st --out runs/table
+    python benchmarks/spatial_table.py report --out runs/table
+
+``run`` computes what ``--splits``, ``--conditions`` and ``--seeds`` name and appends one line of
+JSON per held-out slide and method to ``<out>/results.jsonl``; what is there already is skipped, so
+it can be stopped and restarted, and several processes may share the work with ``--shard i/n``.
+``report`` prints mean and standard deviation over seeds of the mean over held-out slides.
+
+A held-out slide takes no part in anything but its own scoring: no epoch is selected, training
+lengths are fixed beforehand, and the encoder is trained anew on the training slides of each fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from common.rng import generator_for
+from spatial_ipa.datamodule import MinisetDataModule, MinisetSettings
+from spatial_ipa.encoder import FrozenEncoder, load_encoder
+from spatial_ipa.encoder_data import EncoderDataModule
+from spatial_ipa.encoder_module import EncoderModule
+from spatial_ipa.evaluate import SlideScorer
+from spatial_ipa.expression import normalise
+from spatial_ipa.io import gene_panel, read_slide, reindex
+from spatial_ipa.minisets import Augmentation, EmbeddedSlide, build_miniset
+from spatial_ipa.module import GraphMode, SpatialIPAModule
+from spatial_ipa.oracle import minimise
+from spatial_ipa.rivals import RIVALS, pca_features, predict
+from spatial_ipa.slide import Slide
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One training: which files train, which are scored."""
+
+    name: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def _leave_one_out(folder: str, slides: list[str]) -> tuple[Fold, ...]:
+    paths = [f"{folder}/{s}.h5ad" for s in slides]
+    return tuple(
+        Fold(s, tuple(p for p in paths if p != path), (path,))
+        for s, path in zip(slides, paths, strict=True)
+    )
+
+
+def _patient(letter: str) -> tuple[Fold, ...]:
+    return _leave_one_out("her2st", [f"{letter}{i}" for i in range(1, 7)])
+
+
+SPLITS: dict[str, tuple[Fold, ...]] = {
+    "her2st_A": _patient("A"),
+    "her2st_B": _patient("B"),
+    "her2st_C": _patient("C"),
+    "dlpfc": (
+        Fold("151675", ("dlpfc/151673.h5ad",), ("dlpfc/151675.h5ad",)),
+        Fold("151673", ("dlpfc/151675.h5ad",), ("dlpfc/151673.h5ad",)),
+    ),
+    "seqfish": (
+        Fold("embryo2", ("seqfish_embryo/embryo1.h5ad",), ("seqfish_embryo/embryo2.h5ad",)),
+    ),
+    "starmap": (Fold("BZ9", ("starmap_mpfc/BZ5.h5ad",), ("starmap_mpfc/BZ9.h5ad",)),),
+    # Section 2 would be the validation slide; nothing is selected here, so it is left unused.
+    "ra4": (
+        Fold(
+            "RA4_45",
+            ("ra_synovium/RA4_1.h5ad", "ra_synovium/RA4_3.h5ad"),
+            ("ra_synovium/RA4_4.h5ad", "ra_synovium/RA4_5.h5ad"),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row of the table."""
+
+    features: str  # encoder, pca or noise
+    graph: GraphMode
+    num_candidates: int
+
+
+CONDITIONS: dict[str, Condition] = {
+    "gate k=100": Condition("encoder", "gated", 100),
+    "gate k=80": Condition("encoder", "gated", 80),
+    "gate k=60": Condition("encoder", "gated", 60),
+    "no gate k=100": Condition("encoder", "candidates", 100),
+    "true graph": Condition("encoder", "true", 100),
+    "PCA, gate k=100": Condition("pca", "gated", 100),
+    "random embeddings": Condition("noise", "gated", 100),
+}
+
+
+class _SlidesInMemory(EncoderDataModule):
+    """The encoder's data from slides that are in memory, such as turned ones."""
+
+    def __init__(self, train: list[Slide], heldout: list[Slide], seed: int) -> None:
+        super().__init__([], [], seed=seed)
+        self.given = train, heldout
+
+    def setup(self, stage: str) -> None:
+        self.declare(*self.given)
+
+
+def quiet_trainer(max_epochs: int, **options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+def turned(slide: Slide, seed: int, index: int) -> Slide:
+    """The slide in another pose: turned by a random angle, mirrored half of the time."""
+    assert slide.xy is not None
+    angle, mirror = torch.rand(2, generator=generator_for(seed, 77, index)).tolist()
+    c, s = np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)
+    turn = np.array([[c, -s], [s, c]]) @ np.diag([1.0, -1.0 if mirror < 0.5 else 1.0])
+    return Slide.build(
+        slide.name,
+        slide.counts,
+        slide.genes,
+        (slide.xy.astype(np.float64) @ turn).astype(np.float32),
+        obs_names=slide.obs_names,
+        is_logged=slide.is_logged,
+        patient=slide.patient,
+    )
+
+
+class Runner:
+    """One fold with one seed: slides, features and scorers are made once, when first needed."""
+
+    def __init__(self, args: argparse.Namespace, fold: Fold, seed: int) -> None:
+        self.args, self.fold, self.seed = args, fold, seed
+        root = Path(args.data)
+        self.train = [read_slide(root / p, require_spatial=True) for p in fold.train]
+        self.test = [read_slide(root / p, require_spatial=True) for p in fold.test]
+        if args.rotate:
+            self.train = [turned(s, seed, i) for i, s in enumerate(self.train)]
+        self._scorers: dict[str, SlideScorer] = {}
+
+    def scorer(self, slide: Slide) -> SlideScorer:
+        # Every seed and method is scored on the same draws: seed 0.
+        if slide.name not in self._scorers:
+            assert slide.xy is not None
+            self._scorers[slide.name] = SlideScorer(slide.xy, seed=0)
+        return self._scorers[slide.name]
+
+    def expression(self) -> list[np.ndarray]:
+        slides = self.train + self.test
+        panel = gene_panel(slides)
+        return [normalise(reindex(s, panel)[0], logged=s.is_logged) for s in slides]
+
+    def encoder(self) -> FrozenEncoder:
+        name = f"{self.fold.name}_{self.seed}{'_turned' if self.args.rotate else ''}.pt"
+        path = Path(self.args.out) / "encoders" / self.args.tag / name
+        if not path.exists():
+            module = EncoderModule(str(path), seed=self.seed)
+            data = _SlidesInMemory(self.train, self.test, self.seed)
+            quiet_trainer(self.args.encoder_epochs).fit(module, datamodule=data)
+        return load_encoder(path)
+
+    def embeddings(self, features: str) -> list[np.ndarray]:
+        """(n, 128) per training and test slide, at unit mean variance over the training slides."""
+        slides = self.train + self.test
+        if features == "encoder":
+            encoder = self.encoder()
+            return [encoder.embed(s, "st") for s in slides]
+        if features == "noise":
+            rng = np.random.default_rng(self.seed)
+            return [rng.standard_normal((len(s), 128)).astype(np.float32) for s in slides]
+        matrices = self.expression()
+        split = len(self.train)
+        h: list[np.ndarray] = []
+        for test in matrices[split:]:
+            train_h, test_h = pca_features(matrices[:split], test, 128, self.seed)
+            scale = np.sqrt(np.concatenate(train_h).var(axis=0).mean())
+            h = h or [x / scale for x in train_h]
+            h.append(test_h / scale)
+        return [x.astype(np.float32) for x in h]
+
+    def method(self, name: str) -> Iterator[dict[str, Any]]:
+        """Train one condition and score every test slide."""
+        condition, args = CONDITIONS[name], self.args
+        start = time.perf_counter()
+        h = self.embeddings(condition.features)
+        embed_seconds = time.perf_counter() - start
+        slides = [
+            EmbeddedSlide(s.name, x, s.xy)
+            for s, x in zip(self.train + self.test, h, strict=True)
+            if s.xy is not None
+        ]
+        settings = MinisetSettings(
+            per_epoch=args.per_epoch,
+            batch_size=args.batch_size,
+            size_max=args.size_max,
+            num_candidates=condition.num_candidates,
+            num_rows=64,
+            augmentation=Augmentation(noise_h=args.noise_h),
+            seed=self.seed,
+        )
+        split = len(self.train)
+        data = MinisetDataModule(slides[:split], [], settings)
+        torch.manual_seed(self.seed)
+        module = SpatialIPAModule(d_input=h[0].shape[1], graph=condition.graph)
+        start = time.perf_counter()
+        quiet_trainer(args.epochs, gradient_clip_val=1.0).fit(module, datamodule=data)
+        seconds = time.perf_counter() - start
+        for slide, x in zip(self.test, slides[split:], strict=True):
+            common = {"train_s": seconds, "embed_s": embed_seconds}
+            for mode, layout in self._layouts(module, x, condition):
+                row = {"method": name, "inference": mode, **common}
+                yield {"slide": slide.name, **row, **self.scorer(slide).score(layout)}
+
+    def _layouts(
+        self, module: SpatialIPAModule, slide: EmbeddedSlide, condition: Condition
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        h = torch.from_numpy(np.array(slide.h))
+        if condition.graph == "true":
+            item = build_miniset(
+                h, torch.from_numpy(np.array(slide.xy)), condition.num_candidates,
+                generator_for(self.seed), num_rows=8,
+            )  # fmt: skip
+            module.eval()
+            with torch.no_grad():
+                yield "whole", module(item)[0].x.numpy()
+            return
+        for mode in ("whole", "stitched"):
+            yield mode, module.place(h, mode, self.args.num_draws, self.seed).xy.numpy()
+
+    def rivals(self, names: list[str]) -> Iterator[dict[str, Any]]:
+        matrices, split = self.expression(), len(self.train)
+        xy = [s.xy.astype(np.float64) for s in self.train if s.xy is not None]
+        for slide, test in zip(self.test, matrices[split:], strict=True):
+            train_features, test_features = pca_features(matrices[:split], test, 50, self.seed)
+            for name in names:
+                start = time.perf_counter()
+                layout = predict(name, train_features, xy, test_features, self.seed)
+                seconds = time.perf_counter() - start
+                row = {"slide": slide.name, "method": name, "inference": "", "train_s": seconds}
+                yield row | self.scorer(slide).score(layout)
+
+    def oracle(self) -> Iterator[dict[str, Any]]:
+        for slide in self.test:
+            scorer = self.scorer(slide)
+            start = time.perf_counter()
+            found = minimise(scorer.slide, generator_for(self.seed), self.args.oracle_steps)
+            row = {"slide": slide.name, "method": "oracle", "inference": ""}
+            yield row | {"train_s": time.perf_counter() - start, **scorer.score(found.x.numpy())}
+
+
+def jobs(args: argparse.Namespace) -> Iterator[tuple[str, Fold, str, int]]:
+    for split in args.splits:
+        for fold in SPLITS[split]:
+            if args.folds and fold.name not in args.folds:
+                continue
+            for seed in args.seeds:
+                for condition in args.conditions:
+                    yield split, fold, condition, seed
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compute what is missing, one line of results at a time."""
+    warnings.filterwarnings("ignore", module="lightning")
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(args.threads)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / "results.jsonl"
+    index, count = (int(part) for part in args.shard.split("/"))
+    done = {_key(row) for row in _read(results)}
+    runner: Runner | None = None
+    for number, (split, fold, condition, seed) in enumerate(jobs(args)):
+        if number % count != index:
+            continue
+        key = (split, fold.name, condition, seed, args.tag, args.rotate)
+        if key in done:
+            continue
+        if runner is None or (runner.fold, runner.seed) != (fold, seed):
+            runner = Runner(args, fold, seed)
+        if condition == "rivals":
+            rows = runner.rivals(args.rivals)
+        elif condition == "oracle":
+            rows = runner.oracle()
+        else:
+            rows = runner.method(condition)
+        identity = dict(zip(_KEY, key, strict=True))
+        lines = [json.dumps({**identity, **row}) + "\n" for row in rows]
+        with results.open("a") as file:
+            file.write("".join(lines))
+        for line in lines:
+            row = json.loads(line)
+            print(
+                f"{split} {row['slide']} seed {seed} {row['method']} {row['inference']}: "
+                f"E_geo {row['e_geo']:.3f} minisets {row['e_geo_minisets']:.3f} "
+                f"Spearman {row['spearman']:.3f} RMSE {row['procrustes_rmse']:.3f} "
+                f"recall {row['recall_k']:.3f} ({row['train_s']:.0f} s)",
+                flush=True,
+            )
+
+
+_KEY = ("split", "fold", "condition", "seed", "tag", "rotate")
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[k] for k in _KEY)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+COLUMNS = {
+    "e_geo": "E_geo",
+    "e_geo_minisets": "minisets",
+    "spearman": "Spearman",
+    "recall_k": "recall@k",
+    "recall_10": "recall@10",
+    "procrustes_rmse": "RMSE",
+    "trustworthiness": "trust.",
+    "continuity": "cont.",
+    "sliced_wasserstein": "SW",
+}
+
+
+def report(args: argparse.Namespace) -> None:
+    """Print mean and sd over seeds of the mean over held-out slides, per split and method."""
+    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}")
+    rows = [r for r in _read(Path(args.out) / "results.jsonl") if r["tag"] == args.tag]
+    rows = [r for r in rows if r["rotate"] == args.rotate]
+    for split in dict.fromkeys(r["split"] for r in rows):
+        print(f"\n### {split}\n")
+        print("| method | slides | seeds | " + " | ".join(COLUMNS.values()) + " |")
+        print("|" + " --- |" * (3 + len(COLUMNS)))
+        chosen = [r for r in rows if r["split"] == split]
+        for method in dict.fromkeys((r["method"], r["inference"]) for r in chosen):
+            mine = [r for r in chosen if (r["method"], r["inference"]) == method]
+            slides, seeds = ({r[k] for r in mine} for k in ("slide", "seed"))
+            cells = []
+            for column in COLUMNS:
+                means = [np.mean([r[column] for r in mine if r["seed"] == s]) for s in seeds]
+                spread = f" ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else ""
+                cells.append(f"{np.mean(means):.3f}{spread}")
+            name = ", ".join(part for part in method if part)
+            print(f"| {name} | {len(slides)} | {len(seeds)} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("--data", help="folder that holds her2st/, dlpfc/, ...")
+    parser.add_argument("--out", default="runs/table")
+    parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
+    names = [*CONDITIONS, "rivals", "oracle"]
+    parser.add_argument("--conditions", nargs="+", choices=names, default=names)
+    parser.add_argument("--rivals", nargs="+", choices=list(RIVALS), default=list(RIVALS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rotate", action="store_true", help="training slides in random poses")
+    parser.add_argument("--folds", nargs="+", help="only folds of these names")
+    parser.add_argument("--shard", default="0/1", help="i/n: this process's share of the work")
+    parser.add_argument("--tag", default="laptop", help="name of these settings in the results")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--encoder-epochs", type=int, default=10)
+    parser.add_argument("--per-epoch", type=int, default=96)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--size-max", type=int, default=256)
+    parser.add_argument("--noise-h", type=float, default=0.3)
+    parser.add_argument("--num-draws", type=int, default=16)
+    parser.add_argument("--oracle-steps", type=int, default=2000)
+    args = parser.parse_args()
+    if args.command == "run" and args.data is None:
+        parser.error("run needs --data")
+    run(args) if args.command == "run" else report(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""The `lightning` command end to end on a small simulated tissue: stages, DDP, resume, predict."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "model.init_args"
+MINISETS = "data.init_args.minisets"
+TINY = {
+    f"{MODEL}.c_s": 16,
+    f"{MODEL}.c_head": 8,
+    f"{MODEL}.gate_steps": 6,
+    f"{MODEL}.ramp_epochs": 1,
+    f"{MINISETS}.per_epoch": 8,
+    f"{MINISETS}.val_per_slide": 2,
+    f"{MINISETS}.size_min": 60,
+    f"{MINISETS}.size_max": 80,
+    f"{MINISETS}.num_candidates": 20,
+    f"{MINISETS}.num_workers": 0,
+    "trainer.log_every_n_steps": 1,
+    "trainer.enable_progress_bar": "false",
+}
+ENCODER = {
+    "data.init_args.steps_per_epoch": 2,
+    "data.init_args.spots": 64,
+    "trainer.max_epochs": 1,
+    "trainer.enable_progress_bar": "false",
+}
+
+
+def lightning(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "common.cli", *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def options(values: dict[str, object]) -> list[str]:
+    return [f"--{key}={value}" for key, value in values.items()]
+
+
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three simulated slides, dissociated cells and an encoder."""
+    folder = tmp_path_factory.mktemp("tissue")
+    command = [
+        sys.executable, "-m", "spatial_ipa.simulate", "--out", str(folder / "tissue"),
+        "--slides", "3", "--spots", "120", "--genes", "150", "--cells", "130",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    lightning(
+        "fit",
+        f"--config={ROOT / 'configs/encoder.yaml'}",
+        *options(ENCODER),
+        f"--data.init_args.train_slides=['{folder}/tissue/slides/slide_[01].h5ad']",
+        f"--data.init_args.heldout_slides=['{folder}/tissue/slides/slide_2.h5ad']",
+        f"--data.init_args.scrna=['{folder}/tissue/scrna.h5ad']",
+        "--data.init_args.simulate=null",
+        f"--model.init_args.output={folder}/encoder.pt",
+        cwd=folder,
+    )
+    return folder
+
+
+def fit(tissue: Path, out: Path, **extra: object) -> Path:
+    """Train; returns the exported checkpoint.  Keys use __ for dots."""
+    out.mkdir(exist_ok=True)
+    export = out / "model.ckpt"
+    values = {
+        **TINY,
+        "trainer.max_epochs": 3,
+        "trainer.default_root_dir": out,
+        "trainer.logger.init_args.save_dir": out,
+        "data.init_args.encoder": tissue / "encoder.pt",
+        "data.init_args.cache_dir": tissue / "cache",
+        "data.init_args.simulate": "null",
+        f"{MODEL}.export": export,
+    }
+    values |= {key.replace("__", "."): value for key, value in extra.items()}
+    lightning(
+        "fit",
+        f"--config={ROOT / 'configs/spatial_ipa.yaml'}",
+        f"--config={ROOT / 'configs/trainer/cpu.yaml'}",
+        f"--data.init_args.train_slides=['{tissue}/tissue/slides/slide_[01].h5ad']",
+        f"--data.init_args.val_slides=['{tissue}/tissue/slides/slide_2.h5ad']",
+        *options(values),
+        cwd=out,
+    )
+    return export
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def last(out: Path) -> Path:
+    (found,) = out.rglob("last.ckpt")
+    return found
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], **tolerance: float) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, msg=lambda m, n=name: f"{n}: {m}", **tolerance)
+
+
+@pytest.fixture(scope="module")
+def trained(tissue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted single-process run of three epochs."""
+    out = tmp_path_factory.mktemp("single")
+    fit(tissue, out)
+    return out
+
+
+def test_run_leaves_what_it_promises(trained: Path) -> None:
+    checkpoint = torch.load(trained / "model.ckpt", weights_only=True)
+    assert checkpoint["placement_context"]["num_candidates"] == 20
+    assert checkpoint["epoch"] >= 1  # never from inside the ramp
+    assert list(trained.rglob("events.out.tfevents.*"))
+    assert list(trained.rglob("config_fit.yaml"))
+    assert not list(trained.rglob("*.partial"))
+
+
+def test_same_seed_same_weights(tissue: Path, trained: Path, tmp_path: Path) -> None:
+    fit(tissue, tmp_path / "again")
+    assert_same(weights(last(trained)), weights(last(tmp_path / "again")), rtol=0, atol=0)
+
+
+def test_resumed_equals_uninterrupted(tissue: Path, trained: Path, tmp_path: Path) -> None:
+    """Stopped after two of three epochs and resumed: bit for bit the uninterrupted run."""
+    fit(tissue, tmp_path / "first", trainer__limit_val_batches=1.0, **{"trainer__max_steps": 2})
+    (checkpoint,) = (tmp_path / "first").rglob("last.ckpt")
+    fit(tissue, tmp_path / "second", ckpt_path=checkpoint)
+    assert_same(weights(last(trained)), weights(last(tmp_path / "second")), rtol=0, atol=0)
+
+
+def test_two_processes_equal_one(tissue: Path, trained: Path, tmp_path: Path) -> None:
+    """Two ranks of four minisets are one process of eight: same draws, same mean gradient."""
+    fit(
+        tissue,
+        tmp_path / "ddp",
+        trainer__devices=2,
+        trainer__strategy="ddp",
+        **{f"{MINISETS}.batch_size".replace(".", "__"): 4},
+    )
+    assert_same(weights(last(trained)), weights(last(tmp_path / "ddp")), rtol=2e-3, atol=2e-5)
+
+
+def test_predict_writes_the_same_file_with_coordinates(
+    tissue: Path, trained: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "placed.h5ad"
+    lightning(
+        "predict",
+        f"--config={ROOT / 'configs/spatial_ipa_predict.yaml'}",
+        f"--ckpt_path={trained / 'model.ckpt'}",
+        f"--data.init_args.input={tissue / 'tissue/scrna.h5ad'}",
+        f"--data.init_args.output={output}",
+        "--data.init_args.placement.num_draws=3",
+        "--trainer.accelerator=cpu",
+        cwd=tmp_path,
+    )
+    before, after = ad.read_h5ad(tissue / "tissue/scrna.h5ad"), ad.read_h5ad(output)
+    n = before.n_obs
+    assert (before.X != after.X).nnz == 0
+    assert list(before.obs_names) == list(after.obs_names)
+    xy = after.obsm["X_spatial_ipa"]
+    assert xy.shape == (n, 2)
+    np.testing.assert_allclose(xy.mean(0), 0, atol=1e-4)
+    assert (xy**2).sum(1).mean() == pytest.approx(1, abs=1e-3)
+    assert (after.obs["spatial_ipa_uncertainty"] > 0).all()
+    gate = after.obsp["spatial_ipa_gate"]
+    assert gate.shape == (n, n)
+    assert np.array_equal(np.diff(gate.indptr), np.full(n, 20))
+    np.testing.assert_allclose(gate.sum(1), 1, atol=1e-5)
+    assert gate.diagonal().sum() == 0
+    assert after.uns["spatial_ipa"]["num_draws"] == 3
+    assert not list(tmp_path.glob(".*partial"))
+
+
+BAD = {
+    "unknown key": (["--model.init_args.colour=3"], "colour"),
+    "wrong checkpoint": (["--ckpt_path=absent.ckpt"], "no such file: absent.ckpt"),
+    "no such slide": (["--data.init_args.train_slides=['absent.h5ad']"], "absent.h5ad: no such"),
+    "held-out slide in training": (
+        ["--data.init_args.val_slides=['{tissue}/tissue/slides/slide_1.h5ad']"],
+        "same expression",
+    ),
+    "training slide the encoder never saw": (
+        [
+            "--data.init_args.train_slides=['{tissue}/tissue/slides/slide_2.h5ad']",
+            "--data.init_args.val_slides=[]",
+        ],
+        "held-out|not among the encoder's training slides",
+    ),
+    "encoder absent": (
+        ["--data.init_args.encoder=absent.pt", "--data.init_args.encoder_config=null"],
+        "encoder absent.pt does not exist",
+    ),
+    "encoder is another file": (
+        ["--data.init_args.encoder={tissue}/tissue/scrna.h5ad"],
+        "not an encoder file",
+    ),
+    "width": (["--model.init_args.d_input=64"], "d_input is 64, but the embeddings are 128 wide"),
+    "graph": (["--model.init_args.graph=dense"], "graph"),
+    "monotone on candidates": (
+        ["--model.init_args.distance_term=monotone"],
+        "monotone is for graph=true only",
+    ),
+    "sizes": ([f"--{MINISETS}.size_min=90", f"--{MINISETS}.size_max=80"], "size_min <= size_max"),
+    "noise": ([f"--{MINISETS}.augmentation.noise_h=-1"], "noise_h must not be negative"),
+    "drop": ([f"--{MINISETS}.augmentation.drop_edges=1.0"], r"drop_edges must lie in \[0, 1\)"),
+    "no candidates": ([f"--{MINISETS}.num_candidates=0"], "num_candidates must be at least 1"),
+    "no epochs": (["--trainer.max_epochs=-1"], "max_epochs must be set"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_bad_input_is_refused_by_name(case: str, tissue: Path, tmp_path: Path) -> None:
+    arguments, message = BAD[case]
+    values = {
+        **TINY,
+        "trainer.max_epochs": 1,
+        "trainer.default_root_dir": tmp_path,
+        "trainer.logger": "false",
+        "data.init_args.encoder": tissue / "encoder.pt",
+        "data.init_args.cache_dir": tmp_path / "cache",
+        "data.init_args.simulate": "null",
+        f"{MODEL}.export": tmp_path / "model.ckpt",
+    }
+    done = lightning(
+        "fit",
+        f"--config={ROOT / 'configs/spatial_ipa.yaml'}",
+        f"--config={ROOT / 'configs/trainer/cpu.yaml'}",
+        f"--data.init_args.train_slides=['{tissue}/tissue/slides/slide_[01].h5ad']",
+        f"--data.init_args.val_slides=['{tissue}/tissue/slides/slide_2.h5ad']",
+        *options(values),
+        *(a.format(tissue=tissue) for a in arguments),
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    import re
+
+    assert re.search(message, done.stderr), done.stderr[-2000:]
+    assert not (tmp_path / "model.ckpt").exists()
