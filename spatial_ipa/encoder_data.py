@@ -280,7 +280,10 @@ class EncoderDataModule(pl.LightningDataModule):
         sampler = DrawSampler(
             math.ceil(self.steps_per_epoch / world) * world, world, self.trainer.global_rank
         )
-        sampler.set_epoch(self.trainer.current_epoch)
+        # Not trainer.current_epoch: resumed from a checkpoint of an epoch's end, it still lags by one
+        # when loaders are made.  Batches done are counted right there.
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
+        sampler.set_epoch(done // len(sampler))
         dataset = ViewDataset(
             self.fit_slides,
             self.panel,

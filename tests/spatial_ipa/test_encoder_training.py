@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from spatial_ipa.encoder import load_encoder
 from spatial_ipa.encoder_data import (
@@ -53,14 +54,15 @@ def fit(
     module: EncoderModule,
     data: EncoderDataModule,
     epochs: int,
-    folder: Path | None = None,
+    checkpoints: Path | None = None,
     resume: Path | None = None,
 ) -> None:
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=checkpoints is not None,
+        callbacks=[] if checkpoints is None else [ModelCheckpoint(checkpoints, "{epoch}")],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -68,8 +70,6 @@ def fit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    if folder is not None:
-        trainer.save_checkpoint(folder / "last.ckpt")
 
 
 def make_slide(n: int = 80, logged: bool = False) -> Slide:
@@ -175,8 +175,8 @@ def test_resumed_fit_equals_the_uninterrupted_one(tissue: TissuePaths, tmp_path:
         return EncoderModule(str(tmp_path / name), w_adversary=0.1)
 
     fit(make("whole.pt"), make_data(tissue, True, "slide_1"), 4)
-    fit(make("half.pt"), make_data(tissue, True, "slide_1"), 2, folder=tmp_path)
-    fit(make("resumed.pt"), make_data(tissue, True, "slide_1"), 4, resume=tmp_path / "last.ckpt")
+    fit(make("half.pt"), make_data(tissue, True, "slide_1"), 2, checkpoints=tmp_path)
+    fit(make("resumed.pt"), make_data(tissue, True, "slide_1"), 4, resume=tmp_path / "epoch=1.ckpt")
     whole, half, resumed = (
         load_encoder(tmp_path / f"{n}.pt") for n in ("whole", "half", "resumed")
     )
