@@ -280,8 +280,8 @@ class EncoderDataModule(pl.LightningDataModule):
         sampler = DrawSampler(
             math.ceil(self.steps_per_epoch / world) * world, world, self.trainer.global_rank
         )
-        # Not trainer.current_epoch: resumed from a checkpoint of an epoch's end, it still lags by one
-        # when loaders are made.  Batches done are counted right there.
+        # Not trainer.current_epoch, which lags by one here after a resume from a checkpoint of an
+        # epoch's end.  The count of batches done is right there too.
         done = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
         sampler.set_epoch(done // len(sampler))
         dataset = ViewDataset(
