@@ -51,7 +51,9 @@ def attention_logits(
     q: Tensor, k: Tensor, edges: EdgeList, gate: Tensor | None, beta: float, bias: Tensor | None
 ) -> Tensor:
     """(E, H) logits ``q_i . k_j / sqrt(D) + beta gate_e + bias_eh``."""
-    logits = (q[edges.dst] * k[edges.src]).sum(-1) / math.sqrt(q.shape[-1])
+    logits = (q.index_select(0, edges.dst) * k.index_select(0, edges.src)).sum(-1) / math.sqrt(
+        q.shape[-1]
+    )
     if gate is not None:
         logits = logits + beta * gate[:, None]
     if bias is not None:

@@ -246,7 +246,7 @@ def test_same_bits_for_every_run_and_thread_count(threads: None) -> None:
 
 
 def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The block-wise fallback with blocks smaller than some rows."""
+    """The fallback with blocks smaller than some rows and a last one that is short."""
     problem = Problem((7, 200, 2, 5, 2, 6, 8))
     for op, inputs in problem.operations().values():
         with use_backend("reference"):
