@@ -1,6 +1,6 @@
 """Builds the optional compiled kernels; everything else stands in pyproject.toml.
 
-The extension needs torch at build time and a C++17 compiler.  Without them the package installs
+The extension needs torch at build time and a C++ compiler.  Without them the package installs
 all the same and runs on block-wise PyTorch.  For a working copy:
 ``python setup.py build_ext --inplace``.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from setuptools import setup
+from setuptools import setup  # type: ignore[import-untyped]
 
 
 def extension_arguments() -> dict[str, Any]:
@@ -25,17 +25,20 @@ def extension_arguments() -> dict[str, Any]:
         """A build whose failure costs speed, not the installation."""
 
         def run(self) -> None:
+            asked = self.inplace and not self.editable_mode  # run() changes both
             try:
                 super().run()
             except Exception as error:
-                if self.inplace:  # asked for by name: the failure must show
-                    raise
+                if asked:
+                    raise  # `build_ext --inplace` asked for just this
                 print(f"the sparse extension is not built: {error}", file=sys.stderr)
 
-    sources = Path("common/sparse/csrc").glob("*.cpp")
+    code = Path("common/sparse/csrc")
     extension = cpp_extension.CppExtension(
         "common.sparse._C",
-        sorted(str(path) for path in sources),
+        sorted(str(path) for path in code.glob("*.cpp")),
+        depends=sorted(str(path) for pattern in ("*.h", "*.inc") for path in code.glob(pattern)),
+        optional=True,
         # -fno-math-errno only drops errno; NaN and infinity keep their meaning.
         extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"],
     )
