@@ -80,6 +80,7 @@ def align(
     share = (weights / weights.sum(-1, keepdim=True))[..., None]  # (..., N, 1)
     mobile_mean = (share * mobile).sum(-2)  # (..., D)
     target_mean = (share * target).sum(-2)
+    rounding = 4 * torch.finfo(mobile.dtype).eps * mobile.detach().abs().amax((-2, -1))  # (...)
     mobile = mobile - mobile_mean[..., None, :]
     target = target - target_mean[..., None, :]
     covariance = (share * target).mT @ mobile  # (..., D, D), H / Σ w
@@ -88,7 +89,7 @@ def align(
     factor = torch.ones_like(mobile_mean[..., 0])
     if scale:
         variance = (share * mobile.square()).sum((-2, -1))
-        point = variance == 0
+        point = variance <= rounding.square()  # coincident but for the rounding of the mean
         fitted = (rotation * covariance).sum((-2, -1)) / variance.masked_fill(point, 1.0)
         factor = torch.where(point, factor, fitted)
     moved_mean = factor[..., None] * (rotation @ mobile_mean[..., None])[..., 0]

@@ -223,7 +223,7 @@ def fingerprint(venv: Venv, root: Path, torch_spec: str) -> str:
     for text in (str(root), torch_spec, str(venv.torch_version()), *COMPILED):
         digest.update(text.encode() + b"\0")
     for file in files:
-        content = file.read_bytes() if file.exists() else b""
+        content = file.read_bytes() if file.exists() else b"absent"
         digest.update(f"{file.relative_to(root)} {len(content)}\0".encode() + content)
     return digest.hexdigest()
 
