@@ -44,8 +44,9 @@ from spatial_ipa.encoder_losses import (
     spatial_kernel,
     vicreg,
 )
+from spatial_ipa.graphs import adaptive_k
 from spatial_ipa.log_expression import LogExpression
-from spatial_ipa.metrics import adaptive_k, neighbour_recall
+from spatial_ipa.metrics import neighbour_recall
 from spatial_ipa.spatial_pca import principal_components, spatial_components
 
 __all__ = ["EncoderDataModule", "EncoderModule"]
@@ -96,8 +97,8 @@ class EncoderModule(pl.LightningModule):
         w_vicreg: float = 1.0,
         w_neighbours: float = 1.0,
         w_stress: float = 0.0,
-        w_coral: float = 1.0,
-        w_mmd: float = 0.0,
+        w_coral: float = 10.0,
+        w_mmd: float = 10.0,
         w_adversary: float = 0.0,
         w_anchor: float = 1.0,
         tau: float = 0.25,
@@ -203,7 +204,12 @@ class EncoderModule(pl.LightningModule):
         first = views[0][0]
         terms: dict[str, Tensor] = {}
         if self.expander is not None:
-            each = [vicreg(self.expander(a), self.expander(b)) for a, b in views]
+            # Not scRNA-seq: the adapter could lower this term by leaving what slides look like.
+            each = [
+                vicreg(self.expander(a), self.expander(b))
+                for part, (a, b) in zip(batch, views, strict=True)
+                if not part.is_scrna
+            ]
             terms["w_vicreg"] = torch.stack(each).mean()
         if self.locator is not None:
             place = self.locator(first)
@@ -229,9 +235,8 @@ class EncoderModule(pl.LightningModule):
         if w["w_anchor"]:
             each = []
             for part, (a, _) in zip(batch, views, strict=True):
-                if not part.is_scrna:
-                    start = part.views[0] @ self.anchor * self.encoder.out_scale
-                    each.append((a - start).square().mean())
+                start = part.views[0] @ self.anchor * self.encoder.out_scale
+                each.append((a - start).square().mean())
             terms["w_anchor"] = torch.stack(each).mean()
         return terms
 

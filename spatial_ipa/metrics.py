@@ -33,6 +33,8 @@ from scipy.stats import rankdata
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
+from spatial_ipa.graphs import adaptive_k
+
 Array = NDArray[np.float64]
 
 TIE = 1e-6
@@ -45,11 +47,6 @@ FULL_SIZE = 6000
 """Up to here every pair and every row is used, above it seeded samples of this many."""
 
 _CHUNK = 1 << 22  # distances held at once: 32 MB
-
-
-def adaptive_k(n: int) -> int:
-    """The neighbourhood size max(20, int(0.15 n)) of spec §2."""
-    return max(20, int(0.15 * n))
 
 
 def _layout(name: str, xy: ArrayLike) -> Array:

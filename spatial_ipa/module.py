@@ -160,7 +160,7 @@ class SpatialIPAModule(pl.LightningModule):
     def forward(
         self, batch: Miniset, mode: GraphMode | None = None
     ) -> tuple[Layout, EdgeList, Tensor | None]:
-        """Layout of a batch on the graph of ``mode`` (default: the module's), its edges and gate."""
+        """Layout of a batch on the graph of ``mode`` (default: its own), edges and gate."""
         mode = mode or self.graph
         edges = batch.target.edges if mode == "true" else batch.candidates
         gate = self.gate(batch.h, edges) if mode == "gated" and self.gate is not None else None
@@ -239,7 +239,7 @@ class SpatialIPAModule(pl.LightningModule):
 
     @torch.no_grad()
     def gate_graph(self, h: Tensor) -> tuple[Tensor, EdgeList]:
-        """Row-softmax (E,) of the gate on the candidate graph of all cells; uniform without gate."""
+        """Row-softmax (E,) of the gate on the candidate graph; uniform without gate."""
         if self.context is None:
             raise ValueError("the module has no placement context; load it from a checkpoint")
         edges = knn_edges(h, self.context.num_candidates)

@@ -20,8 +20,9 @@ from spatial_ipa.encoder_data import (
     disturb,
 )
 from spatial_ipa.encoder_module import EncoderModule
+from spatial_ipa.graphs import adaptive_k
 from spatial_ipa.io import read_slides
-from spatial_ipa.metrics import adaptive_k, neighbour_recall
+from spatial_ipa.metrics import neighbour_recall
 from spatial_ipa.simulate import TissuePaths, TissueSpec, write_tissue
 from spatial_ipa.slide import Slide
 from spatial_ipa.split import check_split
@@ -232,6 +233,6 @@ def test_settings_that_cannot_work_are_refused(tissue: TissuePaths, tmp_path: Pa
         EncoderModule("e.pt", start="random", w_anchor=0.0)
     with pytest.raises(ValueError, match="select_on must name one"):
         fit(EncoderModule(str(tmp_path / "e.pt")), make_data(tissue, select_on="slide_3"), 1)
-    module = EncoderModule(str(tmp_path / "e.pt"), w_coral=0.0)
+    module = EncoderModule(str(tmp_path / "e.pt"), w_coral=0.0, w_mmd=0.0)
     with pytest.raises(ValueError, match="adapter"):
         fit(module, make_data(tissue, scrna=True), 1)

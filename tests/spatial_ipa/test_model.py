@@ -96,7 +96,7 @@ def test_block_commutes_with_pose_where_it_should() -> None:
     block = shaken(IPALiteBlock(12, 2, 4))
     assert isinstance(block, IPALiteBlock)
     block.w_x.data = torch.tensor([0.3, -0.2], dtype=torch.float64)[:, None, None] * torch.eye(2)
-    h, edges = inputs(30)
+    _h, edges = inputs(30)
     s = torch.randn(30, 12, dtype=torch.float64)
     x = torch.randn(30, 2, dtype=torch.float64)
     mirror_turn = torch.tensor([[0.6, 0.8], [0.8, -0.6]], dtype=torch.float64)
@@ -123,7 +123,8 @@ def test_isolated_nodes_stay_and_stay_finite() -> None:
     h.requires_grad_()
     x = model(h, edges, torch.zeros(2, dtype=torch.float64)).x
     x.square().sum().backward()
-    assert torch.isfinite(x).all() and torch.isfinite(h.grad).all()
+    assert torch.isfinite(x).all()
+    assert torch.isfinite(h.grad).all()
 
 
 def test_start_noise_is_scaled() -> None:

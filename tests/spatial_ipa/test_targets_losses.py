@@ -245,7 +245,8 @@ def test_ring_ranks() -> None:
     k = graphs.adaptive_k(300)
     i, j = graphs.ring_edges(xy, k, torch.Generator().manual_seed(0)).numpy()
     rank = cdist(xy, xy).argsort(1).argsort(1)[i, j]  # 0 is the node itself
-    assert rank.min() > k and rank.max() <= 4 * k
+    assert rank.min() > k
+    assert rank.max() <= 4 * k
     assert np.array_equal(np.bincount(i), np.full(300, k // 2))
     assert len({*zip(i.tolist(), j.tolist(), strict=True)}) == len(i)
 
@@ -281,4 +282,5 @@ def test_gauge_fix() -> None:
 
 def test_empty_graph_union_keeps_types() -> None:
     edges = EdgeList.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 3)
-    assert edges.num_edges == 0 and edges.ptr.tolist() == [0, 0, 0, 0]
+    assert edges.num_edges == 0
+    assert edges.ptr.tolist() == [0, 0, 0, 0]
