@@ -69,14 +69,14 @@ class Condition:
 CONDITIONS = (
     Condition("random start: self-supervised", "random"),
     Condition("random start: + spatial", "random", neighbours=1.0),
-    Condition("random start: + spatial + alignment", "random", neighbours=1.0, align=1.0),
+    Condition("random start: + spatial + alignment", "random", neighbours=1.0, align=10.0),
     Condition("PCA start: self-supervised", "pca"),
     Condition("PCA start: + spatial", "pca", neighbours=1.0),
-    Condition("PCA start: + spatial + alignment", "pca", neighbours=1.0, align=1.0),
+    Condition("PCA start: + spatial + alignment", "pca", neighbours=1.0, align=10.0),
     Condition("spatial PCA start, not trained", "spatial", trained=False),
     Condition("spatial PCA start: self-supervised", "spatial"),
     Condition("spatial PCA start: + spatial", "spatial", neighbours=1.0),
-    Condition("spatial PCA start: + spatial + alignment", "spatial", neighbours=1.0, align=1.0),
+    Condition("spatial PCA start: + spatial + alignment", "spatial", neighbours=1.0, align=10.0),
 )
 
 
