@@ -11,6 +11,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from common.edges import EdgeList
@@ -280,7 +281,7 @@ class SpatialIPAModule(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         return [PredictionWriter()]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:

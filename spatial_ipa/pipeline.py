@@ -127,8 +127,8 @@ def run(
     rows: list[dict[str, Any]] = []
     for slide, path in zip(test, slide_files(holdout), strict=True):
         rows += _evaluate(module, encoder, train, slide, path, folder, num_draws, seed)
-    for sample, path in zip(samples, scrna or [], strict=True):
-        rows += _place_sample(module, sample, Path(path), truth, folder, num_draws, seed)
+    for sample, file in zip(samples, scrna or [], strict=True):
+        rows += _place_sample(module, sample, Path(file), truth, folder, num_draws, seed)
     _write_table(rows, folder)
 
 
