@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,9 @@ class Runner:
         name = f"{self.fold.name}_{self.seed}{'_turned' if self.args.rotate else ''}.pt"
         path = Path(self.args.out) / "encoders" / self.args.tag / name
         if not path.exists():
-            module = EncoderModule(str(path), seed=self.seed)
+            # As configs/encoder.yaml; the class's own default rate is AdamW's.
+            optimizer = partial(torch.optim.AdamW, lr=1e-4, weight_decay=1e-2)
+            module = EncoderModule(str(path), optimizer=optimizer, seed=self.seed)
             data = _SlidesInMemory(self.train, self.test, self.seed)
             quiet_trainer(self.args.encoder_epochs).fit(module, datamodule=data)
         return load_encoder(path)
@@ -387,10 +390,10 @@ def main() -> None:
     parser.add_argument("--tag", default="laptop", help="name of these settings in the results")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--encoder-epochs", type=int, default=10)
+    parser.add_argument("--encoder-epochs", type=int, default=5)
     parser.add_argument("--per-epoch", type=int, default=96)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--size-max", type=int, default=256)
+    parser.add_argument("--size-max", type=int, default=384)
     parser.add_argument("--noise-h", type=float, default=0.3)
     parser.add_argument("--num-draws", type=int, default=16)
     parser.add_argument("--oracle-steps", type=int, default=2000)

@@ -264,6 +264,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=list(argv[:1]) != ["run"],  # `run --help` asks the main job
     )
     parser.add_argument("command", choices=("setup", "run", "test"))
     default = os.environ.get(TORCH_VARIABLE) or TORCH

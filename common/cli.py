@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from jsonargparse import Namespace
@@ -138,9 +139,10 @@ def main(args: Sequence[str] | None = None) -> None:
             args=None if args is None else list(args),
         )
     except (ValueError, FileNotFoundError) as error:
-        if os.environ.get(TRACEBACK_VARIABLE) == "1" or not raised_on_purpose(error):
+        told = meant_for_user(error)
+        if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
         print(f"({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
         sys.exit(2)
 
@@ -151,6 +153,20 @@ def _short_usage() -> dict[str, dict[str, Any]]:
     return {name: {"usage": usage} for name in EdgewiseCLI.subcommands()}
 
 
+def meant_for_user(error: BaseException) -> BaseException | None:
+    """The error that our packages raised as a message, or None if this is a defect.
+
+    jsonargparse wraps what a constructor raises in a ValueError of its own, many lines long, with
+    the original as its cause; that one is looked through.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        if raised_on_purpose(current):
+            return current
+        current = current.__cause__ if _raising_package(current) == "jsonargparse" else None
+    return None
+
+
 def raised_on_purpose(error: BaseException) -> bool:
     """True if a ``raise`` statement of our packages made the error, as a message for the user.
 
@@ -158,20 +174,33 @@ def raised_on_purpose(error: BaseException) -> bool:
     and keeps its traceback.  A FileNotFoundError names its file, so one that a call in our code
     makes counts too.
     """
-    trace = error.__traceback__
-    if trace is None:
+    if not isinstance(error, ValueError | FileNotFoundError):
         return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    frame = trace.tb_frame
-    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    if frame.f_globals.get("__name__") == "__main__" and frame.f_globals.get("__package__"):
-        package = str(frame.f_globals["__package__"]).partition(".")[0]
-    if package not in OUR_PACKAGES:
+    trace = _last_trace(error)
+    if trace is None or _raising_package(error) not in OUR_PACKAGES:
         return False
     if isinstance(error, FileNotFoundError):
         return True
-    return dis.opname[frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _last_trace(error: BaseException) -> TracebackType | None:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace
+
+
+def _raising_package(error: BaseException) -> str:
+    """Top-level package of the frame in which the error was made; "" if it was never raised."""
+    trace = _last_trace(error)
+    if trace is None:
+        return ""
+    names = trace.tb_frame.f_globals
+    module = names.get("__name__") or ""
+    if module == "__main__":  # python -m common.cli
+        module = names.get("__package__") or ""
+    return str(module).partition(".")[0]
 
 
 def _flatten(options: Namespace | None) -> dict[str, Any]:

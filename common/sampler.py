@@ -12,7 +12,7 @@ Use, inside a LightningDataModule (with ``Trainer(use_distributed_sampler=False)
 
     def train_dataloader(self):
         sampler = DrawSampler(self.draws, self.trainer.world_size, self.trainer.global_rank)
-        sampler.set_epoch(self.trainer.current_epoch)
+        sampler.set_epoch(epoch_to_draw(self.trainer, batches=...))
         return DataLoader(self.dataset, batch_size=..., sampler=sampler)
 
 Lightning calls ``set_epoch`` on ``DataLoader.sampler`` before each epoch, but not in time for
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lightning.pytorch import Trainer
 from torch.utils.data import Sampler
 
 
@@ -71,3 +72,17 @@ class DrawSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return self.length // self.num_replicas
+
+
+def epoch_to_draw(trainer: Trainer, batches: int) -> int:
+    """The epoch whose draws a training loader must give, also right after a resume.
+
+    A checkpoint written at an epoch's end restores ``trainer.current_epoch`` one too low at the
+    time the loader is made; the count of finished batches is right in every case.
+
+    Args:
+        trainer: the running trainer.
+        batches: batches per epoch of this process.
+    """
+    done: int = trainer.fit_loop.epoch_loop.batch_progress.total.completed
+    return done // batches

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
-from common.sampler import DrawSampler
+from common.sampler import DrawSampler, epoch_to_draw
 from common.stage import run_stage
 from spatial_ipa.embeddings import embed
 from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder
@@ -162,7 +162,8 @@ class MinisetDataModule(pl.LightningDataModule):
         # Equal counts on every rank, or ranks wait for each other for ever.
         sampler = DrawSampler(-(-draws // world) * world, world, trainer.global_rank, advance)
         # Lightning's own call comes too late for worker processes after a resume.
-        sampler.set_epoch(trainer.current_epoch)
+        batches = -(-len(sampler) // self.settings.batch_size)
+        sampler.set_epoch(epoch_to_draw(trainer, batches))
         return DataLoader(
             dataset,
             batch_size=self.settings.batch_size,

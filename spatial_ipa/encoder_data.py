@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.rng import numpy_generator_for
-from common.sampler import DrawSampler
+from common.sampler import DrawSampler, epoch_to_draw
 from spatial_ipa.io import gene_panel, read_slide, read_slides, reindex, select_genes
 from spatial_ipa.log_expression import LogExpression
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
@@ -280,10 +280,7 @@ class EncoderDataModule(pl.LightningDataModule):
         sampler = DrawSampler(
             math.ceil(self.steps_per_epoch / world) * world, world, self.trainer.global_rank
         )
-        # Not trainer.current_epoch, which lags by one here after a resume from a checkpoint of an
-        # epoch's end.  The count of batches done is right there too.
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
-        sampler.set_epoch(done // len(sampler))
+        sampler.set_epoch(epoch_to_draw(self.trainer, len(sampler)))
         dataset = ViewDataset(
             self.fit_slides,
             self.panel,

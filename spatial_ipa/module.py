@@ -33,10 +33,10 @@ from spatial_ipa.predict import (
     InferenceMode,
     PlacementOptions,
     PredictionRequest,
-    PredictionWriter,
     as_numpy,
     graph_matrix,
     provenance,
+    write_prediction_file,
 )
 from spatial_ipa.slide import Slide
 
@@ -275,11 +275,15 @@ class SpatialIPAModule(pl.LightningModule):
             ),
         )
 
-    def predict_step(self, request: PredictionRequest, batch_idx: int) -> CellPrediction:
-        return self.predict_cells(request.slide, request.kind, request.options)
-
-    def configure_callbacks(self) -> list[pl.Callback]:
-        return [PredictionWriter()]
+    def predict_step(self, request: PredictionRequest, batch_idx: int) -> dict[str, str]:
+        """Place the cells of one file and write the result, on rank zero."""
+        prediction = self.predict_cells(request.slide, request.kind, request.options)
+        if self.trainer.is_global_zero:
+            write_prediction_file(
+                prediction, request.slide, request.path_in, request.path_out, request.overwrite
+            )
+            print(f"wrote {request.path_out}", flush=True)
+        return {"output": str(request.path_out)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)

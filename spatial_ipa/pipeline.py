@@ -1,7 +1,7 @@
 """The whole main job in one command: slides in, trained model, scores, figure and maps out.
 
     python -m spatial_ipa.pipeline                                    # simulated tissue
-    python -m spatial_ipa.pipeline --slides 'my/*.h5ad' --holdout my/last.h5ad --out runs/mine
+    python -m spatial_ipa.pipeline --slides "['A*.h5ad']" --holdout "['B.h5ad']" --out runs/mine
 
 Stages: simulate (only without slides), encoder, joint training with gate pretraining, evaluation on
 the held-out slides beside regression of coordinates, prediction.  The training stages are the same
@@ -55,12 +55,13 @@ _RIVALS = ("knn", "ridge", "svr", "random")
 def run(
     slides: list[str] | None = None,
     holdout: list[str] | None = None,
+    validation: list[str] | None = None,
     scrna: list[str] | None = None,
     out: str = "runs/quickstart",
     encoder_config: str = "configs/encoder.yaml",
-    config: str = "configs/spatial_ipa.yaml",
+    configs: tuple[str, ...] = ("configs/spatial_ipa.yaml", "configs/spatial_ipa_laptop.yaml"),
     overrides: list[str] | None = None,
-    tissue: TissueSpec = TissueSpec(),
+    tissue: TissueSpec = TissueSpec(num_slides=5),
     num_draws: int = 16,
     seed: int = 0,
 ) -> None:
@@ -68,11 +69,12 @@ def run(
 
     Args:
         slides: training slides (files, folders, patterns); simulated tissue when left out.
-        holdout: held-out slides; required with ``slides``.
+        holdout: slides to score on, used for nothing else; required with ``slides``.
+        validation: further slides that choose the epoch; the last epoch is kept without them.
         scrna: dissociated samples to place.
         out: folder of everything written.
         encoder_config: config of the encoder stage.
-        config: config of the joint stage.
+        configs: config of the joint stage and its overlays.
         overrides: further ``lightning fit`` arguments of the joint stage.
         tissue: the simulated tissue.
         num_draws: layouts averaged per prediction.
@@ -84,19 +86,26 @@ def run(
     if slides is None:
         print(f"[1/4] simulated tissue in {folder / 'tissue'}", flush=True)
         written = ensure_tissue(tissue, folder / "tissue")
-        slides, holdout = [str(p) for p in written.slides[:-1]], [str(written.slides[-1])]
+        names = [str(path) for path in written.slides]
+        slides, validation, holdout = names[:-2], names[-2:-1], names[-1:]
         scrna, truth = [str(written.scrna)], written.truth
     else:
         print("[1/4] slides as given", flush=True)
     if not holdout:
         raise ValueError("holdout is empty: name at least one slide to score on")
+    validation = validation or []
     train, test = read_slides(slides), read_slides(holdout)
+    choosing = read_slides(validation) if validation else []
     samples = [read_slide(path, require_spatial=False, min_spots=2) for path in scrna or []]
-    gene_panel(train + test)
+    gene_panel(train + choosing + test)
 
-    content = [s.content_hash for s in train + test + samples]
+    content = [s.content_hash for s in train + choosing + test + samples]
     encoder_path, checkpoint = folder / "encoder.pt", folder / "spatial_ipa.ckpt"
-    lists = {"train_slides": slides, "heldout_slides": holdout, "scrna": scrna or []}
+    lists = {
+        "train_slides": slides,
+        "heldout_slides": validation + holdout,
+        "scrna": scrna or [],
+    }
     print("[2/4] encoder", flush=True)
     _stage(
         encoder_path,
@@ -117,8 +126,10 @@ def run(
     encoder = load_encoder(encoder_path)
     _stage(
         checkpoint,
-        [content, encoder.weights_hash, Path(config).read_text(), overrides, seed],
-        lambda: _fit_joint(folder, config, slides, holdout, encoder_path, overrides or [], seed),
+        [content, encoder.weights_hash, [Path(c).read_text() for c in configs], overrides, seed],
+        lambda: _fit_joint(
+            folder, configs, slides, validation, encoder_path, overrides or [], seed
+        ),
     )
     print("[4/4] evaluation and prediction", flush=True)
     module = SpatialIPAModule.load_from_checkpoint(
@@ -134,9 +145,9 @@ def run(
 
 def _fit_joint(
     folder: Path,
-    config: str,
+    configs: tuple[str, ...],
     slides: list[str],
-    holdout: list[str],
+    validation: list[str],
     encoder: Path,
     overrides: list[str],
     seed: int,
@@ -144,12 +155,12 @@ def _fit_joint(
     run_stage(
         [
             "fit",
-            f"--config={config}",
+            *(f"--config={config}" for config in configs),
             f"--seed_everything={seed}",
             f"--data.init_args.minisets.seed={seed}",
             f"--trainer.default_root_dir={folder / 'joint'}",
             f"--data.init_args.train_slides={yaml_list(slides)}",
-            f"--data.init_args.val_slides={yaml_list(holdout)}",
+            f"--data.init_args.val_slides={yaml_list(validation)}",
             f"--data.init_args.encoder={encoder}",
             f"--data.init_args.cache_dir={folder / 'cache'}",
             "--data.init_args.simulate=null",

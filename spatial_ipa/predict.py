@@ -56,11 +56,14 @@ class PlacementOptions:
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """One file to place: its expression, what kind of cells they are, and how."""
+    """One file to place: its expression, what kind of cells they are, how, and where to."""
 
     slide: Slide
     kind: EmbeddingKind
     options: PlacementOptions
+    path_in: Path
+    path_out: Path
+    overwrite: bool
 
 
 @dataclass(frozen=True)
@@ -122,26 +125,10 @@ class CellDataModule(pl.LightningDataModule):
         self.slide = read_slide(self.input, require_spatial=False, layer=self.layer, min_spots=2)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        request = PredictionRequest(self.slide, self.kind, self.placement)
+        request = PredictionRequest(
+            self.slide, self.kind, self.placement, self.input, self.output, self.overwrite
+        )
         return DataLoader([request], batch_size=None)  # type: ignore[arg-type]
-
-
-class PredictionWriter(pl.Callback):
-    """Writes the prediction of a :class:`CellDataModule` to its output, on rank zero."""
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if trainer.is_global_zero and isinstance(data, CellDataModule):
-            write_prediction_file(outputs, data.slide, data.input, data.output, data.overwrite)
-            print(f"wrote {data.output}", flush=True)
 
 
 def write_prediction_file(

@@ -210,6 +210,7 @@ def test_another_torch_has_its_own_wheels(project, builds):
     [
         (["run", "--config", "a.yaml", "--fast"], "run", ["--config", "a.yaml", "--fast"]),
         (["run", "--torch", "torch==2.9", "x"], "run", ["x"]),
+        (["run", "--help"], "run", ["--help"]),
         (["test"], "test", []),
         (["test", "--", "-k", "edges", "--torch"], "test", ["-k", "edges", "--torch"]),
     ],

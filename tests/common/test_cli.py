@@ -57,6 +57,8 @@ class ToyData(LightningDataModule):
         self.draws, self.fail = draws, fail
         if fail == "init":
             _ = int("not a number")
+        if fail == "common":
+            DrawSampler(5, 2)
 
     def loader(self):
         sampler = DrawSampler(self.draws, self.trainer.world_size, self.trainer.global_rank)
@@ -173,6 +175,16 @@ def test_our_errors_are_one_line_and_status_2(config, capsys, monkeypatch):
     monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
     with pytest.raises(ValueError, match="length must be"):
         run("fit", "--config", config, "--data.init_args.draws", "0")
+
+
+def test_our_errors_in_a_constructor_are_not_wrapped(config, capsys):
+    """jsonargparse would surround the message by the types it tried and the whole input."""
+    with pytest.raises(SystemExit) as stop:
+        run("fit", "--config", config, "--data.init_args.fail", "common")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "error: length must be a positive multiple of the 2 processes, got 5" in error
+    assert "Union" not in error
 
 
 def test_foreign_value_errors_keep_their_traceback(config):
