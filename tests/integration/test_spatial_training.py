@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,7 +157,12 @@ def test_two_processes_equal_one(tissue: Path, trained: Path, tmp_path: Path) ->
         trainer__strategy="ddp",
         **{f"{MINISETS}.batch_size".replace(".", "__"): 4},
     )
-    assert_same(weights(last(trained)), weights(last(tmp_path / "ddp")), rtol=2e-3, atol=2e-5)
+    one, two = weights(last(trained)), weights(last(tmp_path / "ddp"))
+    # A shift of the start is removed by gauge fixing and one of all gate logits by the softmax:
+    # these gradients are rounding noise, which Adam blows up to steps of the learning rate.
+    for free in ("model.to_start.2.bias", "gate.b3"):
+        assert (one.pop(free) - two.pop(free)).abs().max() < 3 * 5e-4
+    assert_same(one, two, rtol=2e-3, atol=2e-5)
 
 
 def test_predict_writes_the_same_file_with_coordinates(
@@ -254,7 +260,5 @@ def test_bad_input_is_refused_by_name(case: str, tissue: Path, tmp_path: Path) -
     )
     assert done.returncode == 2, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
-    import re
-
     assert re.search(message, done.stderr), done.stderr[-2000:]
     assert not (tmp_path / "model.ckpt").exists()
