@@ -11,7 +11,6 @@ from spatial_ipa.losses import GeometryTerms, collapse_diagnostics, geometry_ter
 from spatial_ipa.operators import gauge_fix
 from spatial_ipa.targets import Target
 
-
 # Share of the steps over which the weight of the walks rises from 0 to 1.
 _RAMP = 0.5
 

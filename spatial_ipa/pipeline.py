@@ -34,7 +34,7 @@ from spatial_ipa.io import gene_panel, read_slide, read_slides, reindex, slide_f
 from spatial_ipa.module import SpatialIPAModule
 from spatial_ipa.plots import layout_figure
 from spatial_ipa.predict import PlacementOptions, write_prediction_file
-from spatial_ipa.rivals import RIVALS, pca_features
+from spatial_ipa.rivals import pca_features, predict
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
 from spatial_ipa.slide import Slide
 
@@ -212,15 +212,16 @@ def _evaluate(
         layouts[f"spatial_ipa, {mode}"] = placements[mode].xy.numpy()
     features = [_log_counts(s, encoder.panel) for s in [*train, slide]]
     reduced, test_features = pca_features(features[:-1], features[-1], 50, seed)
-    train_xy = [s.xy for s in train if s.xy is not None]
+    train_xy = [s.xy.astype(np.float64) for s in train if s.xy is not None]
     for name in _RIVALS:
-        layouts[name] = RIVALS[name](reduced, train_xy, test_features, seed)
+        # Regression of coordinates needs one frame, so training slides are registered first.
+        layouts[name] = predict(name, reduced, train_xy, test_features, seed, register=True)
     rows = [
         {"slide": slide.name, "method": name, **scorer.score(layout)}
         for name, layout in layouts.items()
     ]
     used = placements["whole"]
-    shown = {name: layouts[name] for name in ("spatial_ipa, whole", "ridge")}
+    shown = {name: layouts[name] for name in ("spatial_ipa, whole", "svr")}
     figure = layout_figure(slide.name, slide.xy, shown, used.spread.numpy())
     save_figure(figure, folder / f"layout_{slide.name.replace('/', '_')}.png")
     target = folder / f"predicted_{slide.name.replace('/', '_')}.h5ad"
