@@ -64,7 +64,8 @@ def main() -> None:
     for key in rows[0]:
         values = np.array([row[key] for row in rows])
         print(
-            f"{key}: {values.mean():.4f} ± {values.std(ddof=1):.4f} (median {np.median(values):.4f})"
+            f"{key}: {values.mean():.4f} ± {values.std(ddof=1):.4f} "
+            f"(median {np.median(values):.4f})"
         )
     collapsed = sum(r["eigenvalue ratio"] < 0.01 or r["median distance"] < 0.01 for r in rows)
     print(f"collapsed: {collapsed}")
