@@ -89,7 +89,7 @@ def test_indices_far_beyond_the_length_are_served() -> None:
 
 def test_sizes_cover_the_bounds_and_nodes_are_distinct_spots_of_the_slide() -> None:
     dataset = MinisetDataset(SLIDES[:1], 1, 30, 33, 5)
-    sizes = Counter()
+    sizes: Counter[int] = Counter()
     for index in range(60):
         item = dataset[index]
         rows = item.h[:, 0].long()
