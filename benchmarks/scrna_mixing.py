@@ -31,7 +31,7 @@ def train(slides: list[str], scrna: str, epochs: int, seed: int) -> FrozenEncode
     """The encoder of configs/encoder.yaml after so many epochs."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.pt"
-        optimizer = partial(torch.optim.AdamW, lr=1e-4, weight_decay=1e-2)
+        optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
         trainer = pl.Trainer(
             max_epochs=epochs,
             accelerator="cpu",
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--slides", nargs="+", required=True)
     parser.add_argument("--scrna", required=True)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):

@@ -187,7 +187,7 @@ class Runner:
         path = path / f"{self.fold.name}_{self.seed}{suffix}.pt"
         if not path.exists():
             # As configs/encoder.yaml; the class's own default rate is AdamW's.
-            optimizer = partial(torch.optim.AdamW, lr=1e-4, weight_decay=1e-2)
+            optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
             module = EncoderModule(str(path), optimizer=optimizer, seed=self.seed)
             seen = self.train + self.test if leaky else self.train
             data = _SlidesInMemory(seen, [] if leaky else self.test, self.seed)
@@ -405,7 +405,7 @@ def main() -> None:
     parser.add_argument("--tag", default="laptop", help="name of these settings in the results")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--encoder-epochs", type=int, default=5)
+    parser.add_argument("--encoder-epochs", type=int, default=10)
     parser.add_argument("--per-epoch", type=int, default=96)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--size-max", type=int, default=384)
