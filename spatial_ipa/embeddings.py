@@ -7,11 +7,11 @@ retrained encoder nor an edited file can be served a stale matrix.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 
+from common.atomic import atomic_path
 from spatial_ipa.encoder import EmbeddingKind, FrozenEncoder
 from spatial_ipa.slide import Slide
 
@@ -33,13 +33,8 @@ def embed(
     path = Path(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with temporary.open("wb") as file:
-                np.save(file, encoder.embed(slide, kind), allow_pickle=False)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, encoder.embed(slide, kind), allow_pickle=False)
     cached: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     if cached.shape[0] != len(slide):
         raise ValueError(f"{path} holds {cached.shape[0]} rows for {len(slide)} spots; delete it")

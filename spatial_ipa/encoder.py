@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.atomic import atomic_path
 from spatial_ipa.log_expression import LogExpression
 from spatial_ipa.slide import Slide
 from spatial_ipa.split import Split, SplitMode, check_split
@@ -286,12 +286,8 @@ def save_encoder(encoder: FrozenEncoder, path: str | Path) -> None:
     """Write ``path`` at once: it is the whole encoder or, after a failure, what it was before."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with atomic_path(path) as temporary:
         torch.save(encoder.state(), temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_encoder(path: str | Path) -> FrozenEncoder:

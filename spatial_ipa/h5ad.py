@@ -6,7 +6,6 @@ part by part, so the matrix is never loaded, and what is not touched stays byte 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ import h5py
 import numpy as np
 import scipy.sparse as sp
 from anndata.io import read_elem, write_elem
+
+from common.atomic import atomic_path
 
 
 def open_h5ad(path: Path) -> h5py.File:
@@ -82,8 +83,7 @@ def write_prediction(
         raise FileNotFoundError(f"folder {path_out.parent} of path_out does not exist")
     with open_h5ad(path_in):
         pass  # refuse an unreadable input before copying it
-    temporary = path_out.with_name(f".{path_out.name}.{os.getpid()}.partial")
-    try:
+    with atomic_path(path_out) as temporary:
         shutil.copyfile(path_in, temporary)
         with h5py.File(temporary, "r+") as file:
             frame = read_elem(file["obs"])
@@ -102,9 +102,6 @@ def write_prediction(
                 frame[key] = np.asarray(value)
             if obs:
                 write_elem(file, "obs", frame)
-        os.replace(temporary, path_out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path_out
 
 
