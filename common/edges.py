@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EdgeList:
     """Edges sorted by destination.  Build it with :meth:`from_edge_index`; fields are read-only.
+
+    Two lists are equal only if they are the same object; compare ``edge_index`` for content.
 
     Attributes:
         src: (E,) int64, source node j of each edge.
@@ -31,7 +33,7 @@ class EdgeList:
     src: Tensor
     dst: Tensor
     ptr: Tensor
-    _cache: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def from_edge_index(edge_index: Tensor, num_nodes: int) -> EdgeList:
@@ -104,26 +106,18 @@ class EdgeList:
             self._cache["rev_ptr"] = _row_pointer(self.src[self._cache["rev_edge"]], self.num_nodes)
         return self._cache["rev_ptr"], self._cache["rev_edge"]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> EdgeList:
+    def to(self, device: torch.device | str) -> EdgeList:
         return EdgeList(
-            self.src.to(device, non_blocking=non_blocking),
-            self.dst.to(device, non_blocking=non_blocking),
-            self.ptr.to(device, non_blocking=non_blocking),
-            {k: t.to(device, non_blocking=non_blocking) for k, t in self._cache.items()},
+            self.src.to(device),
+            self.dst.to(device),
+            self.ptr.to(device),
+            {k: t.to(device) for k, t in self._cache.items()},
         )
 
     def select(self, keep: Tensor) -> EdgeList:
         """The sub-list of edges where ``keep`` (E,) bool is true; nodes stay."""
         return EdgeList(
             self.src[keep], self.dst[keep], _row_pointer(self.dst[keep], self.num_nodes)
-        )
-
-    def pin_memory(self) -> EdgeList:
-        return EdgeList(
-            self.src.pin_memory(),
-            self.dst.pin_memory(),
-            self.ptr.pin_memory(),
-            {k: t.pin_memory() for k, t in self._cache.items()},
         )
 
 

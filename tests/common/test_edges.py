@@ -124,3 +124,11 @@ def test_bad_input(edge_index, message):
 def test_empty_union():
     with pytest.raises(ValueError, match="at least one graph"):
         EdgeList.disjoint_union([])
+
+
+def test_equality_is_identity():
+    """Comparing the tensors of two lists has no single truth value."""
+    edges, same = (EdgeList.from_edge_index(torch.tensor([[0, 1], [1, 0]]), 2) for _ in range(2))
+    assert edges == edges
+    assert edges != same
+    assert len({edges, same}) == 2
