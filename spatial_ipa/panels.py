@@ -13,21 +13,20 @@ slides, so that neither depth nor scale lets one slide decide.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse as sp
+from lightning.pytorch.utilities import rank_zero_info
 from scipy.stats import rankdata
 
 from spatial_ipa.slide import Slide
 
-_LOG = logging.getLogger(__name__)
 _CHUNK = 512  # genes made dense at a time
 
 
 def gene_panel(slides: Sequence[Slide], min_genes: int = 100) -> tuple[str, ...]:
-    """Genes that every slide has, in the order of the first slide; their number is logged.
+    """Genes that every slide has, in the order of the first slide; their number is shown.
 
     Raises:
         ValueError: if there is no slide, or fewer than ``min_genes`` genes remain; the message
@@ -37,7 +36,7 @@ def gene_panel(slides: Sequence[Slide], min_genes: int = 100) -> tuple[str, ...]
         raise ValueError("slides is empty: a gene panel needs at least one slide")
     shared = set(slides[0].genes).intersection(*(slide.genes for slide in slides[1:]))
     panel = tuple(gene for gene in slides[0].genes if gene in shared)
-    _LOG.info("%d genes are shared by %d slides", len(panel), len(slides))
+    rank_zero_info(f"{len(panel)} genes are shared by {len(slides)} slides")
     if len(panel) < min_genes:
         first = set(slides[0].genes)
         overlaps = ", ".join(

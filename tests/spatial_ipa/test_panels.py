@@ -35,8 +35,14 @@ def test_panel_is_the_intersection_in_the_first_slides_order(
 ) -> None:
     one = np.ones((3, 4))
     slides = [slide("a", one, list("dcba")), slide("b", one, list("abce"))]
-    with caplog.at_level(logging.INFO, logger="spatial_ipa.panels"):
+    # Lightning's own logger: it shows INFO on the first process without any configuration.
+    logger = logging.getLogger("lightning.pytorch")
+    assert logger.isEnabledFor(logging.INFO)
+    logger.addHandler(caplog.handler)
+    try:
         assert gene_panel(slides, min_genes=3) == ("c", "b", "a")
+    finally:
+        logger.removeHandler(caplog.handler)
     assert "3 genes are shared by 2 slides" in caplog.text
 
 
