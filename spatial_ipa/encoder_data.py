@@ -191,8 +191,8 @@ class EncoderDataModule(pl.LightningDataModule):
         seed: of all draws.
         num_workers: loader processes.
         spatial_key: key of the coordinates in ``obsm``.
-        simulate: write this simulated tissue first if ``simulate_dir`` does not exist; null for
-            real slides only.
+        simulate: write this simulated tissue first unless ``simulate_dir`` holds it already; another
+            simulated tissue there is replaced; null for real slides only.
         simulate_dir: folder of the simulated slides.
     """
 

@@ -1,9 +1,9 @@
 """Slides from ``.h5ad`` files.
 
 A file is checked before anything is computed from it; what cannot be used is refused by name, what
-is changed (duplicate genes summed, empty spots dropped) is warned about with its count.  Only the
-matrix, the names, the patient and the coordinates are read, so a large file costs its matrix.
-Nothing is ever unpickled.
+is changed (duplicate genes summed, empty spots dropped) is warned about with its count.  Read are
+``obs``, ``var``, one matrix (``X`` or a layer) and, for slides, one entry of ``obsm``; other
+layers, ``raw``, ``obsp`` and ``uns`` are never touched.  Nothing is ever unpickled.
 
 Gene panels over several slides are in :mod:`spatial_ipa.panels`, writing in
 :mod:`spatial_ipa.h5ad`; both are importable from here.
