@@ -1,8 +1,12 @@
 """Which slides an encoder was trained on and which are held out, fixed before it sees anything.
 
-A slide is identified by its content, never by its name: by the hash of its expression or by the
-hash of its coordinates, so that neither a renamed nor a re-normalised copy of a training slide
-passes for a new one.
+A slide is identified by its content, never by its name: by the hash of its expression, by the hash
+of its coordinates, and by a sketch of its rows, so that neither a renamed nor a re-normalised copy
+of a training slide passes for a new one, nor the same spots in another order or a part of them.
+
+The sketch is the bottom k of the rows' hashes (Broder, Proc. SEQUENCES 1997, p. 21): the k smallest
+of 64-bit hashes of each row's genes and values, whatever the order of rows and columns.  Below the
+smaller of two sketches' maxima both are complete, and the share of common rows is counted there.
 
 Modes.  ``inductive``: held-out slides enter with their identity only.  ``transductive``: their
 expression may also enter the self-supervised and alignment terms; their coordinates never do.
@@ -10,37 +14,111 @@ expression may also enter the self-supervised and alignment terms; their coordin
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+import numpy as np
+
 from spatial_ipa.slide import Slide
 
 SplitMode = Literal["inductive", "transductive"]
 
-SPLIT_VERSION = 1
+SPLIT_VERSION = 2
+
+_SKETCH_SIZE = 256
+_MAX_SHARED = 0.05  # of the rows of the smaller slide
+_MIN_DETECTED = 10  # genes in a row; rows with fewer coincide by chance
+_BLOCK_ENTRIES = 2**22  # matrix entries hashed at once: 32 MB
 
 
 @dataclass(frozen=True)
 class SlideIdentity:
-    """Name and content hashes of one slide; ``xy_hash`` is empty where there are no coordinates."""
+    """What one slide is recognised by.
+
+    Attributes:
+        name: of the slide; not compared.
+        expression_hash: of its matrix and genes.
+        xy_hash: of its coordinates; empty where there are none.
+        rows: ascending row hashes, the smallest of all or, in a small slide, all; see the module.
+            Rows with fewer than 10 detected genes do not enter.
+        patient: donor, animal or block; kept for the record, not compared, as leaving out one of
+            a patient's slides is a legitimate question.
+    """
 
     name: str
     expression_hash: str
     xy_hash: str
+    rows: tuple[int, ...] = ()
+    patient: str | None = None
 
     @staticmethod
     def of(slide: Slide) -> SlideIdentity:
         return SlideIdentity(
-            slide.name, slide.expression_hash, "" if slide.xy is None else slide.xy_hash
+            slide.name,
+            slide.expression_hash,
+            "" if slide.xy is None else slide.xy_hash,
+            row_sketch(slide),
+            slide.patient,
         )
 
     def clash(self, other: SlideIdentity) -> str:
-        """What both have in common: "expression", "coordinates", or nothing ("")."""
+        """What this slide has of the other, to be followed by "'<other>'"; "" if nothing."""
         if self.expression_hash == other.expression_hash:
-            return "expression"
-        return "coordinates" if self.xy_hash and self.xy_hash == other.xy_hash else ""
+            return "has the same expression as"
+        if self.xy_hash and self.xy_hash == other.xy_hash:
+            return "has the same coordinates as"
+        share = shared_rows(self.rows, other.rows)
+        return f"shares about {share:.0%} of the spots with" if share > _MAX_SHARED else ""
+
+
+def row_sketch(slide: Slide, size: int = _SKETCH_SIZE) -> tuple[int, ...]:
+    """The ``size`` smallest distinct row hashes, ascending, each in [0, 2^64); see the module.
+
+    Each entry's hash mixes those of gene and value; a row's is the mixed sum over its entries, so
+    the order of genes does not matter, nor do genes that the row lacks.
+    """
+    genes = np.array(
+        [int.from_bytes(hashlib.blake2b(g.encode(), digest_size=8).digest()) for g in slide.genes],
+        dtype=np.uint64,
+    )
+    indptr, indices, values = slide.counts.indptr, slide.counts.indices, slide.counts.data
+    rows = np.flatnonzero(np.diff(indptr) >= _MIN_DETECTED)
+    smallest = np.empty(0, dtype=np.uint64)
+    step = max(1, _BLOCK_ENTRIES * len(slide) // max(1, len(values)))
+    for block in np.split(rows, range(step, len(rows), step)):
+        if not block.size:
+            continue
+        first, last = indptr[block[0]], indptr[block[-1] + 1]
+        bits = values[first:last].astype("<f4").view("<u4").astype(np.uint64)
+        entries = np.concatenate([_mix(genes[indices[first:last]] ^ _mix(bits)), np.zeros(1, "u8")])
+        # Every second sum runs over one of the rows, those between over what lies between them.
+        bounds = np.column_stack([indptr[block], indptr[block + 1]]).ravel() - first
+        sums = np.add.reduceat(entries, bounds)[::2]
+        smallest = np.unique(np.concatenate([smallest, _mix(sums)]))[:size]
+    return tuple(int(value) for value in smallest)
+
+
+def shared_rows(first: Sequence[int], second: Sequence[int], size: int = _SKETCH_SIZE) -> float:
+    """Estimated share of the smaller slide's rows that the other has too, from their sketches.
+
+    A single common row counts as none: it may be an accident, and tells little.
+    """
+    # A sketch that is not full holds all rows, however large their hashes.
+    limit = min((s[-1] for s in (first, second) if len(s) >= size), default=2**64)
+    a, b = ({value for value in sketch if value <= limit} for sketch in (first, second))
+    common = len(a & b)
+    return common / min(len(a), len(b)) if common > 1 else 0.0
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): a bijection of uint64."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 @dataclass(frozen=True)
@@ -72,7 +150,7 @@ class Split:
 
         Raises:
             ValueError: if there is no training slide, the mode is unknown, or two slides, whatever
-                their lists and names, share expression or coordinates.
+                their lists and names, share expression, coordinates or spots.
         """
         if not train:
             raise ValueError("train_slides is empty: an encoder needs at least one training slide")
@@ -100,7 +178,10 @@ class Split:
         _check_version(record.get("version"))
         try:
             groups = {
-                key: tuple(SlideIdentity(**slide) for slide in record[key])
+                key: tuple(
+                    SlideIdentity(**{**slide, "rows": tuple(slide["rows"])})
+                    for slide in record[key]
+                )
                 for key in ("train", "heldout", "scrna")
             }
             return Split(groups["train"], groups["heldout"], groups["scrna"], record["mode"])
@@ -117,9 +198,9 @@ def check_split(split: Split, train: Iterable[Slide], heldout: Iterable[Slide]) 
         heldout: slides a later stage validates or tests on; they need not have been declared.
 
     Raises:
-        ValueError: if a held-out slide shares expression or coordinates with a slide the encoder
-            was trained on, a training slide is unknown to the encoder, or the record's version is
-            not this one's.
+        ValueError: if a held-out slide shares expression, coordinates or spots with a slide the
+            encoder was trained on, a training slide is unknown to the encoder, or the record's
+            version is not this one's.
     """
     _check_version(split.version)
     train_ids, heldout_ids = _identities(train), _identities(heldout)
@@ -147,10 +228,10 @@ def _refuse_common(
 ) -> None:
     for a in first:
         for b in second:
-            common = a.clash(b)
+            common = b.clash(a)
             if common:
                 raise ValueError(
-                    f"{b.name!r} of {second_name} has the same {common} as {a.name!r} of "
+                    f"{b.name!r} of {second_name} {common} {a.name!r} of "
                     f"{first_name}: the result would be measured on what was learned from. "
                     "Keep it in one list, or train the encoder anew without it"
                 )
