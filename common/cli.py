@@ -113,8 +113,8 @@ class EdgewiseCLI(LightningCLI):
         if replaced:
             rank_zero_warn(
                 "--ckpt_path restores the checkpoint's hyperparameters over the configuration; "
-                f"replaced: {'; '.join(replaced)}. To change them, start anew from the weights "
-                "(init_from) without --ckpt_path."
+                f"replaced: {'; '.join(replaced)}. To change them, start a new run "
+                "without --ckpt_path."
             )
 
 
@@ -138,7 +138,7 @@ def main(args: Sequence[str] | None = None) -> None:
             save_config_callback=SaveRunConfig,
             args=None if args is None else list(args),
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
         told = meant_for_user(error)
         if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
             raise
@@ -174,7 +174,7 @@ def raised_on_purpose(error: BaseException) -> bool:
     and keeps its traceback.  A FileNotFoundError names its file, so one that a call in our code
     makes counts too.
     """
-    if not isinstance(error, ValueError | FileNotFoundError):
+    if not isinstance(error, ValueError | FileNotFoundError | FileExistsError):
         return False
     trace = _last_trace(error)
     if trace is None or _raising_package(error) not in OUR_PACKAGES:

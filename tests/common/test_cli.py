@@ -204,6 +204,7 @@ def raised(source: str, name: str) -> Exception:
     [
         ("raise ValueError('told')", "spatial_ipa.io", True),
         ("x = ValueError('told')\ndef f(): raise x\nf()", "common.knn", True),
+        ("raise FileExistsError('told')", "spatial_ipa.predict", True),
         ("raise ValueError('told')", "numpy.core", False),
         ("raise ValueError('told')", "commonplace", False),
         ("int('x')", "spatial_ipa.io", False),
