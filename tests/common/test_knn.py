@@ -70,6 +70,27 @@ def test_union_equals_each_graph_alone(block: int, monkeypatch: pytest.MonkeyPat
     assert union.in_degree.tolist() == [min(6, n - 1) for n in sizes for _ in range(n)]
 
 
+@pytest.mark.parametrize("d", [2, 9])
+def test_chunks_of_columns_change_nothing(d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows and few columns at a time, and whole-number points with many ties."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 3, (300, d), generator=generator).float()
+    whole, _ = knn_index(x, 17)
+    monkeypatch.setattr(knn, "_BLOCK_ELEMENTS", 500)
+    monkeypatch.setattr(knn, "_MIN_ROWS", 40)  # 12 columns at a time, fewer than k
+    assert torch.equal(knn_index(x, 17)[0], whole)
+    distance = ((x[:, None] - x[None]) ** 2).sum(2)
+    distance.fill_diagonal_(torch.inf)
+    assert torch.equal(whole, distance.sort(dim=1, stable=True).indices[:, :17])
+
+
+def test_autocast_does_not_reach_the_distances() -> None:
+    x = torch.randn(90, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = knn_edges(x, 8)
+    assert torch.equal(inside.src, knn_edges(x, 8).src)
+
+
 def test_permuting_nodes_permutes_edges() -> None:
     x = torch.randn(120, 8)
     order = torch.randperm(120)
