@@ -262,7 +262,12 @@ class Runner:
                 yield "whole", module(item)[0].x.numpy()
             return
         for mode in ("whole", "stitched"):
-            yield mode, module.place(h, mode, self.args.num_draws, self.seed).xy.numpy()
+            layout = module.place(h, mode, self.args.num_draws, self.seed).xy.numpy()
+            folder = Path(self.args.out) / "layouts" / self.args.tag
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"{slide.name}_{condition.features}_{condition.graph}_{condition.num_candidates}"
+            np.save(folder / f"{name.replace('/', '_')}_{mode}_{self.seed}.npy", layout)
+            yield mode, layout
 
     def rivals(self, names: list[str]) -> Iterator[dict[str, Any]]:
         matrices, split = self.expression(), len(self.train)
