@@ -14,6 +14,7 @@ from common.edges import EdgeList
 from common.sparse import edge_log_softmax
 from spatial_ipa.operators import (
     WalkOperator,
+    at_least_float32,
     build_predicted_rw_operator,
     gauge_fix,
     graph_mean,
@@ -93,7 +94,7 @@ def loss_gate(logit: Tensor, candidates: EdgeList, wanted: Tensor, target: Targe
     row_sum = wanted.new_zeros(candidates.num_nodes).index_add(0, candidates.dst, wanted)
     has_row = row_sum > 0
     p = wanted / torch.where(has_row, row_sum, 1.0)[candidates.dst]
-    log_q = edge_log_softmax(logit, candidates)
+    log_q = edge_log_softmax(at_least_float32(logit), candidates)
     log_p = torch.where(p > 0, p, 1.0).log()
     per_row = p.new_zeros(candidates.num_nodes).index_add(0, candidates.dst, p * (log_p - log_q))
     total = p.new_zeros(target.num_graphs).index_add(0, target.graph, per_row)
@@ -124,21 +125,23 @@ def geometry_terms(x: Tensor, target: Target, *, with_rw: bool = True) -> Geomet
     """Score a layout (N, 2) against its target; it is gauge-fixed here.
 
     With ``with_rw`` false the walks are skipped and ``rw`` is 0, as in the stress-only epoch.
+    Everything is at least float32, also under autocast: walk probabilities span many decades.
     """
-    x = gauge_fix(x, target.graph, target.num_graphs)
-    predicted = build_predicted_rw_operator(x, target.edges, target.scale)
-    if with_rw:
-        with torch.no_grad():
-            reference = build_predicted_rw_operator(target.xy, target.edges, target.scale)
-        rw = loss_rw_kl(predicted, reference, target)
-    else:
-        rw = x.new_zeros(target.num_graphs)
-    return GeometryTerms(
-        rw=rw,
-        stress=loss_stress_log(x, target),
-        repulsion=loss_repulsion(x, target),
-        entropy=loss_entropy_reg(predicted, target),
-    )
+    with torch.autocast(x.device.type, enabled=False):
+        x = gauge_fix(x, target.graph, target.num_graphs)
+        predicted = build_predicted_rw_operator(x, target.edges, target.scale)
+        if with_rw:
+            with torch.no_grad():
+                reference = build_predicted_rw_operator(target.xy, target.edges, target.scale)
+            rw = loss_rw_kl(predicted, reference, target)
+        else:
+            rw = x.new_zeros(target.num_graphs)
+        return GeometryTerms(
+            rw=rw,
+            stress=loss_stress_log(x, target),
+            repulsion=loss_repulsion(x, target),
+            entropy=loss_entropy_reg(predicted, target),
+        )
 
 
 def collapse_diagnostics(

@@ -29,6 +29,11 @@ def graph_mean(value: Tensor, graph: Tensor, num_graphs: int) -> Tensor:
     return total / count.view(-1, *[1] * (value.dim() - 1))
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x``, widened to float32 if it is of half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def gauge_fix(x: Tensor, graph: Tensor | None = None, num_graphs: int = 1) -> Tensor:
     """Subtract the mean and divide by the RMS radius, in each graph.
 
@@ -38,10 +43,11 @@ def gauge_fix(x: Tensor, graph: Tensor | None = None, num_graphs: int = 1) -> Te
         num_graphs: B.
 
     Returns:
-        (N, 2).  A graph whose points all coincide stays at the origin, with finite gradients.
+        (N, 2), at least float32.  A graph whose points all coincide stays at the origin, with finite gradients.
     """
     if graph is None:
         graph = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+    x = at_least_float32(x)
     x = x - graph_mean(x, graph, num_graphs)[graph]
     radius = (graph_mean(x.square().sum(1), graph, num_graphs) + _TINY).sqrt()
     return x / radius[graph, None]

@@ -60,8 +60,8 @@ def build_target(xy: Tensor, generator: torch.Generator, num_rows: int | None = 
     """Build the target of one graph.
 
     Args:
-        xy: (n, 2) coordinates in any unit and pose.
-        generator: draws rings, landmarks, repulsion pairs and sampled rows, in this order.
+        xy: (n, 2) coordinates in any unit and pose; the target is on their device.
+        generator: on the CPU; draws rings, landmarks, repulsion pairs and sampled rows, in this order.
         num_rows: compare the walks of this many uniformly drawn rows instead of all n.
 
     Raises:
@@ -74,21 +74,23 @@ def build_target(xy: Tensor, generator: torch.Generator, num_rows: int | None = 
     k = graphs.adaptive_k(n)
     edges, scale = graphs.spatial_graph(xy, k)
     pairs = graphs.multiscale_pairs(xy, edges, k, generator)
+    # The generator stays on the CPU, so that every device gets the same draws.
     first = torch.randint(n, (NUM_REPULSION_PAIRS,), generator=generator)
     second = (first + torch.randint(1, n, (NUM_REPULSION_PAIRS,), generator=generator)) % n
     if num_rows is None or num_rows >= n:
         rows = torch.arange(n)
     else:
         rows = torch.randperm(n, generator=generator)[:num_rows].sort().values
+    device = xy.device
     return Target(
         xy=xy,
-        graph=torch.zeros(n, dtype=torch.int64),
-        steps=torch.tensor([graphs.walk_steps(n)]),
+        graph=torch.zeros(n, dtype=torch.int64, device=device),
+        steps=torch.tensor([graphs.walk_steps(n)], device=device),
         edges=edges,
         scale=scale,
         pairs=pairs,
-        random_pairs=torch.stack([first, second]),
-        rows=rows,
+        random_pairs=torch.stack([first, second]).to(device),
+        rows=rows.to(device),
     )
 
 

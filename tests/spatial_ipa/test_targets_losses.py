@@ -284,3 +284,22 @@ def test_empty_graph_union_keeps_types() -> None:
     edges = EdgeList.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 3)
     assert edges.num_edges == 0
     assert edges.ptr.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_layouts_are_scored_in_float32(kind: torch.dtype) -> None:
+    target = target_of(60)
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(1)).to(kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = geometry_terms(x, target)
+    plain = geometry_terms(x.float(), target)
+    for name, value in plain.__dict__.items():
+        assert inside.__dict__[name].dtype == torch.float32
+        assert torch.equal(inside.__dict__[name], value), name
+    assert gauge_fix(x).dtype == torch.float32
+    assert gauge_fix(x.double()).dtype == torch.float64
+    edges = knn_edges(points(60), 8)
+    wanted = gate_target(target, edges)
+    logit = torch.randn(edges.num_edges, generator=torch.Generator().manual_seed(2)).to(kind)
+    gate = loss_gate(logit, edges, wanted, target)
+    assert torch.equal(gate, loss_gate(logit.float(), edges, wanted, target))
