@@ -110,8 +110,9 @@ def spatial_components(
     for slide, xy in zip(slides, coordinates, strict=True):
         z = slide.project(components)  # (n, r)
         k = min(num_neighbours, max(1, len(z) // 2))
-        neighbours = NearestNeighbors(n_neighbors=k).fit(xy).kneighbors(return_distance=False)
-        cross = z.T @ z[neighbours].mean(axis=1) / len(z)
+        # A sparse product: the neighbours' rows side by side would be n x k x r numbers.
+        neighbours = NearestNeighbors(n_neighbors=k).fit(xy).kneighbors_graph()
+        cross = z.T @ (neighbours @ z / k) / len(z)
         own += z.T @ z / len(z) / len(slides)
         shared += (cross + cross.T) / 2 / len(slides)
     shrunk = own + ridge * np.trace(own) / rank * np.eye(rank)
