@@ -43,7 +43,8 @@ def gauge_fix(x: Tensor, graph: Tensor | None = None, num_graphs: int = 1) -> Te
         num_graphs: B.
 
     Returns:
-        (N, 2), at least float32.  A graph whose points all coincide stays at the origin, with finite gradients.
+        (N, 2), at least float32.  A graph whose points all coincide stays at the origin, with
+        finite gradients.
     """
     if graph is None:
         graph = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)

@@ -61,7 +61,8 @@ def build_target(xy: Tensor, generator: torch.Generator, num_rows: int | None = 
 
     Args:
         xy: (n, 2) coordinates in any unit and pose; the target is on their device.
-        generator: on the CPU; draws rings, landmarks, repulsion pairs and sampled rows, in this order.
+        generator: on the CPU; draws rings, landmarks, repulsion pairs and sampled rows, in this
+            order.
         num_rows: compare the walks of this many uniformly drawn rows instead of all n.
 
     Raises:
