@@ -13,7 +13,7 @@ import time
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -59,6 +59,9 @@ class RampedModelCheckpoint(ModelCheckpoint):
     be able to resume from inside the ramp.  At the end of a fit in which the key never appeared
     a warning lists the keys that did.
 
+    A resumed fit goes on from the best scores so far, also in a new folder.  Checkpoints of the
+    earlier run are never deleted; those that have been deleted since no longer count.
+
     Args:
         monitor: key that the module logs from the end of its ramp on.
         mode: "min" or "max".
@@ -89,6 +92,28 @@ class RampedModelCheckpoint(ModelCheckpoint):
             train_time_interval=train_time_interval,
         )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Lightning's own forgets the scores when the folder changes, and every logger makes a new
+        # one: the next checkpoint, however bad, would count as the best.
+        known: dict[str, torch.Tensor] = state_dict["best_k_models"]
+        models = {path: score for path, score in known.items() if Path(path).is_file()}
+        lost = sorted(set(known) - set(models))
+        if lost:
+            warnings.warn(
+                f"checkpoints that were the best by {self.monitor!r} are gone and no longer count: "
+                + ", ".join(lost),
+                stacklevel=2,
+            )
+        ranked = sorted(models, key=lambda path: float(models[path]), reverse=self.mode == "max")
+        self.best_k_models = models
+        self.best_model_path = ranked[0] if ranked else ""
+        self.best_model_score = models[ranked[0]] if ranked else None
+        # Lightning reads these two only when as many checkpoints are kept as wanted.
+        self.kth_best_model_path = ranked[-1] if ranked else ""
+        if ranked:
+            self.kth_value = models[ranked[-1]]
+        self.current_score = state_dict["current_score"]
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
@@ -99,7 +124,8 @@ class RampedModelCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if self.monitor not in trainer.callback_metrics and trainer.is_global_zero:
+        missed = self.monitor not in trainer.callback_metrics and not self.best_model_path
+        if missed and trainer.is_global_zero:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             warnings.warn(
                 f"no checkpoint was kept by {self.monitor!r}: the key was never logged in "

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
@@ -38,7 +39,13 @@ class Scripted(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(folder: Path, model: LightningModule, callbacks: list[Callback], epochs: int) -> Trainer:
+def fit(
+    folder: Path,
+    model: LightningModule,
+    callbacks: list[Callback],
+    epochs: int,
+    resume: Path | None = None,
+) -> Trainer:
     loader = DataLoader(torch.ones(2, 1))
     trainer = Trainer(
         accelerator="cpu",
@@ -49,7 +56,7 @@ def fit(folder: Path, model: LightningModule, callbacks: list[Callback], epochs:
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    trainer.fit(model, loader, loader)
+    trainer.fit(model, loader, loader, ckpt_path=resume, weights_only=True)
     return trainer
 
 
@@ -74,6 +81,49 @@ def test_best_of_the_ramp_is_not_kept(tmp_path):
     assert kept == ["best-epoch=002.ckpt", "best-epoch=003.ckpt"]
     state = torch.load(Path(keep.dirpath) / kept[1], weights_only=True)
     assert state["epoch"] == 3
+
+
+# Lightning's own checkpoint says so, where it matters less: it keeps the last one only.
+OTHER_FOLDER = "ignore:The dirpath has changed"
+
+
+def last_checkpoint() -> ModelCheckpoint:
+    return ModelCheckpoint(save_last=True)
+
+
+@pytest.mark.filterwarnings(OTHER_FOLDER)
+@pytest.mark.parametrize(("mode", "sign"), [("min", 1.0), ("max", -1.0)])
+def test_a_resumed_run_remembers_the_best_of_the_one_before(tmp_path, mode, sign):
+    """Best at 1, resumed after 2 in another folder, worse there: epoch 1 stays the best."""
+    scores = [sign * s for s in (5.0, 1.0, 3.0, 2.0, 4.0)]
+    first = RampedModelCheckpoint("score", mode=mode, save_top_k=2)
+    trainer = fit(tmp_path, Scripted(scores, 0), [first, last_checkpoint()], 3)
+    last = Path(str(first.dirpath)) / "last.ckpt"
+    again = RampedModelCheckpoint("score", mode=mode, save_top_k=2)
+    resumed = fit(tmp_path, Scripted(scores, 0), [again, last_checkpoint()], 5, resume=last)
+    assert resumed.log_dir != trainer.log_dir
+    assert again.best_model_path == first.best_model_path
+    assert float(again.best_model_score) == sign * 1.0
+    assert {Path(path).name for path in again.best_k_models} == {
+        "best-epoch=001.ckpt",
+        "best-epoch=003.ckpt",
+    }
+    assert Path(first.best_model_path).is_file()
+    assert all(Path(path).is_file() for path in first.best_k_models), "the old run stays whole"
+
+
+@pytest.mark.filterwarnings(OTHER_FOLDER)
+def test_a_best_checkpoint_that_is_gone_no_longer_counts(tmp_path):
+    scores = [5.0, 1.0, 3.0, 4.0]
+    first = RampedModelCheckpoint("score")
+    fit(tmp_path, Scripted(scores, 0), [first, last_checkpoint()], 3)
+    Path(first.best_model_path).unlink()
+    again = RampedModelCheckpoint("score")
+    last = Path(str(first.dirpath)) / "last.ckpt"
+    with pytest.warns(UserWarning, match=r"gone and no longer count: .*best-epoch=001\.ckpt"):
+        fit(tmp_path, Scripted(scores, 0), [again, last_checkpoint()], 4, resume=last)
+    assert Path(again.best_model_path).name == "best-epoch=003.ckpt"
+    assert float(again.best_model_score) == 4.0
 
 
 def test_a_key_that_never_comes_is_reported_with_those_that_did(tmp_path):
