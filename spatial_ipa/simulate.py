@@ -3,7 +3,7 @@
     FOLDER/slides/slide_<s>.h5ad       slides with coordinates: one folder, readable as a whole
     FOLDER/scrna.h5ad                  dissociated cells without coordinates
     FOLDER/truth/scrna_truth.h5ad      the same cells with their true positions, for scoring only
-    FOLDER/tissue.json                 the spec; written last
+    FOLDER/tissue.json                 the spec; moved there last
 
 The model is described in :mod:`spatial_ipa.tissue`.  From the command line:
 
@@ -13,8 +13,12 @@ The model is described in :mod:`spatial_ipa.tissue`.  From the command line:
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,6 +55,8 @@ def write_tissue(spec: TissueSpec, folder: str | Path, overwrite: bool = False) 
     """Simulate and write ``slides/slide_<s>.h5ad``, ``scrna.h5ad`` and ``truth/scrna_truth.h5ad``.
 
     The truth file holds the same cells with their anatomical positions in ``obsm['spatial']``.
+    Everything is written to a folder beside ``folder`` first and moved when it is complete, so an
+    interrupted simulation leaves nothing behind that a later one would stop at.
 
     Raises:
         FileExistsError: if one of the files exists and ``overwrite`` is False.
@@ -63,12 +69,25 @@ def write_tissue(spec: TissueSpec, folder: str | Path, overwrite: bool = False) 
     tissue = simulate_tissue(spec)
     truth = tissue.scrna.copy()
     truth.obsm["spatial"] = tissue.scrna_true_xy
-    stamp = folder / _STAMP
-    stamp.unlink(missing_ok=True)
-    for path, data in zip(paths.every, (*tissue.slides, tissue.scrna, truth), strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data.write_h5ad(path, compression="gzip")
-    stamp.write_text(_stamp_of(spec))  # last: a folder with a stamp is complete
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        drafts = _paths_in(draft, spec)
+        for path, data in zip(drafts.every, (*tissue.slides, tissue.scrna, truth), strict=True):
+            path.parent.mkdir(exist_ok=True)
+            data.write_h5ad(path, compression="gzip")
+        (draft / _STAMP).write_text(_stamp_of(spec))
+        # From here on only renames.  The stamp goes first, with a spec that no tissue has: were
+        # this interrupted, the files would still be known as simulated, and as incomplete.
+        folder.mkdir(exist_ok=True)
+        (draft / "unfinished").write_text("{}\n")
+        (draft / "unfinished").replace(folder / _STAMP)
+        for source, path in zip(drafts.every, paths.every, strict=True):
+            path.parent.mkdir(exist_ok=True)
+            source.replace(path)
+        (draft / _STAMP).replace(folder / _STAMP)  # last: it says that all the others are there
+    finally:
+        shutil.rmtree(draft)
     return paths
 
 
@@ -76,20 +95,38 @@ def ensure_tissue(spec: TissueSpec, folder: str | Path) -> TissuePaths:
     """The files of :func:`write_tissue`, written only if the folder does not hold this very tissue.
 
     A folder that holds another simulated tissue is rewritten, and its further slides are removed.
+    Processes that ask for the same folder at once take turns, so only the first one simulates.
 
     Raises:
         FileExistsError: if one of the files exists and no simulation wrote it.
     """
     folder = Path(folder)
     paths, stamp = _paths_in(folder, spec), folder / _STAMP
-    simulated = stamp.exists()
-    if simulated and stamp.read_text() == _stamp_of(spec) and all(p.exists() for p in paths.every):
+
+    def complete() -> bool:
+        there = all(path.exists() for path in (stamp, *paths.every))
+        return there and stamp.read_text() == _stamp_of(spec)
+
+    if complete():  # without the lock, so that the folder may be read-only
         return paths
-    written = write_tissue(spec, folder, overwrite=simulated)
-    if simulated:
-        for path in set((folder / "slides").glob("slide_*.h5ad")).difference(written.slides):
-            path.unlink()
-    return written
+    with _locked(folder):
+        if complete():
+            return paths
+        simulated = stamp.exists()
+        written = write_tissue(spec, folder, overwrite=simulated)
+        if simulated:
+            for path in set((folder / "slides").glob("slide_*.h5ad")).difference(written.slides):
+                path.unlink()
+        return written
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock file beside a folder; the lock ends with the process, whatever ends it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _paths_in(folder: Path, spec: TissueSpec) -> TissuePaths:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree, procrustes
@@ -209,6 +212,59 @@ def test_ensure_writes_once_and_again_for_another_spec(tmp_path: Path) -> None:
     (tmp_path / "mine" / "scrna.h5ad").write_text("not simulated")
     with pytest.raises(FileExistsError, match=r"scrna\.h5ad exists"):
         ensure_tissue(SMALL, tmp_path / "mine")
+
+
+def test_an_interrupted_simulation_leaves_nothing_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "t"
+    for patched in ((ad.AnnData, "write_h5ad"), (Path, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*patched, fail)
+            with pytest.raises(KeyboardInterrupt):
+                ensure_tissue(SMALL, folder)
+        assert not list(tmp_path.rglob("*.h5ad"))
+    assert all(path.exists() for path in ensure_tissue(SMALL, folder).every)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".t.lock", "t"]
+
+
+def test_a_simulation_interrupted_while_files_are_moved_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_file, moved = Path.replace, []
+
+    def fail_at_the_third(self: Path, target: Path) -> Path:
+        moved.append(target)
+        if len(moved) == 3:
+            raise KeyboardInterrupt
+        return replace_file(self, target)
+
+    folder = tmp_path / "t"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            ensure_tissue(SMALL, folder)
+    assert len(list(folder.rglob("*.h5ad"))) == 1
+    paths = ensure_tissue(SMALL, folder)
+    assert sorted(folder.rglob("*.h5ad")) == sorted(paths.every)
+
+
+def test_processes_that_start_at_once_write_one_tissue(tmp_path: Path) -> None:
+    command = (
+        f"import sys; from spatial_ipa.simulate import *;ensure_tissue({SMALL!r}, sys.argv[1])"
+    )
+    root = Path(__file__).resolve().parents[2]
+    both = [
+        subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "t")], cwd=root)
+        for _ in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    stamp = (tmp_path / "t" / "tissue.json").stat().st_mtime_ns
+    ensure_tissue(SMALL, tmp_path / "t")
+    assert (tmp_path / "t" / "tissue.json").stat().st_mtime_ns == stamp
 
 
 def test_command_line_writes_the_files_it_prints(
