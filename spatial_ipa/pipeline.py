@@ -5,7 +5,8 @@
 
 Stages: simulate (only without slides), encoder, joint training with gate pretraining, evaluation on
 the held-out slides beside regression of coordinates, prediction.  The training stages are the same
-``lightning fit`` commands a user would type.  A stage whose inputs have not changed is reused.
+``lightning fit`` commands a user would type.  A stage whose inputs have not changed is reused:
+contents of the slides by role, configs, seed.  Everything is written under ``--out``.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 
+from common.atomic import atomic_path
+from common.cli import TRACEBACK_VARIABLE, meant_for_user
 from common.figures import save_figure
 from common.stage import run_stage
 from spatial_ipa.datamodule import yaml_list
 from spatial_ipa.embeddings import embed
-from spatial_ipa.encoder import FrozenEncoder, load_encoder
+from spatial_ipa.encoder import ENCODER_VERSION, FrozenEncoder, load_encoder
 from spatial_ipa.evaluate import SlideScorer
 from spatial_ipa.expression import normalise
 from spatial_ipa.io import gene_panel, read_slide, read_slides, reindex, slide_files
@@ -37,6 +40,7 @@ from spatial_ipa.predict import PlacementOptions, write_prediction_file
 from spatial_ipa.rivals import pca_features, predict
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
 from spatial_ipa.slide import Slide
+from spatial_ipa.split import SPLIT_VERSION, check_split
 
 COLUMNS = (
     "e_geo",
@@ -71,9 +75,9 @@ def run(
         slides: training slides (files, folders, patterns); simulated tissue when left out.
         holdout: slides to score on, used for nothing else; required with ``slides``.
         validation: further slides that choose the epoch; the last epoch is kept without them.
-        scrna: dissociated samples to place.
+        scrna: dissociated samples to place (files, folders, patterns).
         out: folder of everything written.
-        encoder_config: config of the encoder stage.
+        encoder_config: config of the encoder stage; it and those below must name a logger.
         configs: config of the joint stage and its overlays.
         overrides: further ``lightning fit`` arguments of the joint stage.
         tissue: the simulated tissue.
@@ -81,9 +85,16 @@ def run(
         seed: of the simulation-independent parts: training and placement.
     """
     folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"out={folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     truth: Path | None = None
     if slides is None:
+        if tissue.num_slides < 3:
+            raise ValueError(
+                "tissue.num_slides must be at least 3, to train, choose the epoch and score; got "
+                f"{tissue.num_slides}"
+            )
         print(f"[1/4] simulated tissue in {folder / 'tissue'}", flush=True)
         written = ensure_tissue(tissue, folder / "tissue")
         names = [str(path) for path in written.slides]
@@ -96,15 +107,17 @@ def run(
     validation = validation or []
     train, test = read_slides(slides), read_slides(holdout)
     choosing = read_slides(validation) if validation else []
-    samples = [read_slide(path, require_spatial=False, min_spots=2) for path in scrna or []]
+    sample_files = slide_files(scrna) if scrna else []
+    samples = [read_slide(path, require_spatial=False) for path in sample_files]
+    _refuse_equal_outputs(test + samples)
     gene_panel(train + choosing + test)
 
-    content = [s.content_hash for s in train + choosing + test + samples]
+    content = stage_content(train, choosing, test, samples)
     encoder_path, checkpoint = folder / "encoder.pt", folder / "spatial_ipa.ckpt"
     lists = {
         "train_slides": slides,
         "heldout_slides": validation + holdout,
-        "scrna": scrna or [],
+        "scrna": [str(path) for path in sample_files],
     }
     print("[2/4] encoder", flush=True)
     _stage(
@@ -115,7 +128,10 @@ def run(
                 "fit",
                 f"--config={encoder_config}",
                 f"--seed_everything={seed}",
+                f"--model.init_args.seed={seed}",
+                f"--data.init_args.seed={seed}",
                 f"--trainer.default_root_dir={folder / 'encoder'}",
+                f"--trainer.logger.init_args.save_dir={folder}",
                 f"--model.init_args.output={encoder_path}",
                 *(f"--data.init_args.{k}={yaml_list(v)}" for k, v in lists.items()),
                 "--data.init_args.simulate=null",
@@ -124,6 +140,7 @@ def run(
     )
     print("[3/4] gate and model", flush=True)
     encoder = load_encoder(encoder_path)
+    check_split(encoder.split, train, choosing + test)
     _stage(
         checkpoint,
         [content, encoder.weights_hash, [Path(c).read_text() for c in configs], overrides, seed],
@@ -135,11 +152,17 @@ def run(
     module = SpatialIPAModule.load_from_checkpoint(
         checkpoint, map_location="cpu", weights_only=True
     )
+    own = module.context.encoder if module.context is not None else None
+    if own is None or own.weights_hash != encoder.weights_hash:
+        raise ValueError(
+            f"{checkpoint} was not trained on embeddings of {encoder_path}; delete both, or choose "
+            "another out"
+        )
     rows: list[dict[str, Any]] = []
     for slide, path in zip(test, slide_files(holdout), strict=True):
         rows += _evaluate(module, encoder, train, slide, path, folder, num_draws, seed)
-    for sample, file in zip(samples, scrna or [], strict=True):
-        rows += _place_sample(module, sample, Path(file), truth, folder, num_draws, seed)
+    for sample, file in zip(samples, sample_files, strict=True):
+        rows += _place_sample(module, sample, file, truth, folder, num_draws, seed)
     _write_table(rows, folder)
 
 
@@ -159,6 +182,7 @@ def _fit_joint(
             f"--seed_everything={seed}",
             f"--data.init_args.minisets.seed={seed}",
             f"--trainer.default_root_dir={folder / 'joint'}",
+            f"--trainer.logger.init_args.save_dir={folder}",
             f"--data.init_args.train_slides={yaml_list(slides)}",
             f"--data.init_args.val_slides={yaml_list(validation)}",
             f"--data.init_args.encoder={encoder}",
@@ -168,6 +192,31 @@ def _fit_joint(
             *overrides,
         ]
     )
+
+
+def stage_content(
+    train: list[Slide], validation: list[Slide], holdout: list[Slide], scrna: list[Slide]
+) -> dict[str, list[str] | list[int]]:
+    """What the training stages read, by role: the same slides in other roles are other inputs."""
+    roles = {"train": train, "validation": validation, "holdout": holdout, "scrna": scrna}
+    return {
+        "versions": [ENCODER_VERSION, SPLIT_VERSION],
+        **{role: [slide.content_hash for slide in slides] for role, slides in roles.items()},
+    }
+
+
+def _refuse_equal_outputs(slides: list[Slide]) -> None:
+    names = [_file_name(slide) for slide in slides]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"holdout and scrna hold more than one file named {', '.join(twice)}; their "
+            "predictions would overwrite each other: rename the files"
+        )
+
+
+def _file_name(slide: Slide) -> str:
+    return slide.name.replace("/", "_")
 
 
 def _stage(output: Path, inputs: list[Any], make: Callable[[], None]) -> None:
@@ -186,9 +235,8 @@ def _stage(output: Path, inputs: list[Any], make: Callable[[], None]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
 
 
 def _evaluate(
@@ -223,10 +271,12 @@ def _evaluate(
     used = placements["whole"]
     shown = {name: layouts[name] for name in ("spatial_ipa, whole", "svr")}
     figure = layout_figure(slide.name, slide.xy, shown, used.spread.numpy())
-    save_figure(figure, folder / f"layout_{slide.name.replace('/', '_')}.png")
-    target = folder / f"predicted_{slide.name.replace('/', '_')}.h5ad"
-    prediction = module.predict_cells(slide, "st", PlacementOptions("whole", num_draws, seed=seed))
-    write_prediction_file(prediction, slide, path, target, overwrite=True)
+    save_figure(figure, folder / f"layout_{_file_name(slide)}.png")
+    target = folder / f"predicted_{_file_name(slide)}.h5ad"
+    # The file has all its rows, also the empty ones, which scoring leaves out.
+    every = read_slide(path, require_spatial=False, min_spots=2, name=slide.name)
+    prediction = module.predict_cells(every, "st", PlacementOptions("whole", num_draws, seed=seed))
+    write_prediction_file(prediction, every, path, target, overwrite=True)
     print(f"      wrote {target}", flush=True)
     return rows
 
@@ -272,12 +322,13 @@ def _write_table(rows: list[dict[str, Any]], folder: Path) -> None:
         lines.append("| " + " | ".join(cells) + " |")
     _write_text(folder / "scores.md", "\n".join(lines) + "\n")
     _write_text(folder / "scores.json", json.dumps(rows, indent=1))
-    temporary = folder / f".scores.csv.{os.getpid()}.partial"
-    with temporary.open("w", newline="") as file:
+    with (
+        atomic_path(folder / "scores.csv") as temporary,
+        temporary.open("w", newline="") as file,
+    ):
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, folder / "scores.csv")
     print("\n".join(lines), flush=True)
     print(f"tables, figures and predicted h5ad files are in {folder}", flush=True)
 
@@ -285,10 +336,12 @@ def _write_table(rows: list[dict[str, Any]], folder: Path) -> None:
 def main() -> None:
     try:
         auto_cli(run, as_positional=False)
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("EDGEWISE_TRACEBACK") == "1":
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        told = meant_for_user(error)
+        if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
+        print(f"({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,0 +1,203 @@
+"""`python -m spatial_ipa.pipeline` end to end on a tiny tissue."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import yaml
+
+from spatial_ipa import pipeline
+from spatial_ipa.encoder import load_encoder
+from spatial_ipa.io import read_slides
+from spatial_ipa.simulate import TissueSpec, write_tissue
+
+ROOT = Path(__file__).resolve().parents[2]
+TISSUE = TissueSpec(num_slides=4, spots_per_slide=80, num_genes=120, num_cells=90)
+OVERRIDES = [
+    "--model.init_args.c_s=16",
+    "--model.init_args.c_head=8",
+    "--model.init_args.gate_steps=3",
+    "--model.init_args.ramp_epochs=0",
+    "--data.init_args.minisets.per_epoch=4",
+    "--data.init_args.minisets.val_per_slide=2",
+    "--data.init_args.minisets.size_min=40",
+    "--data.init_args.minisets.size_max=60",
+    "--data.init_args.minisets.num_candidates=15",
+    "--trainer.max_epochs=1",
+    "--trainer.enable_progress_bar=false",
+]
+
+
+def run_pipeline(cwd: Path, *arguments: str) -> str:
+    """Run it in ``cwd`` with ``--out out``; returns what it printed."""
+    configs = [str(ROOT / "configs" / f"spatial_ipa{name}.yaml") for name in ("", "_laptop")]
+    command = [
+        sys.executable, "-m", "spatial_ipa.pipeline", "--out=out", "--num_draws=2", "--seed=3",
+        f"--encoder_config={ROOT / 'configs' / 'encoder.yaml'}", f"--configs={configs}",
+        f"--overrides={OVERRIDES}", *arguments,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def simulated(cwd: Path) -> str:
+    sizes = {"num_slides": 4, "spots_per_slide": 80, "num_genes": 120, "num_cells": 90}
+    return run_pipeline(cwd, *(f"--tissue.{name}={value}" for name, value in sizes.items()))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory in which the pipeline ran once, on simulated tissue."""
+    cwd = tmp_path_factory.mktemp("pipeline")
+    simulated(cwd)
+    return cwd
+
+
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    written = tmp_path_factory.mktemp("given") / "tissue"
+    write_tissue(TISSUE, written)
+    return written
+
+
+def test_scores_figures_and_predictions_are_written(folder: Path) -> None:
+    out = folder / "out"
+    rows = json.loads((out / "scores.json").read_text())
+    methods = [row["method"] for row in rows if row["slide"] == "slide_3"]
+    assert methods == [
+        "spatial_ipa, whole", "spatial_ipa, stitched", "knn", "ridge", "svr", "random",
+    ]  # fmt: skip
+    assert [row["method"] for row in rows if row["slide"] == "scrna"] == ["spatial_ipa"]
+    assert all(np.isfinite(row[column]) for row in rows for column in pipeline.COLUMNS)
+    with (out / "scores.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["e_geo"]) for row in table] == [row["e_geo"] for row in rows]
+    assert (out / "scores.md").read_text().count("\n") == 2 + len(rows)
+    for name, spots in (("slide_3", 80), ("scrna", 90)):
+        assert (out / f"layout_{name}.png").read_bytes().startswith(b"\x89PNG")
+        predicted = ad.read_h5ad(out / f"predicted_{name}.h5ad")
+        assert predicted.obsm["X_spatial_ipa"].shape == (spots, 2)
+        assert np.isfinite(predicted.obsm["X_spatial_ipa"]).all()
+
+
+def test_nothing_is_written_elsewhere(folder: Path) -> None:
+    assert [path.name for path in folder.iterdir()] == ["out"]
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_the_seed_reaches_the_encoder(folder: Path) -> None:
+    config = yaml.safe_load((folder / "out/encoder/version_0/config_fit.yaml").read_text())
+    assert config["seed_everything"] == 3
+    assert config["model"]["init_args"]["seed"] == 3
+    assert config["data"]["init_args"]["seed"] == 3
+
+
+def test_unchanged_stages_are_reused(folder: Path) -> None:
+    out = folder / "out"
+    made = [out / "encoder.pt", out / "spatial_ipa.ckpt", out / "tissue/slides/slide_0.h5ad"]
+    before = [path.stat().st_mtime_ns for path in made]
+    scores = (out / "scores.json").read_text()
+    assert simulated(folder).count("reused") == 2
+    assert [path.stat().st_mtime_ns for path in made] == before
+    assert (out / "scores.json").read_text() == scores
+
+
+def test_own_slides_with_an_empty_spot_and_a_pattern(tissue: Path, tmp_path: Path) -> None:
+    held_out = ad.read_h5ad(tissue / "slides/slide_3.h5ad")
+    counts = held_out.X.tolil()
+    counts[5] = 0
+    held_out.X = counts.tocsr()
+    held_out.write_h5ad(tmp_path / "held.h5ad")
+    shutil.copy(tissue / "scrna.h5ad", tmp_path / "cells_1.h5ad")
+    run_pipeline(
+        tmp_path,
+        f"--slides=['{tissue}/slides/slide_[01].h5ad']",
+        "--holdout=['held.h5ad']",
+        "--scrna=['cells_*.h5ad']",
+    )
+    predicted = ad.read_h5ad(tmp_path / "out/predicted_held.h5ad")
+    assert np.flatnonzero(predicted.obs["spatial_ipa_empty"]).tolist() == [5]
+    assert predicted.obsm["X_spatial_ipa"].shape == (80, 2)
+    assert (tmp_path / "out/predicted_cells_1.h5ad").exists()
+    split = load_encoder(tmp_path / "out/encoder.pt").split
+    assert [slide.name for slide in split.train] == ["slide_0", "slide_1"]
+    assert [slide.name for slide in split.heldout] == ["held"]
+
+
+def test_the_same_slides_in_other_roles_are_other_inputs(tissue: Path, tmp_path: Path) -> None:
+    """A model trained on slide 1 must not be reused where slide 1 is held out."""
+    a, b, c, d = read_slides([str(tissue / "slides")])
+    roles = [
+        ([a, b], [], [c], [d]),
+        ([a], [], [b, c], [d]),
+        ([a], [b], [c], [d]),
+        ([a, b], [c], [d], []),
+        ([a, b], [], [c, d], []),
+    ]
+    output, made = tmp_path / "model", []
+
+    def make() -> None:
+        output.write_text("model")
+        made.append(output)
+
+    for number, role in enumerate(roles, 1):
+        for _ in range(2):
+            pipeline._stage(output, [pipeline.stage_content(*role)], make)
+        assert len(made) == number
+
+
+def complain(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
+    monkeypatch.delenv("EDGEWISE_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        pipeline.main()
+    assert stop.value.code == 2
+
+
+def test_predictions_that_would_overwrite_each_other_are_refused(
+    tissue: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tissue / "scrna.h5ad", tmp_path / name / "cells.h5ad")
+    complain(
+        monkeypatch,
+        f"--slides=['{tissue}/slides/slide_0.h5ad']",
+        f"--holdout=['{tissue}/slides/slide_1.h5ad']",
+        f"--scrna=['{tmp_path}/*/cells.h5ad']",
+        f"--out={tmp_path / 'out'}",
+    )
+    error = capsys.readouterr().err
+    assert "error: holdout and scrna hold more than one file named cells" in error
+    assert "Traceback" not in error
+
+
+def test_user_errors_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"--out={tmp_path / 'out'}"
+    complain(monkeypatch, "--slides=['a.h5ad']", out)
+    assert "error: holdout is empty" in capsys.readouterr().err
+    complain(monkeypatch, "--slides=['absent.h5ad']", "--holdout=['b.h5ad']", out)
+    assert "error: absent.h5ad: no such file" in capsys.readouterr().err
+    complain(monkeypatch, "--tissue.num_slides=2", out)
+    assert "error: tissue.num_slides must be at least 3" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    complain(monkeypatch, f"--out={tmp_path / 'file'}")
+    assert "is a file; name a folder" in capsys.readouterr().err
