@@ -191,7 +191,7 @@ class EncoderDataModule(pl.LightningDataModule):
         seed: of all draws.
         num_workers: loader processes.
         spatial_key: key of the coordinates in ``obsm``.
-        simulate: write this simulated tissue first unless ``simulate_dir`` holds it already; another
+        simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
             simulated tissue there is replaced; null for real slides only.
         simulate_dir: folder of the simulated slides.
     """
