@@ -189,7 +189,7 @@ class SlideDataModule(MinisetDataModule):
         encoder_config: config that trains the encoder on these slides if ``encoder`` does not
             exist; null to refuse instead.
         scrna: dissociated samples that such an encoder is aligned with; may be empty.
-        simulate: write this simulated tissue first unless ``simulate_dir`` holds it already; another
+        simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
             simulated tissue there is replaced; null for real slides only.
         simulate_dir: folder of the simulated slides.
     """
