@@ -53,6 +53,23 @@ class PlacementContext:
             "noise_h": self.noise_h,
         }
 
+    def differences(self, other: PlacementContext) -> list[str]:
+        """What ``other`` has otherwise, as ``name: own, not other's``; weights stand for encoders."""
+        own, others = (
+            {
+                "encoder": None if c.encoder is None else c.encoder.weights_hash[:12],
+                "num_candidates": c.num_candidates,
+                "size_max": c.size,
+                "noise_h": c.noise_h,
+            }
+            for c in (self, other)
+        )
+        return [
+            f"{name}: {value}, not {others[name]}"
+            for name, value in own.items()
+            if value != others[name]
+        ]
+
     @staticmethod
     def from_state(state: dict[str, Any]) -> PlacementContext:
         encoder = state["encoder"]
@@ -141,6 +158,10 @@ class MinisetDataModule(pl.LightningDataModule):
         dataset = self._dataset(self.val, self.settings.seed + _VALIDATION_SEED_OFFSET, train=False)
         draws = self.settings.val_per_slide * len(self.val)
         return self._loader(dataset, draws, advance=False)
+
+    def test_dataloader(self) -> DataLoader[Miniset] | list[Any]:
+        """The validation minisets: there are no other held-out slides."""
+        return self.val_dataloader()
 
     def _dataset(self, slides: list[EmbeddedSlide], seed: int, train: bool) -> MinisetDataset:
         s = self.settings

@@ -22,8 +22,8 @@ def pretrain_gate(
 ) -> list[float]:
     """Train the gate on KL(T_ref || row-softmax of its logits), one miniset a step.
 
-    Deterministic: the draws are numbered, and every process that calls it with the same gate gets
-    the same result.
+    The draws are numbered, so every process that calls it with the same gate on the same device
+    gets the same result, on a GPU up to the rounding of its scattered sums.
 
     Args:
         gate: trained in place, on its own device.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +10,15 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from common.atomic import atomic_path
 from common.edges import EdgeList
 from common.knn import knn_edges
-from common.schedules import linear_ramp
+from common.outputs import prepare_output
+from common.schedules import linear_ramp, ramp_reached
 from common.sparse import edge_softmax
 from spatial_ipa.block import DistanceTerm
 from spatial_ipa.datamodule import MinisetDataModule, PlacementContext
@@ -42,6 +44,7 @@ from spatial_ipa.slide import Slide
 
 GraphMode = Literal["gated", "candidates", "true"]
 LAMBDA_GATE = 0.05
+MONITOR = "val/e_geo"
 
 
 class SpatialIPAModule(pl.LightningModule):
@@ -52,10 +55,11 @@ class SpatialIPAModule(pl.LightningModule):
     Epoch 0 has w_rw = 0; it then ramps over ``ramp_epochs`` to ``rw_cap``.  The monitored
     ``val/e_geo`` is logged from the first epoch at the cap, so that checkpoints and early stopping
     cannot look at epochs before.  ``val/h_gate`` and ``val/t`` are E_geo on the model's own graph
-    and on the true spatial graph, every epoch.
+    and on the true spatial graph, every epoch.  ``lightning validate`` logs all three, and
+    ``lightning test`` the same as ``test/...``, on the validation slides.
 
-    Before the first epoch the gate alone is trained on its KL for ``gate_steps`` steps; each rank
-    computes the same, from the same draws, so nothing has to be synchronised.
+    Before the first epoch the gate alone is trained on its KL for ``gate_steps`` steps, by each
+    rank on its own device from the same draws; DDP then starts all ranks from rank 0's weights.
 
     Args:
         d_input: width of the embeddings.
@@ -73,9 +77,9 @@ class SpatialIPAModule(pl.LightningModule):
         lr_final: end of the cosine decay over ``trainer.max_epochs``.
         weight_decay: of AdamW.
         rw_cap: final weight of the random-walk term.
-        ramp_epochs: epochs from 0 to the cap.
+        ramp_epochs: epochs from 0 to the cap; with 0 epoch 1 is the first at the cap.
         export: copy the selected checkpoint (best by the monitor, else the last epoch) to this
-            file when the fit ends.
+            file when the fit ends; null for none.
     """
 
     def __init__(
@@ -105,7 +109,10 @@ class SpatialIPAModule(pl.LightningModule):
                 "distance_term=monotone is for graph=true only: on candidate graphs it pulls "
                 "wrong neighbours together (E_geo +0.20); use rbf or none"
             )
-        self.save_hyperparameters()
+        if ramp_epochs < 0:
+            raise ValueError(f"ramp_epochs must not be negative, got {ramp_epochs}")
+        # Not the export: a checkpoint must not bring back the path of an earlier run.
+        self.save_hyperparameters(ignore=["export"])
         self.model = IPALiteModel(
             d_input, c_s, heads, c_head, recycles, noise_std, beta, distance_term
         )
@@ -118,21 +125,27 @@ class SpatialIPAModule(pl.LightningModule):
         self.context: PlacementContext | None = None
 
     def setup(self, stage: str) -> None:
+        if stage == "fit" and self.export is not None:
+            prepare_output(self.export, "model.export")
         data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and isinstance(data, MinisetDataModule):
-            width = data.width
-            if width != self.model.to_start[0].in_features:
-                raise ValueError(
-                    f"model.d_input is {self.model.to_start[0].in_features}, but the embeddings "
-                    f"are {width} wide; set model.init_args.d_input to {width}"
-                )
-            self.context = data.context
-            # A resumed run restores the gate from its checkpoint right after this.
-            resumes = self.trainer.ckpt_path is not None
-            if self.gate is not None and self.gate_steps > 0 and not resumes:
-                self.gate_history = pretrain_gate(
-                    self.gate, data.train_dataset(), self.gate_steps, self.lr, self.weight_decay
-                )
+        if not isinstance(data, MinisetDataModule):
+            return
+        if data.width != self.model.to_start[0].in_features:
+            raise ValueError(
+                f"model.d_input is {self.model.to_start[0].in_features}, but the embeddings "
+                f"are {data.width} wide; set model.init_args.d_input to {data.width}"
+            )
+        self.context = data.context
+        # A resumed run restores the gate from its checkpoint right after this.
+        resumes = self.trainer.ckpt_path is not None
+        if stage == "fit" and self.gate is not None and self.gate_steps > 0 and not resumes:
+            # Lightning moves the module to its device later only.
+            home = self.gate.w1.device
+            self.gate.to(self.trainer.strategy.root_device)
+            self.gate_history = pretrain_gate(
+                self.gate, data.train_dataset(), self.gate_steps, self.lr, self.weight_decay
+            )
+            self.gate.to(home)
 
     def on_fit_start(self) -> None:
         for step, value in enumerate(getattr(self, "gate_history", [])):
@@ -140,23 +153,36 @@ class SpatialIPAModule(pl.LightningModule):
                 logger.log_metrics({"gate_pretraining/kl": value}, step=step)
 
     def on_fit_end(self) -> None:
-        if self.export is None:
+        if self.export is None or getattr(self.trainer, "fast_dev_run", False):
             return
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if best and self.trainer.is_global_zero:
-            temporary = self.export.with_name(f".{self.export.name}.{os.getpid()}.partial")
-            shutil.copyfile(best, temporary)
-            os.replace(temporary, self.export)
-        elif not best:
+        best = ""
+        for callback in self.trainer.checkpoint_callbacks:
+            if getattr(callback, "monitor", None) == MONITOR:
+                best = getattr(callback, "best_model_path", "")
+                break
+        if not best:
             self.trainer.save_checkpoint(self.export)
+        elif self.trainer.is_global_zero:
+            with atomic_path(self.export) as temporary:
+                shutil.copyfile(best, temporary)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.context is not None:
             checkpoint["placement_context"] = self.context.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "placement_context" in checkpoint:
-            self.context = PlacementContext.from_state(checkpoint["placement_context"])
+        if "placement_context" not in checkpoint:
+            return
+        saved = PlacementContext.from_state(checkpoint["placement_context"])
+        differences = [] if self.context is None else saved.differences(self.context)
+        if differences:
+            raise ValueError(
+                "this checkpoint was trained on embeddings of another encoder, or on minisets "
+                f"drawn otherwise, than the data module's: {'; '.join(differences)}. Give "
+                "data.init_args.encoder and data.init_args.minisets of that training, or train "
+                "anew without --ckpt_path"
+            )
+        self.context = saved
 
     def forward(
         self, batch: Miniset, mode: GraphMode | None = None
@@ -189,23 +215,39 @@ class SpatialIPAModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Miniset, batch_idx: int) -> None:
+        scores, health = self._scores(batch)
+        values = {f"val/{name}": value for name, value in scores.items()}
+        # The walk weight that the epoch just trained with decides whether it may be selected; the
+        # weights that `lightning validate` looks at are what they are.
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if not fitting or (
+            not self.trainer.sanity_checking
+            and ramp_reached(self.current_epoch, 0, self.ramp_epochs)
+        ):
+            values[MONITOR] = values["val/h_gate"]
+        self.log_dict(values | health, batch_size=batch.num_graphs, sync_dist=True)
+
+    def test_step(self, batch: Miniset, batch_idx: int) -> None:
+        scores, health = self._scores(batch)
+        values = {f"test/{name}": value for name, value in scores.items()}
+        values["test/e_geo"] = values["test/h_gate"]
+        self.log_dict(values | health, batch_size=batch.num_graphs, sync_dist=True)
+
+    def _scores(self, batch: Miniset) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Scores of the layouts of a batch by name, and its ``health/...`` checks."""
         layout, edges, gate = self(batch)
         terms = geometry_terms(layout.x, batch.target)
-        values = {
-            "val/h_gate": terms.e_geo.mean(),
-            "val/rw": terms.rw.mean(),
-            "val/stress": terms.stress.mean(),
-        }
         true_layout, _, _ = self(batch, mode="true")
-        values["val/t"] = geometry_terms(true_layout.x, batch.target).e_geo.mean()
+        scores = {
+            "h_gate": terms.e_geo.mean(),
+            "rw": terms.rw.mean(),
+            "stress": terms.stress.mean(),
+            "t": geometry_terms(true_layout.x, batch.target).e_geo.mean(),
+        }
         if gate is not None:
-            values["val/gate_kl"] = loss_gate(gate, edges, batch.wanted, batch.target).mean()
-        # The walk weight that the epoch just trained with decides whether it may be selected.
-        if self.current_epoch >= self.ramp_epochs and not self.trainer.sanity_checking:
-            values["val/e_geo"] = values["val/h_gate"]
+            scores["gate_kl"] = loss_gate(gate, edges, batch.wanted, batch.target).mean()
         checks = health_checks(self.model, batch, layout, edges, gate)
-        values |= {f"health/{name}": value for name, value in checks.items()}
-        self.log_dict(values, batch_size=batch.num_graphs, sync_dist=True)
+        return scores, {f"health/{name}": value for name, value in checks.items()}
 
     def place(
         self,
