@@ -54,7 +54,7 @@ class PlacementContext:
         }
 
     def differences(self, other: PlacementContext) -> list[str]:
-        """What ``other`` has otherwise, as ``name: own, not other's``; weights stand for encoders."""
+        """What ``other`` has otherwise, as ``name: own, not other's``."""
         own, others = (
             {
                 "encoder": None if c.encoder is None else c.encoder.weights_hash[:12],

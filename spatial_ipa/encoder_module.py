@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from common.outputs import prepare_output
 from common.rng import generator_for
 from spatial_ipa.encoder import (
     FrozenEncoder,
@@ -111,6 +112,8 @@ class EncoderModule(pl.LightningModule):
             raise ValueError(f"start must be spatial, pca or random, got {start!r}")
         if start == "random" and first_layer_lr == 0:
             raise ValueError("start=random needs first_layer_lr > 0: the gene layer must learn")
+        if start == "random" and w_anchor > 0:
+            raise ValueError("start=random has nothing to be anchored to; set w_anchor to 0")
         weights = {
             "w_vicreg": w_vicreg,
             "w_neighbours": w_neighbours,
@@ -123,8 +126,9 @@ class EncoderModule(pl.LightningModule):
         for name, value in (weights | {"first_layer_lr": first_layer_lr}).items():
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
-        # A checkpoint holds plain types only; the optimizer comes from the configuration.
-        self.save_hyperparameters(ignore=["optimizer"])
+        # A checkpoint holds plain types only; the optimizer comes from the configuration, and so
+        # does the output: a checkpoint must not bring back the path of an earlier run.
+        self.save_hyperparameters(ignore=["optimizer", "output"])
         self.output, self.start, self.weights = Path(output), start, weights
         self.d_out, self.hidden, self.dropout = d_out, (hidden[0], hidden[1]), dropout
         self.rank, self.num_neighbours, self.ridge, self.tau = rank, num_neighbours, ridge, tau
@@ -141,11 +145,26 @@ class EncoderModule(pl.LightningModule):
             raise ValueError(f"EncoderModule needs an EncoderDataModule, got {type(data).__name__}")
         return data
 
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        prepare_output(self.output, "model.output")
+        if self.trainer.max_epochs != 0 and not any(self.weights.values()):
+            raise ValueError(
+                f"{', '.join(self.weights)} are all 0, so there is nothing to train; set one of "
+                "them, or trainer.max_epochs to 0 to write the start"
+            )
+
     def configure_model(self) -> None:
         """Build the layers, now that the genes are known, and give the trunk its start."""
-        if self.encoder is not None:
-            return
-        data, generator = self.data, generator_for(self.seed, 0)
+        if self.encoder is None:
+            # Lightning calls this with the accelerator as default device, but weights are drawn
+            # from CPU generators, the same on every machine.  It moves the module afterwards.
+            with torch.device("cpu"):
+                self._build(generator_for(self.seed, 0))
+
+    def _build(self, generator: torch.Generator) -> None:
+        data = self.data
         num_genes, d = len(data.panel), self.d_out
         encoder = SharedEncoder(num_genes, d, self.hidden, self.dropout, generator)
         expression = data.expression()
@@ -155,8 +174,6 @@ class EncoderModule(pl.LightningModule):
             if self.weights["w_anchor"]:
                 anchor = F.pad(components, (0, d - components.shape[1]))
                 self.register_buffer("anchor", anchor, persistent=False)
-        elif self.weights["w_anchor"]:
-            raise ValueError("start=random has nothing to be anchored to; set w_anchor to 0")
         encoder.out_scale.fill_(unit_scale(encoder, expression))
         self.encoder = encoder
         if self.first_layer_lr == 0:
@@ -305,7 +322,7 @@ class EncoderModule(pl.LightningModule):
         return FrozenEncoder(encoder, adapter, data.panel, data.split, data.target_sum)
 
     def on_fit_end(self) -> None:
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             save_encoder(self.frozen(), self.output)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

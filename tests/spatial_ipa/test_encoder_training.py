@@ -231,8 +231,60 @@ def test_settings_that_cannot_work_are_refused(tissue: TissuePaths, tmp_path: Pa
         EncoderModule("e.pt", w_coral=-1.0)
     with pytest.raises(ValueError, match="first_layer_lr"):
         EncoderModule("e.pt", start="random", w_anchor=0.0)
+    with pytest.raises(ValueError, match="nothing to be anchored to; set w_anchor to 0"):
+        EncoderModule("e.pt", start="random", first_layer_lr=1e-3)
+    nothing = EncoderModule(
+        str(tmp_path / "e.pt"), w_vicreg=0.0, w_neighbours=0.0, w_coral=0.0, w_anchor=0.0
+    )
+    with pytest.raises(ValueError, match="are all 0, so there is nothing to train"):
+        fit(nothing, make_data(tissue), 1)
     with pytest.raises(ValueError, match="select_on must name one"):
         fit(EncoderModule(str(tmp_path / "e.pt")), make_data(tissue, select_on="slide_3"), 1)
     module = EncoderModule(str(tmp_path / "e.pt"), w_coral=0.0, w_mmd=0.0)
     with pytest.raises(ValueError, match="adapter"):
         fit(module, make_data(tissue, scrna=True), 1)
+
+
+def test_weights_are_drawn_on_the_cpu_whatever_the_default_device(
+    tissue: TissuePaths, tmp_path: Path
+) -> None:
+    """Lightning builds the layers with the accelerator as default device; "meta" stands for it."""
+    data = make_data(tissue, scrna=True)
+    built = []
+    for device in ("cpu", "meta"):
+        module = EncoderModule(str(tmp_path / "e.pt"), w_adversary=0.1)
+        fit(module, data, 0)
+        module.encoder = None
+        with torch.device(device):
+            module.configure_model()
+        built.append({**module.state_dict(), "anchor": module.anchor})
+    assert built[0].keys() == built[1].keys()
+    for name, value in built[0].items():
+        assert built[1][name].device.type == "cpu", name
+        assert torch.equal(built[1][name], value), name
+
+
+def test_a_checkpoint_does_not_remember_where_the_encoder_went(
+    tissue: TissuePaths, tmp_path: Path
+) -> None:
+    output = tmp_path / "new" / "folder" / "e.pt"
+    fit(EncoderModule(str(output)), make_data(tissue), 1, checkpoints=tmp_path)
+    assert output.is_file()
+    saved = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)["hyper_parameters"]
+    assert "w_coral" in saved
+    assert not {"output", "optimizer"} & set(saved)
+
+
+def test_a_trial_run_writes_nothing(tissue: TissuePaths, tmp_path: Path) -> None:
+    module = EncoderModule(str(tmp_path / "e.pt"))
+    trainer = pl.Trainer(
+        fast_dev_run=True,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, datamodule=make_data(tissue))
+    assert not (tmp_path / "e.pt").exists()
