@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
 import torch
+
+from spatial_ipa.encoder import load_encoder, save_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "model.init_args"
@@ -38,11 +41,14 @@ ENCODER = {
 }
 
 
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+COMMAND = [sys.executable, "-m", "common.cli"]
+
+
 def lightning(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "common.cli", *arguments],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        [*COMMAND, *arguments],
+        cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     if check:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -76,10 +82,8 @@ def tissue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fit(tissue: Path, out: Path, **extra: object) -> Path:
-    """Train; returns the exported checkpoint.  Keys use __ for dots."""
-    out.mkdir(exist_ok=True)
-    export = out / "model.ckpt"
+def fit_arguments(tissue: Path, out: Path, **extra: object) -> list[str]:
+    """Arguments of a fit that exports ``out/model.ckpt``.  Keys use __ for dots."""
     values = {
         **TINY,
         "trainer.max_epochs": 3,
@@ -88,19 +92,23 @@ def fit(tissue: Path, out: Path, **extra: object) -> Path:
         "data.init_args.encoder": tissue / "encoder.pt",
         "data.init_args.cache_dir": tissue / "cache",
         "data.init_args.simulate": "null",
-        f"{MODEL}.export": export,
+        f"{MODEL}.export": out / "model.ckpt",
     }
     values |= {key.replace("__", "."): value for key, value in extra.items()}
-    lightning(
-        "fit",
+    return [
         f"--config={ROOT / 'configs/spatial_ipa.yaml'}",
         f"--config={ROOT / 'configs/trainer/cpu.yaml'}",
         f"--data.init_args.train_slides=['{tissue}/tissue/slides/slide_[01].h5ad']",
         f"--data.init_args.val_slides=['{tissue}/tissue/slides/slide_2.h5ad']",
         *options(values),
-        cwd=out,
-    )
-    return export
+    ]
+
+
+def fit(tissue: Path, out: Path, **extra: object) -> Path:
+    """Train; returns the exported checkpoint.  Keys use __ for dots."""
+    out.mkdir(exist_ok=True)
+    lightning("fit", *fit_arguments(tissue, out, **extra), cwd=out)
+    return out / "model.ckpt"
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -146,6 +154,85 @@ def test_resumed_equals_uninterrupted(tissue: Path, trained: Path, tmp_path: Pat
     (checkpoint,) = (tmp_path / "first").rglob("last.ckpt")
     fit(tissue, tmp_path / "second", ckpt_path=checkpoint)
     assert_same(weights(last(trained)), weights(last(tmp_path / "second")), rtol=0, atol=0)
+
+
+def wait_for_epoch(out: Path, epoch: int, process: subprocess.Popen[bytes]) -> Path:
+    """The run's ``last.ckpt`` as soon as it is that of ``epoch`` or later."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        for path in out.rglob("last.ckpt"):
+            if torch.load(path, weights_only=True)["epoch"] >= epoch:
+                return path
+        time.sleep(0.005)
+    raise AssertionError(f"no last.ckpt of epoch {epoch} during the run")
+
+
+def test_killed_and_resumed_equals_uninterrupted(
+    tissue: Path, trained: Path, tmp_path: Path
+) -> None:
+    """SIGKILL after the second of three epochs; resumed weights and export are bit for bit equal.
+
+    The resumed run gives another export: the checkpoint must not bring the first one's back.
+    """
+    out = tmp_path / "killed"
+    out.mkdir()
+    arguments = fit_arguments(tissue, out)
+    with (
+        open(out / "log", "wb") as log,
+        subprocess.Popen(
+            [*COMMAND, "fit", *arguments], cwd=out, env=ENVIRONMENT, stdout=log, stderr=log
+        ) as process,
+    ):
+        try:
+            checkpoint = wait_for_epoch(out, 1, process)
+        finally:
+            process.kill()
+    assert not (out / "model.ckpt").exists()
+    fit(tissue, tmp_path / "resumed", ckpt_path=checkpoint)
+    assert not (out / "model.ckpt").exists()
+    assert_same(weights(last(trained)), weights(last(tmp_path / "resumed")), rtol=0, atol=0)
+    whole, resumed = (
+        torch.load(folder / "model.ckpt", weights_only=True)
+        for folder in (trained, tmp_path / "resumed")
+    )
+    assert resumed["epoch"] == whole["epoch"]
+    assert_same(whole["state_dict"], resumed["state_dict"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("command", "prefix"), [("validate", "val"), ("test", "test")])
+def test_a_checkpoint_can_be_scored(
+    command: str, prefix: str, tissue: Path, trained: Path, tmp_path: Path
+) -> None:
+    """The score by which the exported checkpoint was selected comes out again."""
+    arguments = fit_arguments(tissue, tmp_path, ckpt_path=trained / "model.ckpt")
+    done = lightning(command, *arguments, cwd=tmp_path)
+    (found,) = re.findall(rf"{prefix}/e_geo\W+([\d.]+)", done.stdout)
+    callbacks = torch.load(trained / "model.ckpt", weights_only=True)["callbacks"]
+    (best,) = (c for name, c in callbacks.items() if name.startswith("RampedModelCheckpoint"))
+    assert float(found) == pytest.approx(float(best["best_model_score"]), rel=1e-5)
+    assert not (tmp_path / "model.ckpt").exists()
+
+
+def test_a_trial_run_exports_nothing(tissue: Path, tmp_path: Path) -> None:
+    assert not fit(tissue, tmp_path / "trial", trainer__fast_dev_run="true").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_checkpoint_of_another_encoder_is_refused(
+    command: str, tissue: Path, trained: Path, tmp_path: Path
+) -> None:
+    encoder = load_encoder(tissue / "encoder.pt")
+    with torch.no_grad():
+        encoder.encoder.third.weight.mul_(1.01)
+    save_encoder(encoder, tmp_path / "other.pt")
+    values = {"data.init_args.encoder": tmp_path / "other.pt"}
+    arguments = fit_arguments(tissue, tmp_path, ckpt_path=last(trained), **values)
+    done = lightning(command, *arguments, cwd=tmp_path, check=False)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert "trained on embeddings of another encoder" in done.stderr
+    assert not (tmp_path / "model.ckpt").exists()
 
 
 def test_two_processes_equal_one(tissue: Path, trained: Path, tmp_path: Path) -> None:
@@ -226,6 +313,8 @@ BAD = {
         ["--model.init_args.distance_term=monotone"],
         "monotone is for graph=true only",
     ),
+    "ramp": (["--model.init_args.ramp_epochs=-1"], "ramp_epochs must not be negative"),
+    "export is a folder": (["--model.init_args.export={tissue}"], "export must name a file"),
     "sizes": ([f"--{MINISETS}.size_min=90", f"--{MINISETS}.size_max=80"], "size_min <= size_max"),
     "noise": ([f"--{MINISETS}.augmentation.noise_h=-1"], "noise_h must not be negative"),
     "drop": ([f"--{MINISETS}.augmentation.drop_edges=1.0"], r"drop_edges must lie in \[0, 1\)"),
