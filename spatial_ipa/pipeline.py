@@ -35,8 +35,9 @@ from spatial_ipa.evaluate import SlideScorer
 from spatial_ipa.expression import normalise
 from spatial_ipa.io import gene_panel, read_slide, read_slides, reindex, slide_files
 from spatial_ipa.module import SpatialIPAModule
+from spatial_ipa.placement import Placement
 from spatial_ipa.plots import layout_figure
-from spatial_ipa.predict import PlacementOptions, write_prediction_file
+from spatial_ipa.predict import InferenceMode, PlacementOptions, write_prediction_file
 from spatial_ipa.rivals import pca_features, predict
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
 from spatial_ipa.slide import Slide
@@ -254,8 +255,9 @@ def _evaluate(
     scorer = SlideScorer(slide.xy, seed=seed)
     h = torch.from_numpy(np.array(embed(encoder, slide, "st", folder / "cache")))
     layouts: dict[str, np.ndarray] = {}
-    placements = {}
-    for mode in ("whole", "stitched"):
+    placements: dict[str, Placement] = {}
+    modes: tuple[InferenceMode, ...] = ("whole", "stitched")
+    for mode in modes:
         placements[mode] = module.place(h, mode, num_draws, seed)
         layouts[f"spatial_ipa, {mode}"] = placements[mode].xy.numpy()
     features = [_log_counts(s, encoder.panel) for s in [*train, slide]]
@@ -268,14 +270,16 @@ def _evaluate(
         {"slide": slide.name, "method": name, **scorer.score(layout)}
         for name, layout in layouts.items()
     ]
-    used = placements["whole"]
-    shown = {name: layouts[name] for name in ("spatial_ipa, whole", "svr")}
-    figure = layout_figure(slide.name, slide.xy, shown, used.spread.numpy())
+    # What `predict` does by itself: stitched above the trained size, whole up to it.
+    assert module.context is not None
+    used = "whole" if len(slide) <= module.context.size else "stitched"
+    shown = {name: layouts[name] for name in (f"spatial_ipa, {used}", "svr")}
+    figure = layout_figure(slide.name, slide.xy, shown, placements[used].spread.numpy())
     save_figure(figure, folder / f"layout_{_file_name(slide)}.png")
     target = folder / f"predicted_{_file_name(slide)}.h5ad"
     # The file has all its rows, also the empty ones, which scoring leaves out.
     every = read_slide(path, require_spatial=False, min_spots=2, name=slide.name)
-    prediction = module.predict_cells(every, "st", PlacementOptions("whole", num_draws, seed=seed))
+    prediction = module.predict_cells(every, "st", PlacementOptions("auto", num_draws, seed=seed))
     write_prediction_file(prediction, every, path, target, overwrite=True)
     print(f"      wrote {target}", flush=True)
     return rows
