@@ -384,7 +384,13 @@ def report(args: argparse.Namespace) -> None:
         chosen = [r for r in rows if r["split"] == split]
         for method in dict.fromkeys((r["method"], r["inference"]) for r in chosen):
             mine = [r for r in chosen if (r["method"], r["inference"]) == method]
-            slides, seeds = ({r[k] for r in mine} for k in ("slide", "seed"))
+            slides = {r["slide"] for r in mine}
+            # A seed that has not seen every slide yet would compare different slides.
+            seeds = [
+                s
+                for s in sorted({r["seed"] for r in mine})
+                if {r["slide"] for r in mine if r["seed"] == s} == slides
+            ]
             cells = []
             for column in COLUMNS:
                 means = [np.mean([r[column] for r in mine if r["seed"] == s]) for s in seeds]
