@@ -1,7 +1,7 @@
 """Do dissociated cells and spots share one embedding?  Mixing before and after alignment.
 
-    python benchmarks/scrna_mixing.py --slides ../shared/data/st/her2st/A*.h5ad \
-        --scrna ../shared/data/st/scrna_breast/CID4465.h5ad --seeds 0 1 2
+    python benchmarks/scrna_mixing.py --slides DATA/her2st/A*.h5ad \
+        --scrna DATA/scrna_breast/CID4465.h5ad --seeds 0 1 2
 
 Mixing is the share of a point's nearest neighbours in H that come from the other domain, over the
 share expected if domains were shuffled: 1 is perfect, 0 is apart.  "Before" is the encoder's start,

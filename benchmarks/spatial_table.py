@@ -1,6 +1,6 @@
 """The results table of spatial_ipa on real slides: leave slides out, train, place, score.
 
-    python benchmarks/spatial_table.py run --data ../shared/data/st --out runs/table
+    python benchmarks/spatial_table.py run --data DATA --out runs/table
     python benchmarks/spatial_table.py report --out runs/table
 
 ``run`` computes what ``--splits``, ``--conditions`` and ``--seeds`` name and appends one line of
