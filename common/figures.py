@@ -6,13 +6,13 @@ of open figures, and a figure is freed when the last reference to it goes.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+
+from common.atomic import atomic_path
 
 
 def log_figure(trainer: Trainer, name: str, figure: Figure, dpi: int = 150) -> Path | None:
@@ -48,15 +48,8 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     if path.suffix != ".png":
         raise ValueError(f"path must end in .png, got {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}", suffix=".png")
-    os.close(handle)
-    try:
-        figure.savefig(partial, dpi=dpi, bbox_inches="tight")
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    with atomic_path(path) as partial:
+        figure.savefig(partial, format="png", dpi=dpi, bbox_inches="tight")
 
 
 def _log_folder(trainer: Trainer) -> Path:
@@ -67,10 +60,3 @@ def _log_folder(trainer: Trainer) -> Path:
         if logger.save_dir is not None:
             return Path(logger.save_dir)
     return Path(trainer.default_root_dir)
-
-
-def _umask() -> int:
-    """The process's file mode mask; reading it means setting it twice."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

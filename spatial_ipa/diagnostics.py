@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.edges import EdgeList
 from common.sparse import attention_weights
+from common.sparse.blockwise import gather_dot
 from spatial_ipa.losses import collapse_diagnostics
 from spatial_ipa.minisets import Miniset
 from spatial_ipa.model import IPALiteModel, Layout
@@ -82,7 +83,7 @@ def health_checks(
         x = layout.trajectory[r]
         bias = model.block.distance_bias(x, edges, batch.target.graph, batch.num_graphs)
         a = attention_weights(q, k, edges, gate=gate, beta=model.block.beta, bias=bias)  # (E, H)
-        qk = _edge_products(q, k, edges)
+        qk = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
         logit = qk if gate is None else qk + model.block.beta * gate[:, None]
         mean_a = a.mean(1)
         values[f"attention_recall30/{r}"] = top_precision_recall(
@@ -106,12 +107,3 @@ def health_checks(
     )
     values["eigenvalue_ratio"], values["median_distance"] = ratio.mean(), median.mean()
     return values
-
-
-def _edge_products(q: Tensor, k: Tensor, edges: EdgeList, block: int = 1 << 16) -> Tensor:
-    """(E, H) q_i . k_j / sqrt(c), by blocks of edges so that (E, H, c) is never held."""
-    parts = [
-        (q[edges.dst[e : e + block]] * k[edges.src[e : e + block]]).sum(-1)
-        for e in range(0, edges.num_edges, block)
-    ]
-    return torch.cat(parts) / q.shape[-1] ** 0.5
