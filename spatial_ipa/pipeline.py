@@ -257,8 +257,13 @@ def _evaluate(
     layouts: dict[str, np.ndarray] = {}
     placements: dict[str, Placement] = {}
     modes: tuple[InferenceMode, ...] = ("whole", "stitched")
+    assert module.context is not None
+    fits = len(slide) <= module.context.size  # then stitching is placing the whole
     for mode in modes:
-        placements[mode] = module.place(h, mode, num_draws, seed)
+        repeated = mode == "stitched" and fits
+        placements[mode] = (
+            placements["whole"] if repeated else module.place(h, mode, num_draws, seed)
+        )
         layouts[f"spatial_ipa, {mode}"] = placements[mode].xy.numpy()
     features = [_log_counts(s, encoder.panel) for s in [*train, slide]]
     reduced, test_features = pca_features(features[:-1], features[-1], 50, seed)
@@ -271,8 +276,7 @@ def _evaluate(
         for name, layout in layouts.items()
     ]
     # What `predict` does by itself: stitched above the trained size, whole up to it.
-    assert module.context is not None
-    used = "whole" if len(slide) <= module.context.size else "stitched"
+    used = "whole" if fits else "stitched"
     shown = {name: layouts[name] for name in (f"spatial_ipa, {used}", "svr")}
     figure = layout_figure(slide.name, slide.xy, shown, placements[used].spread.numpy())
     save_figure(figure, folder / f"layout_{_file_name(slide)}.png")
