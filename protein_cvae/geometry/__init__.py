@@ -1,0 +1,1 @@
+"""Backbone geometry in batched PyTorch: torsions, frames, chain building, constraints, energies."""
