@@ -9,14 +9,25 @@ global generator.  The order of keys is the caller's to choose and must then be 
 Hash: BLAKE2b (RFC 7693) of the decimal keys joined by commas.  PyTorch's CPU generator (mt19937)
 uses the low 32 bits of its seed only: among m streams, m² / 2³³ pairs are expected to coincide.
 NumPy's PCG64 is seeded with all 128 bits.
+
+Where every item of a batch needs noise of its own, whatever its neighbours and its device,
+``counter_normal`` computes it from the item's key without any generator: SplitMix64 (Steele, Lea
+and Flood 2014) of key and counter, then Box and Muller (1958).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
+from torch import Tensor
+
+# SplitMix64's increment and multipliers as signed 64-bit numbers; products wrap as they should.
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
 
 
 def generator_for(seed: int, *keys: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -43,3 +54,43 @@ def _digest(*keys: int) -> bytes:
     return hashlib.blake2b(
         ",".join(str(int(key)) for key in keys).encode(), digest_size=16
     ).digest()
+
+
+def counter_normal(keys: Tensor, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers that depend on each key and their position, and nothing else.
+
+    Row b of the result is a function of ``keys[b]``; a larger ``count`` begins with the same
+    numbers.  Computed in float64 and rounded, so devices agree to rounding.
+
+    Args:
+        keys: (B,) int64, see :func:`combined_key`.
+        count: numbers per key.
+        dtype: of the result.
+
+    Returns:
+        (B, count).
+    """
+    pairs = (count + 1) // 2
+    counter = torch.arange(2 * pairs, device=keys.device)
+    bits = _mix(_mix(keys)[:, None] + _GAMMA * (counter + 1))  # (B, 2 pairs)
+    # 53 bits, shifted so that 0 is never drawn: log(0) would be infinite.
+    uniform = ((bits >> 11) & (2**53 - 1)).to(torch.float64).add(0.5) * 2.0**-53
+    first, second = uniform[:, 0::2], uniform[:, 1::2]
+    radius, angle = (-2 * first.log()).sqrt(), 2 * math.pi * second
+    normal = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2).flatten(1)
+    return normal[:, :count].to(dtype)
+
+
+def combined_key(first: Tensor | int, *others: Tensor | int) -> Tensor:
+    """One int64 key out of several: integers and (B,) int64 tensors, which broadcast."""
+    key = _mix(torch.as_tensor(first))
+    for other in others:
+        key = _mix(key + _GAMMA + torch.as_tensor(other, device=key.device))
+    return key
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64; ``>>`` keeps the sign, so the copies of it are cleared."""
+    bits = (bits ^ ((bits >> 30) & (2**34 - 1))) * _MIX_1
+    bits = (bits ^ ((bits >> 27) & (2**37 - 1))) * _MIX_2
+    return bits ^ ((bits >> 31) & (2**33 - 1))

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
-from common.rng import generator_for, numpy_generator_for
+from common.rng import combined_key, counter_normal, generator_for, numpy_generator_for
 
 
 def draw(*keys: int) -> list[int]:
@@ -70,3 +71,46 @@ def test_only_integers_are_keys(key):
 
 def test_numpy_integers_count_as_integers():
     assert draw(0, np.int64(3)) == draw(0, 3)
+
+
+def _splitmix64(seed: int, count: int) -> list[int]:
+    """The published generator, in Python integers."""
+    out = []
+    for i in range(count):
+        z = (seed + (i + 1) * 0x9E3779B97F4A7C15) % 2**64
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+        out.append(z ^ (z >> 31))
+    return out
+
+
+def test_counter_normal_is_box_muller_of_splitmix64() -> None:
+    # SplitMix64 started at 0 gives 0xE220A8397B1DCDAF first (its reference implementation).
+    assert _splitmix64(0, 1) == [0xE220A8397B1DCDAF]
+    key = 12345
+    start = key
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        start = ((start ^ (start >> shift)) * factor) % 2**64
+    start ^= start >> 31
+    uniform = np.array([((b >> 11) + 0.5) / 2**53 for b in _splitmix64(start, 6)])
+    radius = np.sqrt(-2 * np.log(uniform[0::2]))
+    angle = 2 * np.pi * uniform[1::2]
+    expected = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1).ravel()
+    drawn = counter_normal(torch.tensor([key]), 6, torch.float64)[0]
+    np.testing.assert_allclose(drawn.numpy(), expected, atol=1e-12)
+
+
+def test_counter_normal_of_a_row_ignores_the_others_and_the_count() -> None:
+    keys = combined_key(7, torch.arange(5), torch.tensor([3, 1, 4, 1, 5]))
+    both = counter_normal(keys, 9)
+    torch.testing.assert_close(both[2:3], counter_normal(keys[2:3], 9), rtol=0, atol=0)
+    torch.testing.assert_close(both[:, :4], counter_normal(keys, 4), rtol=0, atol=0)
+
+
+def test_counter_normal_is_standard_normal_and_keys_are_unrelated() -> None:
+    keys = combined_key(0, torch.arange(200))
+    assert keys.unique().numel() == 200
+    drawn = counter_normal(keys, 1001, torch.float64).numpy()
+    assert scipy.stats.kstest(drawn.ravel(), "norm").pvalue > 1e-3
+    correlation = np.corrcoef(drawn)[~np.eye(200, dtype=bool)]
+    assert np.abs(correlation).max() < 6 / np.sqrt(1001)

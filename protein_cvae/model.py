@@ -1,0 +1,345 @@
+"""Hierarchical conditional VAE over the conformations of a protein (spec §2 with §4).
+
+    condition  c = f(sequence, template)                        per residue
+    prior      p(z_g | c) p(detail | z_g, c) p(shift | z_g, c)   shift: elastic network of the template
+    posterior  q(z_g | X, c) q(detail | X, c) q(shift | X, T)
+    decoder    start = template moved by shift -> equivariant layers -> N, CA, C
+
+X is the conformer, T the template: another conformer of the same protein.  shift is the displacement
+of CA from T after robust superposition, seen in the frames of T; its posterior mean is that
+displacement and only its width is learned.  Without a template the start comes from a perceptron of
+latents and condition in a pose of its own, and shift does not exist.
+
+Amino-acid logits come from the latents (``direct``, the default), from the decoder's states
+(``shared``), or from latents of their own (``separate``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from common.align import align
+from protein_cvae.batch import ProteinBatch
+from protein_cvae.decoder import EquivariantDecoder
+from protein_cvae.elastic import ElasticNetwork, ElasticPrior
+from protein_cvae.features import (
+    ANGSTROM,
+    RESIDUE_FEATURES,
+    ResidueGraph,
+    residue_features,
+    residue_graph,
+)
+from protein_cvae.geometry.frames import residue_frames, rotation_from_6d
+from protein_cvae.latents import Gaussian, GaussianHead, Latents
+from protein_cvae.layers import Trunk, perceptron, sinusoidal
+
+SequenceDesign = Literal["direct", "shared", "separate"]
+NUM_AMINO_ACIDS = 20
+# Start of log σ² of the shift: 0.1 Å.
+_SHIFT_LOG_VAR = -4.6
+_SUPERPOSITION_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is known before the conformer: sequence and template.
+
+    Attributes:
+        c: (B, L, C) states.
+        mean: (B, C) their mean over present residues.
+        mask: (B, L) residues that are modelled.
+        templated: (B,) bool, a template is given.
+        rotation, origin: (B, L, 3, 3), (B, L, 3) frames of the template, Å.
+        network: prior of the shift, over templated items (others have ground springs only).
+    """
+
+    c: Tensor
+    mean: Tensor
+    mask: Tensor
+    templated: Tensor
+    rotation: Tensor
+    origin: Tensor
+    network: ElasticNetwork
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(z | X, T, sequence); ``shift_log_var`` is (B, L)."""
+
+    z_global: Gaussian
+    shift: Tensor
+    shift_log_var: Tensor
+    detail: Gaussian
+
+    def mean(self) -> Latents:
+        return Latents(self.z_global.mean, self.shift, self.detail.mean)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """p(detail, shift | z_g, c); ``shift`` (B, L, 3) is its mean in the frames of the template."""
+
+    detail: Gaussian
+    shift: Tensor
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Attributes:
+
+    coordinates: (B, L, 3, 3) N, CA, C, Å.
+    logits: (B, L, 20).
+    """
+
+    coordinates: Tensor
+    logits: Tensor
+
+
+class ProteinCVAE(nn.Module):
+    """The model; see the module's docstring.
+
+    Args:
+        d_embedding: width of the given sequence embedding (1280 for ESM-2 650M); 0 learns one from
+            the residue type and the position.
+        width: of encoder and condition states (512 in the reference).
+        layers: Transformer layers of the encoder (6).
+        condition_layers: Transformer layers of the conditioner.
+        heads: attention heads.
+        feed_forward: width of the feed-forward layers (1024).
+        dropout: in the encoders.
+        d_global: dimensions of z_global (512).
+        d_local: dimensions of z_local, shift included (256).
+        hidden: width of the decoder (256).
+        decoder_layers: equivariant layers (8).
+        chain_neighbors: edges along the sequence (20).
+        spatial_neighbors: k of the spatial graphs (30).
+        sequence_design: where the amino-acid logits come from.
+    """
+
+    def __init__(
+        self,
+        d_embedding: int = 0,
+        width: int = 512,
+        layers: int = 6,
+        condition_layers: int = 2,
+        heads: int = 8,
+        feed_forward: int = 1024,
+        dropout: float = 0.1,
+        d_global: int = 512,
+        d_local: int = 256,
+        hidden: int = 256,
+        decoder_layers: int = 8,
+        chain_neighbors: int = 20,
+        spatial_neighbors: int = 30,
+        sequence_design: SequenceDesign = "direct",
+    ) -> None:
+        super().__init__()
+        if d_local <= 3:
+            raise ValueError(f"d_local holds 3 numbers of shift and more, got {d_local}")
+        if sequence_design not in ("direct", "shared", "separate"):
+            raise ValueError(
+                f"sequence_design must be direct, shared or separate, got {sequence_design!r}"
+            )
+        detail = d_local - 3
+        self.width, self.d_embedding = width, d_embedding
+        self.d_global, self.d_detail = d_global, detail
+        self.neighbors = chain_neighbors, spatial_neighbors
+        self.sequence_design: SequenceDesign = sequence_design
+
+        # 21 learned rows, X among them; the last stands for a withheld sequence.
+        self.residue = nn.Embedding(22, width // 2)
+        self.embedding = nn.Linear(d_embedding, width // 2) if d_embedding else None
+        quarter = width // 4
+        self.template_in = nn.Sequential(nn.Linear(RESIDUE_FEATURES, quarter), nn.LayerNorm(quarter))
+        self.no_template = nn.Parameter(torch.zeros(quarter))
+        self.condition_in = nn.Sequential(
+            nn.Linear(width // 2 + quarter, width), nn.LayerNorm(width), nn.GELU()
+        )
+        self.conditioner = Trunk(width, condition_layers, heads, feed_forward, dropout)
+        self.elastic = ElasticPrior(width, hidden // 2)
+
+        self.structure_in = nn.Sequential(nn.Linear(RESIDUE_FEATURES, quarter), nn.LayerNorm(quarter))
+        self.change_in = nn.Sequential(nn.Linear(3 + 1 + 9, quarter), nn.LayerNorm(quarter))
+        self.encoder_in = nn.Sequential(
+            nn.Linear(width + 2 * quarter, width),
+            nn.LayerNorm(width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+        )
+        self.encoder = Trunk(width, layers, heads, feed_forward, dropout)
+        self.global_head = GaussianHead(width, width, d_global)
+        self.detail_head = GaussianHead(width + 3, width, detail)
+        self.shift_log_var = nn.Linear(width, 1)
+        nn.init.zeros_(self.shift_log_var.weight)
+        nn.init.constant_(self.shift_log_var.bias, _SHIFT_LOG_VAR)
+
+        self.global_prior = GaussianHead(width, width, d_global)
+        self.detail_prior = GaussianHead(width + d_global, width, detail)
+        self.shift_prior = perceptron(width + d_global, width, 3, zero=True)
+
+        d_decoder = width + d_global + detail
+        self.start = perceptron(d_decoder, 2 * width, 3 + 6)
+        self.decoder = EquivariantDecoder(
+            d_decoder, hidden, decoder_layers, chain_neighbors, spatial_neighbors
+        )
+        d_sequence = {"direct": d_global + 3 + detail, "shared": hidden, "separate": width // 4}
+        self.sequence_latent = (
+            GaussianHead(width, width, width // 4) if sequence_design == "separate" else None
+        )
+        self.sequence_head = perceptron(d_sequence[sequence_design], width, NUM_AMINO_ACIDS)
+
+    # -- condition ------------------------------------------------------------------------------
+
+    def condition(self, batch: ProteinBatch) -> Condition:
+        """States of sequence and template, and the elastic network of the template."""
+        templated = batch.template_mask.any(1)
+        # A residue that the template lacks has no start: it is left out.
+        mask = batch.mask & (batch.template_mask | ~templated[:, None])
+        seen = mask & templated[:, None]
+        rotation, origin = residue_frames(batch.template, seen)
+        features = residue_features(batch.template, seen, batch.bonded, batch.chain_index)
+        known = self.template_in(features)
+        known = torch.where(seen[..., None], known, self.no_template.expand_as(known))
+        h = self.condition_in(torch.cat([self._sequence(batch), known], dim=-1))
+        h = h + sinusoidal(batch.residue_index, self.width, h.dtype)
+        graph = self._graph(origin, seen, batch)
+        c = self.conditioner(h, mask, rotation, origin, graph)
+        network = self.elastic(c, origin, seen, graph)
+        return Condition(c, masked_mean(c, mask), mask, templated, rotation, origin, network)
+
+    def _sequence(self, batch: ProteinBatch) -> Tensor:
+        given = batch.sequence_mask[:, None]
+        states = self.residue(torch.where(given, batch.aatype, torch.full_like(batch.aatype, 21)))
+        if self.embedding is not None:
+            if batch.embedding.shape[-1] != self.d_embedding:
+                raise ValueError(
+                    f"the model was built for sequence embeddings of width {self.d_embedding}, "
+                    f"the batch has width {batch.embedding.shape[-1]}; give the data module the "
+                    "embedder that the model was trained with"
+                )
+            embedded = self.embedding(batch.embedding.to(states))
+            states = states + torch.where(given[..., None], embedded, torch.zeros_like(embedded))
+        return states
+
+    def _graph(self, origin: Tensor, mask: Tensor, batch: ProteinBatch) -> ResidueGraph:
+        return residue_graph(origin, mask, batch.chain_index, batch.residue_index, *self.neighbors)
+
+    # -- posterior ------------------------------------------------------------------------------
+
+    def encode(self, batch: ProteinBatch, condition: Condition) -> Posterior:
+        """The posterior of the conformers of a batch; exactly invariant to their pose."""
+        mask, templated = condition.mask, condition.templated
+        rotation, origin = residue_frames(batch.coordinates, mask)
+        seen = mask & templated[:, None]
+        shift, turn = displacement(rotation, origin, condition.rotation, condition.origin, seen)
+        size = (shift.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+        change = torch.cat([shift / (1 + 0.3 * size), size.log1p(), turn.flatten(2)], dim=-1)
+        features = residue_features(batch.coordinates, mask, batch.bonded, batch.chain_index)
+        h = self.encoder_in(
+            torch.cat([condition.c, self.structure_in(features), self.change_in(change)], dim=-1)
+        )
+        graph = self._graph(origin, mask, batch)
+        h = self.encoder(h, mask, rotation, origin, graph)
+        detail = self.detail_head(torch.cat([h, shift / (1 + 0.3 * size)], dim=-1))
+        log_var = self.shift_log_var(h)[..., 0].clamp(-12.0, 4.0)
+        return Posterior(self.global_head(masked_mean(h, mask)), shift, log_var, detail)
+
+    def sequence_posterior(self, batch: ProteinBatch, condition: Condition) -> Gaussian | None:
+        """Latents of the ``separate`` design, from the condition; None in the other designs."""
+        return None if self.sequence_latent is None else self.sequence_latent(condition.c)
+
+    # -- prior ----------------------------------------------------------------------------------
+
+    def prior_global(self, condition: Condition) -> Gaussian:
+        return self.global_prior(condition.mean)
+
+    def prior_local(self, condition: Condition, z_global: Tensor) -> Prior:
+        """p(detail, shift | z_g, c) with z_global (B, G)."""
+        given = z_global[:, None].expand(-1, condition.c.shape[1], -1)
+        states = torch.cat([condition.c, given], dim=-1)
+        shift = self.shift_prior(states) * condition.templated[:, None, None]
+        shift = torch.where(condition.mask[..., None], shift, torch.zeros_like(shift))
+        return Prior(self.detail_prior(states), shift)
+
+    # -- decoder --------------------------------------------------------------------------------
+
+    def decode(
+        self,
+        batch: ProteinBatch,
+        condition: Condition,
+        latents: Latents,
+        sequence_latent: Tensor | None = None,
+    ) -> Decoded:
+        """Coordinates and amino-acid logits of latents.
+
+        With a template the result is in its pose; without one, in a pose of its own.
+        """
+        length = condition.c.shape[1]
+        given = latents.z_global[:, None].expand(-1, length, -1)
+        z = torch.cat([condition.c, given, latents.detail], dim=-1)
+        free = self.start(z)
+        free_rotation = rotation_from_6d(free[..., 3:] + free.new_tensor([1.0, 0, 0, 0, 1, 0]))
+        moved = (condition.rotation @ latents.shift[..., None])[..., 0]
+        templated = condition.templated[:, None]
+        origin = torch.where(
+            templated[..., None], condition.origin + moved, free[..., :3] / ANGSTROM
+        )
+        rotation = torch.where(templated[..., None, None], condition.rotation, free_rotation)
+        coordinates, states = self.decoder(
+            z, rotation, origin, condition.mask, batch.chain_index, batch.residue_index
+        )
+        if self.sequence_design == "direct":
+            shift = latents.shift * ANGSTROM
+            logits = self.sequence_head(torch.cat([given, shift, latents.detail], dim=-1))
+        elif self.sequence_design == "shared":
+            logits = self.sequence_head(states)
+        else:
+            if sequence_latent is None:
+                raise ValueError("the separate sequence design needs sequence_latent")
+            logits = self.sequence_head(sequence_latent)
+        return Decoded(coordinates, logits)
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (B, L, C) over the residues of (B, L) that are present -> (B, C)."""
+    weight = mask.to(x)[..., None]
+    return (x * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+
+def displacement(
+    rotation: Tensor, origin: Tensor, to_rotation: Tensor, to_origin: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How each residue has moved and turned from a template, seen in the template's frames.
+
+    The conformer is superposed on the template by CA, with weights 1 / (1 + d²) renewed a few
+    times, so that a moving tail or domain does not drag the rest along.
+
+    Args:
+        rotation, origin: (B, L, 3, 3), (B, L, 3) Å frames of the conformer.
+        to_rotation, to_origin: those of the template.
+        mask: (B, L) bool, present in both.
+
+    Returns:
+        shift (B, L, 3) Å and turn minus identity (B, L, 3, 3); 0 where not present.
+    """
+    present = mask.to(origin)
+    # An item without any residue in common still needs a superposition that is finite.
+    weight = torch.where(mask.any(1, keepdim=True), present, torch.ones_like(present))
+    here = origin * present[..., None]
+    there = to_origin * present[..., None]
+    base = weight
+    for _ in range(_SUPERPOSITION_ROUNDS):
+        with torch.no_grad():
+            moved = align(here, there, weight).apply(here)
+            weight = base / (1 + (moved - there).square().sum(-1))
+    fit = align(here, there, weight)
+    gap = (fit.apply(here) - there) * present[..., None]
+    shift = (gap[..., None, :] @ to_rotation)[..., 0, :]
+    turned = to_rotation.mT @ fit.rotation[:, None] @ rotation
+    each = torch.eye(3, dtype=origin.dtype, device=origin.device)
+    turn = torch.where(mask[..., None, None], turned - each, torch.zeros_like(turned))
+    return shift, turn
