@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_UNKNOWN = 20  # amino acid X
+from protein_cvae.residues import UNKNOWN
 
 # What fills the residues that a shorter protein does not have.
-_PADDING: dict[str, int] = {"aatype": _UNKNOWN, "chain_index": -1}
+_PADDING: dict[str, int] = {"aatype": UNKNOWN, "chain_index": -1}
 
 _PER_RESIDUE = (
     "coordinates",
@@ -126,12 +126,13 @@ class ProteinBatch:
             raise ValueError(f"mask must have shape (B, L), got {tuple(self.mask.shape)}")
         b, length = self.mask.shape
         for name in _PER_RESIDUE:
-            value, shape = getattr(self, name), (b, length)
+            value: Tensor = getattr(self, name)
+            tail: tuple[int, ...] = ()
             if name in ("coordinates", "template"):
-                shape += (3, 3)
+                tail = (3, 3)
             elif name == "embedding":
-                shape += (int(value.shape[-1]),)
-            _check_field(name, value, shape)
+                tail = (int(value.shape[-1]),)
+            _check_field(name, value, (b, length, *tail))
         for name in _PER_ITEM:
             _check_field(name, getattr(self, name), (b,))
         if len(self.names) != b:
@@ -142,8 +143,8 @@ class ProteinBatch:
                     f"{name} of {', '.join(self.names)} holds NaN or infinity; missing entries "
                     "must be zeros under a False mask"
                 )
-        if not ((self.aatype >= 0) & (self.aatype <= _UNKNOWN)).all():
-            raise ValueError(f"aatype must lie in 0..{_UNKNOWN}")
+        if not ((self.aatype >= 0) & (self.aatype <= UNKNOWN)).all():
+            raise ValueError(f"aatype must lie in 0..{UNKNOWN}")
         if length and bool(self.bonded[:, -1].any()):
             raise ValueError("bonded: the last residue has no next one to be bonded to")
 
