@@ -62,12 +62,14 @@ class EnsembleSplit:
         entries: one for each ensemble, in order.
         seed: it was drawn with.
         held_out_fraction: of the models of a known protein.
+        families: names of relatives that sequence identity does not see.
         version: of this record.
     """
 
     entries: tuple[EnsembleEntry, ...]
     seed: int
     held_out_fraction: float
+    families: tuple[tuple[str, ...], ...] = ()
     version: int = SPLIT_VERSION
 
     @staticmethod
@@ -115,7 +117,8 @@ class EnsembleSplit:
         for ensemble in ensembles:
             hashes = model_hashes(ensemble)
             family, everything = numbers[ensemble.name], tuple(range(ensemble.num_models))
-            train, heldout = ((), everything)
+            train: tuple[int, ...] = ()
+            heldout = everything
             if family not in out:
                 train, heldout = _divide(ensemble.name, hashes, held_out_fraction, seed)
             entries.append(
@@ -123,7 +126,8 @@ class EnsembleSplit:
                     ensemble.name, chain_sequences(ensemble), hashes, family, train, heldout
                 )
             )
-        split = EnsembleSplit(tuple(entries), seed, held_out_fraction)
+        named = tuple(tuple(group) for group in families)
+        split = EnsembleSplit(tuple(entries), seed, held_out_fraction, named)
         if not any(entry.train for entry in entries):
             raise ValueError(
                 "no ensemble is left to train on: "
@@ -177,7 +181,12 @@ class EnsembleSplit:
                 )
                 for entry in record["entries"]
             )
-            return EnsembleSplit(entries, int(record["seed"]), float(record["held_out_fraction"]))
+            return EnsembleSplit(
+                entries,
+                int(record["seed"]),
+                float(record["held_out_fraction"]),
+                tuple(tuple(group) for group in record["families"]),
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(f"the split record is damaged: {error!r}") from error
 
@@ -200,7 +209,7 @@ class EnsembleSplit:
             for text, names in (("without", gone), ("with", new), ("other models of", changed))
             if names
         ]
-        for name in ("seed", "held_out_fraction"):
+        for name in ("seed", "held_out_fraction", "families"):
             if getattr(self, name) != getattr(other, name):
                 what.append(f"{name} {getattr(other, name)}, not {getattr(self, name)}")
         raise ValueError(
@@ -220,12 +229,8 @@ class EnsembleSplit:
                 counts as unseen is a relative of one that was learned from; names them.
         """
         learned = {e.hashes[i]: e.name for e in self.entries for i in e.train}
-        known = {
-            sequence: entry.name
-            for entry in self.entries
-            if entry.train
-            for sequence in entry.sequences
-        }
+        trained = [entry for entry in self.entries if entry.train]
+        named = [set(group) for group in (*self.families, *other.families)]
         for entry in other.entries:
             for i in entry.heldout:
                 if entry.hashes[i] in learned:
@@ -236,12 +241,16 @@ class EnsembleSplit:
                     )
             if not entry.unseen:
                 continue
-            for sequence, name in known.items():
-                if any(related(own, sequence) for own in entry.sequences):
+            for relative in trained:
+                if any({entry.name, relative.name} <= group for group in named) or any(
+                    related(ours, theirs)
+                    for ours in entry.sequences
+                    for theirs in relative.sequences
+                ):
                     raise ValueError(
-                        f"{entry.name} is to be an unseen protein, but it is a relative of {name}, "
-                        "which was trained on; train without that family, or score the held-out "
-                        "models of a known protein"
+                        f"{entry.name} is to be an unseen protein, but it is a relative of "
+                        f"{relative.name}, which was trained on; train without that family, or "
+                        "score the held-out models of a known protein"
                     )
 
 
