@@ -8,8 +8,8 @@ a lower density than this cell.  Sorted ascending, the values v are therefore th
 the cells, and the density is dv/dn, non-decreasing: an isotonic regression of the steps.  Its −log
 per rad² is fitted by a real Fourier series of the given order in φ and ψ, by least squares weighted
 towards the favoured and the outlier contour; cells without a residue get an energy that rises with
-distance.  Prints, per class, the misclassified cells, and the density-weighted error of the energy
-in nats.
+distance.  The two limits are the fitted energies that separate the cells of the grid best.  Prints,
+per class, the misclassified cells and the density-weighted error of the energy in nats.
 """
 
 from __future__ import annotations
@@ -96,6 +96,15 @@ def fit(target: Array, favoured: float, outlier: float, order: int) -> NDArray[n
     return np.rint(solution / UNIT_NATS).astype(np.int64).reshape(rows.shape[1], -1)
 
 
+def separating_energy(fitted: Array, inside: NDArray[np.bool_]) -> float:
+    """The limit with the fewest cells on the wrong side: ``inside`` at most it, others above it."""
+    order = np.argsort(fitted, axis=None)
+    kept = inside.ravel()[order]
+    wrong = np.cumsum(~kept) + kept.sum() - np.cumsum(kept)  # limit between this cell and the next
+    best = int(np.argmin(wrong[:-1]))
+    return float(fitted.ravel()[order[best : best + 2]].mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("grids", type=Path)
@@ -111,6 +120,8 @@ def main() -> None:
         coefficients = fit(target, favoured, outlier, options.order)
         rows = basis(np.deg2rad(np.arange(-179, 180, 2)), options.order)
         fitted = UNIT_NATS * rows @ coefficients @ rows.T
+        favoured = separating_energy(fitted, grid >= FAVOURED)
+        outlier = separating_energy(fitted, grid >= share)
         density = np.exp(-target) * (grid > 0)
         print(
             f"{name:14s} outlier cells wrong {np.sum((fitted > outlier) != (grid < share)):4d}, "
