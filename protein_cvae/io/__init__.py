@@ -1,0 +1,18 @@
+"""Reading and writing conformational ensembles: PDB, mmCIF, trajectories, download."""
+
+from protein_cvae.io.download import download_structure
+from protein_cvae.io.find import ensemble_names, find_ensembles, load_ensemble
+from protein_cvae.io.structure import read_structure
+from protein_cvae.io.trajectory import load_trajectory_folder, read_trajectory
+from protein_cvae.io.write import write_ensemble
+
+__all__ = [
+    "download_structure",
+    "ensemble_names",
+    "find_ensembles",
+    "load_ensemble",
+    "load_trajectory_folder",
+    "read_structure",
+    "read_trajectory",
+    "write_ensemble",
+]
