@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from protein_cvae.ensemble import BACKBONE, Note
-from protein_cvae.io.records import ModelRecords, ResidueKey, ResidueRecord, residue_label
+from protein_cvae.io.altlocs import chosen_atoms, ranked_locations
+from protein_cvae.io.records import ModelRecords, ResidueKey, residue_label
 from protein_cvae.residues import CAPS, UNKNOWN_LETTER, WATERS, is_standard, one_letter
 
 PEPTIDE_BOND = 2.0  # Å; a C-N bond has 1.33, the nearest contact without one about 2.8
@@ -134,13 +135,13 @@ def _collect(
     coordinates = np.full((len(models), len(keys), 3, 3), np.nan)
     present = np.zeros((len(models), len(keys)), dtype=bool)
     for i, key in enumerate(keys):
-        ranking = _ranked_locations(models, key)
+        ranking = ranked_locations(models, key)
         name, letter = "", None
         for m, model in enumerate(models):
             record = model.residues.get(key)
             if record is None:
                 continue
-            own, atoms, location = _chosen(record, ranking)
+            own, atoms, location = chosen_atoms(record, ranking)
             if name and one_letter(own) != letter:
                 raise ValueError(
                     f"{path}: model {model.number}, residue {residue_label(key, own)}: an earlier "
@@ -159,44 +160,6 @@ def _collect(
         names.append(name)
         letters.append(letter or UNKNOWN_LETTER)
     return Layout(keys, names, letters, coordinates, present)
-
-
-def _ranked_locations(models: list[ModelRecords], key: ResidueKey) -> dict[str, float]:
-    """Alternate locations of a residue, highest occupancy over all models first, then by letter."""
-    sums: dict[str, float] = {}
-    for model in models:
-        if key not in model.residues:
-            continue
-        for location, variant in model.residues[key].variants.items():
-            if location and variant.atoms:
-                here = sum(atom.occupancy for atom in variant.atoms.values())
-                sums[location] = sums.get(location, 0.0) + here
-    return dict(sorted(sums.items(), key=lambda item: (-round(item[1], 4), item[0])))
-
-
-def _chosen(
-    record: ResidueRecord, ranking: dict[str, float]
-) -> tuple[str, dict[str, tuple[float, float, float]], str]:
-    """Name, backbone atoms and alternate location of a residue: one location for all atoms.
-
-    Atoms without a location belong to each.  The first of the ranking that completes the backbone
-    is taken; if none does, the first.
-    """
-    common = record.variants.get("")
-    best: tuple[str, dict[str, tuple[float, float, float]], str] | None = None
-    for location in ranking:
-        variant = record.variants.get(location)
-        if variant is None:
-            continue
-        shared = common if common is not None and common.name == variant.name else None
-        atoms = {name: atom.xyz for name, atom in (shared.atoms if shared else {}).items()}
-        atoms.update({name: atom.xyz for name, atom in variant.atoms.items()})
-        if best is None or len(atoms) == len(BACKBONE) > len(best[1]):
-            best = variant.name, atoms, location
-    if best is not None:
-        return best
-    plain = common or next(iter(record.variants.values()))
-    return plain.name, {name: atom.xyz for name, atom in plain.atoms.items()}, ""
 
 
 def linked(first: np.ndarray, second: np.ndarray) -> bool:

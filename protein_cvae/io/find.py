@@ -14,11 +14,8 @@ from protein_cvae.io.structure import (
     read_structure,
     structure_name,
 )
-from protein_cvae.io.trajectory import (
-    find_topology,
-    find_trajectories,
-    load_trajectory_folder,
-)
+from protein_cvae.io.topology import find_topology
+from protein_cvae.io.trajectory import find_trajectories, load_trajectory_folder
 
 _SUFFIXES = tuple(s + end for s in PDB_SUFFIXES + MMCIF_SUFFIXES for end in ("", ".gz"))
 

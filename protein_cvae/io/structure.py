@@ -29,7 +29,8 @@ from pathlib import Path
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.assemble import NoteBook, arrange
 from protein_cvae.io.finish import build_ensemble
-from protein_cvae.io.parse import parse_mmcif, parse_pdb
+from protein_cvae.io.parse_mmcif import parse_mmcif
+from protein_cvae.io.parse_pdb import parse_pdb
 from protein_cvae.io.records import ModelRecords
 
 PDB_SUFFIXES = (".pdb", ".ent")

@@ -15,24 +15,22 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 
-from protein_cvae.ensemble import BACKBONE, Ensemble
+from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.assemble import Layout, NoteBook, arrange
 from protein_cvae.io.finish import build_ensemble
-from protein_cvae.io.records import (
-    AtomRecord,
-    ModelRecords,
-    ResidueKey,
-    ResidueRecord,
-    Variant,
-    residue_label,
+from protein_cvae.io.records import ModelRecords
+from protein_cvae.io.topology import (
+    TOPOLOGY_SUFFIXES,
+    error_words,
+    find_topology,
+    load_topology,
+    residue_atoms,
+    residue_record,
 )
-from protein_cvae.residues import one_letter
 
-TOPOLOGY_SUFFIXES = (".pdb", ".cif", ".gro", ".psf", ".prmtop")
 TRAJECTORY_SUFFIXES = (".xtc", ".trr", ".dcd", ".nc")
 _ANGSTROM_PER_NM = 10.0
 _SPLIT = 4.0  # Å; a peptide bond this long in one frame was cut by the periodic box
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def read_trajectory(
@@ -74,8 +72,8 @@ def read_trajectory(
         raise ValueError(
             f"{topology}: stride and max_frames must be at least 1, got {stride} and {max_frames}"
         )
-    table = _load_topology(topology)
-    keys, atoms, notes = _residue_atoms(table, topology)
+    table = load_topology(topology)
+    keys, atoms, notes = residue_atoms(table, topology)
     if not keys:
         raise ValueError(f"{topology}: no protein: no residue has atoms N, CA and C")
     parts = [_load_frames(path, topology, table, atoms, stride) for path in paths]
@@ -95,7 +93,7 @@ def read_trajectory(
     names = [name for _, name in keys]
     first = ModelRecords(model_numbers[0])
     for (key, residue), xyz in zip(keys, coordinates[0], strict=True):
-        first.residues[key] = _record(residue, xyz)
+        first.residues[key] = residue_record(residue, xyz)
     layout = arrange([first], topology, book)
     position = {key: i for i, (key, _) in enumerate(keys)}
     index = [position[key] for key in layout.keys]
@@ -170,93 +168,9 @@ def load_trajectory_folder(
     )
 
 
-def find_topology(folder: Path) -> Path | None:
-    """The file named topology in a folder, or None."""
-    found = [folder / f"topology{suffix}" for suffix in TOPOLOGY_SUFFIXES]
-    return next((path for path in found if path.is_file()), None)
-
-
 def find_trajectories(folder: Path) -> list[Path]:
     """Trajectory files of a folder, by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in TRAJECTORY_SUFFIXES)
-
-
-def _load_topology(path: Path) -> mdtraj.Topology:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such topology")
-    if path.suffix.lower() not in TOPOLOGY_SUFFIXES:
-        raise ValueError(
-            f"{path}: suffix {path.suffix!r} is no topology; expected one of "
-            f"{', '.join(TOPOLOGY_SUFFIXES)}"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            table = mdtraj.load_topology(str(path))
-    except Exception as error:  # the parsers of six formats raise whatever comes up
-        raise ValueError(f"{path}: cannot be read as a topology ({_words(error)})") from None
-    if table.n_atoms == 0:
-        raise ValueError(f"{path}: the topology has no atoms")
-    return table
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _residue_atoms(
-    table: mdtraj.Topology, path: Path
-) -> tuple[list[tuple[ResidueKey, str]], np.ndarray, list[tuple[str, str, str]]]:
-    """Residues that may be of a protein: identity and name, (R, 3) atom indices (-1: none), notes.
-
-    A topology can hold several chains of one name, as an MD program numbers them; only those with
-    amino acids need a name of their own.
-    """
-    keys: dict[ResidueKey, str] = {}
-    atoms: list[list[int]] = []
-    notes: list[tuple[str, str, str]] = []
-    used: set[str] = set()
-    for chain in table.chains:
-        found = []
-        for residue in chain.residues:
-            index = {atom.name: atom.index for atom in residue.atoms if atom.name in BACKBONE}
-            known = one_letter(residue.name) is not None
-            if len(index) == len(BACKBONE) or (index and known):
-                found.append((residue, [index.get(atom, -1) for atom in BACKBONE]))
-            else:
-                notes.append(("dropped", residue.name, "no amino acid of a chain"))
-        if not found:
-            continue
-        given = str(getattr(chain, "chain_id", None) or "").strip()
-        if not given or given in used:
-            given = next((c for c in _LETTERS if c not in used), f"chain{chain.index}")
-        used.add(given)
-        for residue, indices in found:
-            number = int(residue.resSeq)
-            codes = ("", *_LETTERS)
-            free = (ResidueKey(given, number, code) for code in codes)
-            key = next((key for key in free if key not in keys), None)
-            if key is None:
-                raise ValueError(
-                    f"{path}: chain {given}, residue {residue}: more than {len(_LETTERS)} residues "
-                    "have this number; number them anew"
-                )
-            if key.insertion:
-                detail = "its number stands twice in the chain; code given here"
-                notes.append(("insertion codes", residue_label(key, residue.name), detail))
-            keys[key] = residue.name
-            atoms.append(indices)
-    return list(keys.items()), np.array(atoms, dtype=np.int64).reshape(-1, 3), notes
-
-
-def _record(name: str, xyz: np.ndarray) -> ResidueRecord:
-    positions = {
-        atom: AtomRecord((float(x), float(y), float(z)), 1.0)
-        for atom, (x, y, z) in zip(BACKBONE, xyz, strict=True)
-        if np.isfinite(x)
-    }
-    # MDTraj does not say which records were HETATM: a name that is no amino acid's counts as one.
-    return ResidueRecord(one_letter(name) is None, {"": Variant(name, positions)})
 
 
 def _load_frames(
@@ -287,7 +201,7 @@ def _load_frames(
     except Exception as error:  # as in _load_topology
         raise ValueError(
             f"{path}: cannot be read as a trajectory of {topology}; it is damaged or cut short "
-            f"({_words(error)})"
+            f"({error_words(error)})"
         ) from None
     if count == 0:
         raise ValueError(f"{path}: no frame (topology {topology})")

@@ -3,7 +3,8 @@
 One MODEL for each model with N, CA, C and, where given, O of each residue.  PDB has columns of
 fixed width and 0.001 Å; what does not fit is refused, never cut: mmCIF has no such limits and is
 written with 0.00001 Å.  A residue that is masked in a model is left out of that model; MDTraj
-reads only files whose models have the same atoms, so select complete residues first for it.
+reads only files whose models have the same atoms, so select complete residues first for it.  In
+mmCIF it cannot tell residues apart that differ in the insertion code alone: write PDB for it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from protein_cvae.io.structure import structure_format
 from protein_cvae.residues import three_letter
 
 _CIF_COLUMNS = (
-    "group_PDB id type_symbol label_atom_id label_alt_id label_comp_id label_asym_id "
-    "label_entity_id label_seq_id pdbx_PDB_ins_code Cartn_x Cartn_y Cartn_z occupancy "
-    "B_iso_or_equiv auth_seq_id auth_asym_id pdbx_PDB_model_num"
-).split()
+    "group_PDB", "id", "type_symbol", "label_atom_id", "label_alt_id", "label_comp_id",
+    "label_asym_id", "label_entity_id", "label_seq_id", "pdbx_PDB_ins_code", "Cartn_x", "Cartn_y",
+    "Cartn_z", "occupancy", "B_iso_or_equiv", "auth_seq_id", "auth_asym_id", "pdbx_PDB_model_num",
+)  # fmt: skip
 
 
 def write_ensemble(

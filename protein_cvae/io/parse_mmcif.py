@@ -1,98 +1,21 @@
-"""PDB and mmCIF text to residue records, by Biopython's parsers.
+"""mmCIF text to residue records, by Biopython's dictionary reader.
 
-Before a PDB text is parsed, lines that no backbone needs are blanked (line numbers stay), which
-makes reading several times faster and keeps the parser's remarks about headers out of the way.
-What the parser would pass over in silence is refused here: a line or file cut short, coordinates
-after END, columns of unequal length.
+Only the atom table is read.  Refused are columns of unequal length (the file is cut short), more
+than one table, and a model whose rows stand in two places.
 """
 
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
-from Bio.PDB import PDBParser
 from Bio.PDB.MMCIF2Dict import MMCIF2Dict
-from Bio.PDB.PDBExceptions import PDBConstructionException
 
 from protein_cvae.ensemble import BACKBONE
+from protein_cvae.io.parse_pdb import ATOM_RECORDS
 from protein_cvae.io.records import ModelRecords, RecordBuilder
 
-_ATOM_RECORDS = ("ATOM  ", "HETATM")
 _UNASSIGNED = (".", "?", "")
-_LAST_COORDINATE = 54  # columns 31-54 hold x, y and z
-
-
-def parse_pdb(text: str, path: Path) -> list[ModelRecords]:
-    """The models of a PDB text.
-
-    Args:
-        text: the whole file.
-        path: its name, for messages.
-
-    Raises:
-        ValueError: names file, line, model and residue if the text is not a PDB file, is cut
-            short, or holds what cannot be read.
-    """
-    lines = _backbone_lines(text.splitlines(), path)
-    builder = RecordBuilder(path)
-    parser = PDBParser(PERMISSIVE=True, QUIET=True, structure_builder=builder)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # blank occupancies and B-factors, which are not used
-        try:
-            models: list[ModelRecords] = parser.get_structure("", io.StringIO("\n".join(lines)))
-        except PDBConstructionException as error:
-            raise ValueError(f"{builder.where()} or the one after it: {error}") from None
-        except (ValueError, IndexError) as error:
-            if str(error).startswith(str(path)):
-                raise
-            raise ValueError(
-                f"{builder.where()} or the one after it: residue number or atom record cannot be "
-                f"read ({error})"
-            ) from None
-    return models
-
-
-def _backbone_lines(lines: list[str], path: Path) -> list[str]:
-    """The same lines, blank where they are neither models nor needed atoms."""
-    kept = [""] * len(lines)
-    residue, model_open, ended, atoms = "", False, 0, 0
-    for i, line in enumerate(lines):
-        record = line[:6].ljust(6)
-        if record in _ATOM_RECORDS:
-            atoms += 1
-            if ended:
-                raise ValueError(
-                    f"{path}: line {i + 1} ({line[:27].strip()}): atoms after END in line {ended}; "
-                    "separate models by MODEL and ENDMDL, not by END"
-                )
-            if len(line.rstrip()) < _LAST_COORDINATE - 2:
-                raise ValueError(
-                    f"{path}: line {i + 1} ({line[:27].strip()}): the record ends before its "
-                    "coordinates; the file is cut short or not in columns"
-                )
-            if line[12:16].strip() in BACKBONE or line[17:27] != residue:
-                kept[i] = line
-            residue = line[17:27]
-        elif record in ("MODEL ", "ENDMDL"):
-            kept[i], residue = line, ""
-            model_open = record == "MODEL "
-        elif line.rstrip() == "END":
-            ended, model_open = i + 1, False
-    if atoms == 0:
-        what = "it looks like mmCIF; call it .cif" if _is_mmcif(lines) else "it is no PDB file"
-        raise ValueError(f"{path}: no ATOM or HETATM record in {len(lines)} lines; {what}")
-    if model_open:
-        raise ValueError(
-            f"{path}: the last model is not closed by ENDMDL (last residue {residue.strip()!r}); "
-            "the file is cut short"
-        )
-    return kept
-
-
-def _is_mmcif(lines: list[str]) -> bool:
-    return any(line.startswith(("data_", "_atom_site.")) for line in lines)
 
 
 def parse_mmcif(text: str, path: Path) -> list[ModelRecords]:
@@ -162,7 +85,7 @@ def _atom_table(text: str, path: Path) -> dict[str, list[str]]:
     lines = text.splitlines()
     starts = sum(line.strip() == "_atom_site.Cartn_x" for line in lines)
     if starts == 0:
-        pdb = any(line[:6] in _ATOM_RECORDS and line[12:16].strip() in BACKBONE for line in lines)
+        pdb = any(line[:6] in ATOM_RECORDS and line[12:16].strip() in BACKBONE for line in lines)
         what = "it looks like a PDB file; call it .pdb" if pdb else "it is no mmCIF structure file"
         raise ValueError(f"{path}: no _atom_site table in {len(lines)} lines; {what}")
     if starts > 1:
@@ -189,19 +112,40 @@ def _atom_table(text: str, path: Path) -> dict[str, list[str]]:
 
 
 def _atom_section(lines: list[str]) -> str:
-    """The loop of the atom table alone: other categories can be many times as long."""
+    """The loop of the atom table alone, without the rows of atoms that no backbone needs.
+
+    Other categories can be many times as long, and splitting a row at white space is much faster
+    than reading it as mmCIF.  A row that may not be one row of plain words is always kept.
+    """
     first = next(i for i, line in enumerate(lines) if line.startswith("_atom_site."))
-    while first > 0 and not lines[first].startswith("loop_"):
-        first -= 1
-    last = len(lines)
-    header = True
-    for i in range(first + 1, len(lines)):
-        if header and not lines[i].startswith("_atom_site."):
-            header = not lines[i].strip()
-        elif not header and lines[i].startswith(("#", "loop_", "_", "data_", "save_")):
-            last = i
+    head = first
+    while head > 0 and not lines[head].startswith("loop_"):
+        head -= 1
+    kept = ["data_atoms", *lines[head:first]]
+    header = 0
+    while first + header < len(lines) and (
+        lines[first + header].startswith("_atom_site.") or not lines[first + header].strip()
+    ):
+        header += 1
+    names = [line.split()[0] for line in lines[first : first + header] if line.strip()]
+    columns = [name.removeprefix("_atom_site.") for name in names]
+    kept += lines[first : first + header]
+    needed = ["label_atom_id", "label_comp_id", "auth_asym_id", "auth_seq_id"]
+    needed += ["pdbx_PDB_ins_code", "pdbx_PDB_model_num"]
+    place = [columns.index(name) for name in needed if name in columns]
+    plain = "label_atom_id" in columns and "auth_seq_id" in columns
+    previous: list[str] = []
+    for line in lines[first + header :]:
+        if line.startswith(("#", "loop_", "_", "data_", "save_")):
             break
-    return "\n".join(["data_atoms", *lines[first:last], ""])
+        words = line.split()
+        if plain and len(words) == len(columns) and "'" not in line and '"' not in line:
+            atom, *residue = (words[p] for p in place)
+            if atom not in BACKBONE and residue == previous:
+                continue
+            previous = residue
+        kept.append(line)
+    return "\n".join([*kept, ""])
 
 
 def _needed_columns(columns: dict[str, list[str]], rows: int, path: Path) -> dict[str, list[str]]:
