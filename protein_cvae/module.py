@@ -1,0 +1,356 @@
+"""Training of the hierarchical CVAE (spec §2-§4)."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from common.align import align
+from common.atomic import atomic_path
+from common.outputs import prepare_output
+from common.rng import combined_key, counter_normal
+from common.schedules import cosine_decay, cyclical
+from protein_cvae.batch import ProteinBatch
+from protein_cvae.kl import free_bits, gaussian_kl
+from protein_cvae.latents import Latents
+from protein_cvae.losses import (
+    LossWeights,
+    batch_mean,
+    fit_terms,
+    geometry_terms,
+    means,
+    weighted,
+    weighted_geometry,
+)
+from protein_cvae.metrics import active_units
+from protein_cvae.model import Condition, Decoded, Posterior, ProteinCVAE, SequenceDesign
+
+MONITOR = "val/loss"
+
+
+@dataclass(frozen=True)
+class KLSettings:
+    """The guard against posterior collapse.
+
+    Attributes:
+        cycles: cycles of the weight (Fu et al. 2019).
+        ramp: fraction of a cycle spent rising.
+        free_bits: nats that each dimension of z_global and of the detail may keep for nothing.
+    """
+
+    cycles: int = 4
+    ramp: float = 0.5
+    free_bits: float = 0.02
+
+
+@dataclass(frozen=True)
+class KLTerms:
+    """Nats per residue: of z_global, of the detail, of the shift, and what is trained on."""
+
+    z_global: Tensor
+    detail: Tensor
+    shift: Tensor
+    penalty_global: Tensor
+    penalty_local: Tensor
+
+
+class ProteinCVAEModule(pl.LightningModule):
+    """ProteinCVAE under the weighted losses of :class:`~protein_cvae.losses.LossWeights`.
+
+    Every step encodes the conformers of a batch, decodes them from posterior samples, and decodes a
+    draw from the prior, whose geometry alone is scored.  Weights of the KL terms go through
+    cycles over the training; the validation loss uses their final values.
+
+    ``val/...`` are held-out models of known proteins, ``val_unseen/...`` proteins of held-out
+    families, both decoded from posterior means with the medoid as template; RMSDs in Å over CA.
+
+    Args:
+        d_embedding, width, layers, condition_layers, heads, feed_forward, dropout, d_global,
+            d_local, hidden, decoder_layers, chain_neighbors, spatial_neighbors, sequence_design:
+            see :class:`~protein_cvae.model.ProteinCVAE`.
+        weights: of the losses.
+        kl: the guard against posterior collapse.
+        lr: learning rate of AdamW.
+        lr_final: end of the cosine decay over the steps of the training.
+        weight_decay: of AdamW.
+        seed: of the noise in training and validation.
+        export: copy the selected checkpoint (best by ``val/loss``, else the last) to this file
+            when the fit ends; null for none.
+    """
+
+    def __init__(
+        self,
+        d_embedding: int = 0,
+        width: int = 512,
+        layers: int = 6,
+        condition_layers: int = 2,
+        heads: int = 8,
+        feed_forward: int = 1024,
+        dropout: float = 0.1,
+        d_global: int = 512,
+        d_local: int = 256,
+        hidden: int = 256,
+        decoder_layers: int = 8,
+        chain_neighbors: int = 20,
+        spatial_neighbors: int = 30,
+        sequence_design: SequenceDesign = "direct",
+        weights: LossWeights = LossWeights(),
+        kl: KLSettings = KLSettings(),
+        lr: float = 5e-4,
+        lr_final: float = 1e-5,
+        weight_decay: float = 1e-4,
+        seed: int = 0,
+        export: str | None = None,
+    ) -> None:
+        super().__init__()
+        # Not the export: a checkpoint must not bring back the path of an earlier run.
+        self.save_hyperparameters(ignore=["export", "weights", "kl"])
+        self.model = ProteinCVAE(
+            d_embedding,
+            width,
+            layers,
+            condition_layers,
+            heads,
+            feed_forward,
+            dropout,
+            d_global,
+            d_local,
+            hidden,
+            decoder_layers,
+            chain_neighbors,
+            spatial_neighbors,
+            sequence_design,
+        )
+        self.weights, self.kl = weights, kl
+        self.lr, self.lr_final, self.weight_decay, self.seed = lr, lr_final, weight_decay, seed
+        self.export = None if export is None else Path(export)
+        self._means: list[tuple[Tensor, Tensor]] = []
+
+    # -- one pass -------------------------------------------------------------------------------
+
+    def noise(self, batch: ProteinBatch, step: int, purpose: int) -> Latents:
+        """Standard normal latents; an item's noise depends on nothing but itself and the step."""
+        key = combined_key(self.seed, purpose, step, batch.protein, batch.model)
+        b, length = batch.mask.shape
+        d_global, d_detail = self.model.d_global, self.model.d_detail
+        dtype = next(self.model.parameters()).dtype
+        # z_global first and residues in order: padding only adds numbers at the end.
+        drawn = counter_normal(key, d_global + length * (3 + d_detail), dtype)
+        local = drawn[:, d_global:].view(b, length, 3 + d_detail)
+        return Latents(drawn[:, :d_global], local[..., :3], local[..., 3:])
+
+    def sample_posterior(self, posterior: Posterior, noise: Latents) -> Latents:
+        spread = (0.5 * posterior.shift_log_var).exp()[..., None]
+        return Latents(
+            posterior.z_global.sample(noise.z_global),
+            posterior.shift + spread * noise.shift,
+            posterior.detail.sample(noise.detail),
+        )
+
+    def sample_prior(
+        self, condition: Condition, noise: Latents, temperature: float = 1.0
+    ) -> Latents:
+        """A draw from p(z | sequence, template); ``temperature`` scales its spread."""
+        z_global = self.model.prior_global(condition).sample(noise.z_global, temperature)
+        prior = self.model.prior_local(condition, z_global)
+        moved = temperature * condition.network.sample(noise.shift)
+        local = (condition.rotation.mT @ moved[..., None])[..., 0]
+        return Latents(z_global, prior.shift + local, prior.detail.sample(noise.detail, temperature))
+
+    def kl_terms(self, posterior: Posterior, condition: Condition, z: Latents) -> KLTerms:
+        """KL of each latent in nats per residue; the global latent's is spread over residues.
+
+        The local prior is given z_global, so its terms are of the sample that was drawn.
+        """
+        count = condition.mask.sum(1).clamp_min(1)
+        model = self.model
+        prior_global = model.prior_global(condition)
+        prior = model.prior_local(condition, z.z_global)
+        on_global = gaussian_kl(
+            posterior.z_global.mean,
+            posterior.z_global.log_var,
+            prior_global.mean,
+            prior_global.log_var,
+        )  # (B, G)
+        on_detail = gaussian_kl(
+            posterior.detail.mean, posterior.detail.log_var, prior.detail.mean, prior.detail.log_var
+        )[condition.mask]  # (N, D)
+        turn = condition.rotation
+        on_shift = condition.network.kl(
+            (turn @ posterior.shift[..., None])[..., 0],
+            posterior.shift_log_var,
+            (turn @ prior.shift[..., None])[..., 0],
+        )
+        length = count.float().mean()
+        shift = (on_shift / count).mean()
+        return KLTerms(
+            z_global=(on_global.sum(1) / count).mean(),
+            detail=on_detail.sum(1).mean(),
+            shift=shift,
+            penalty_global=free_bits(on_global, self.kl.free_bits).sum() / length,
+            penalty_local=free_bits(on_detail, self.kl.free_bits).sum() + shift,
+        )
+
+    def decode(self, batch: ProteinBatch, condition: Condition, z: Latents) -> Decoded:
+        sequence = self.model.sequence_posterior(batch, condition)
+        return self.model.decode(batch, condition, z, None if sequence is None else sequence.mean)
+
+    def reconstruct(self, batch: ProteinBatch) -> tuple[Decoded, Posterior, Condition]:
+        """Decode the posterior means of a batch."""
+        condition = self.model.condition(batch)
+        posterior = self.model.encode(batch, condition)
+        return self.decode(batch, condition, posterior.mean()), posterior, condition
+
+    # -- training -------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.export is not None:
+            prepare_output(self.export, "model.export")
+
+    def on_train_batch_start(self, batch: ProteinBatch, batch_idx: int) -> None:
+        # Dropout knows the global generator only: seeded here, a resumed run repeats it.
+        torch.manual_seed(int(combined_key(self.seed, self.global_step, self.global_rank)))
+
+    def progress(self) -> float:
+        """Fraction of the training that is done."""
+        return self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
+
+    def kl_weight(self) -> float:
+        """The cycle's factor, in [0, 1]."""
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        return cyclical(self.global_step, total, min(self.kl.cycles, total), self.kl.ramp)
+
+    def training_step(self, batch: ProteinBatch, batch_idx: int) -> Tensor:
+        progress, factor = self.progress(), self.kl_weight()
+        condition = self.model.condition(batch)
+        posterior = self.model.encode(batch, condition)
+        z = self.sample_posterior(posterior, self.noise(batch, self.global_step, 0))
+        decoded = self.decode(batch, condition, z)
+        mask, weights = condition.mask, self.weights
+        fit = fit_terms(decoded.coordinates, decoded.logits, batch, mask, weights.tail)
+        shape = geometry_terms(decoded.coordinates, batch.aatype, batch.bonded, mask)
+        kl = self.kl_terms(posterior, condition, z)
+        drawn = self.sample_prior(condition, self.noise(batch, self.global_step, 1))
+        free = self.decode(batch, condition, drawn)
+        free_shape = geometry_terms(free.coordinates, batch.aatype, batch.bonded, mask)
+
+        item = weighted(weights, fit, progress) + weighted_geometry(weights, shape, progress)
+        item = item + weights.prior_geometry * weighted_geometry(weights, free_shape, progress)
+        loss = batch_mean(item, batch.weight)
+        loss = loss + factor * (
+            weights.kl_global * kl.penalty_global + weights.kl_local * kl.penalty_local
+        )
+        size = len(batch)
+        self.log("train/loss", loss, batch_size=size, prog_bar=True)
+        values = means(fit, batch.weight) | means(shape, batch.weight)
+        values |= {f"prior_{k}": v for k, v in means(free_shape, batch.weight).items()}
+        values |= {"kl_global": kl.z_global, "kl_detail": kl.detail, "kl_shift": kl.shift}
+        self.log_dict({f"train/{k}": v for k, v in values.items()}, batch_size=size)
+        self.log("train/kl_weight", factor, batch_size=size)
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.lr, weight_decay=self.weight_decay
+        )
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: cosine_decay(step, total, 1.0, self.lr_final / self.lr)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    # -- validation -----------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._means = []
+
+    def validation_step(self, batch: ProteinBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        name = "val" if dataloader_idx == 0 else "val_unseen"
+        values, posterior, condition = self.scores(batch)
+        if dataloader_idx == 0:
+            self._means.append(
+                (posterior.z_global.mean, posterior.detail.mean[condition.mask])
+            )
+        self.log_dict(
+            {f"{name}/{k}": v for k, v in values.items()},
+            batch_size=len(batch),
+            sync_dist=True,
+            add_dataloader_idx=False,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        if not self._means:
+            return
+        for name, column in (("global", 0), ("detail", 1)):
+            units = active_units(torch.cat([pair[column] for pair in self._means]))
+            self.log(f"val/active_{name}", float(units), sync_dist=True)
+        self._means = []
+
+    def scores(self, batch: ProteinBatch) -> tuple[dict[str, Tensor], Posterior, Condition]:
+        """What validation logs, from posterior means; the loss has final weights."""
+        decoded, posterior, condition = self.reconstruct(batch)
+        mask, weights = condition.mask, self.weights
+        fit = fit_terms(decoded.coordinates, decoded.logits, batch, mask, weights.tail)
+        shape = geometry_terms(decoded.coordinates, batch.aatype, batch.bonded, mask)
+        kl = self.kl_terms(posterior, condition, posterior.mean())
+        loss = batch_mean(
+            weighted(weights, fit, 1.0) + weighted_geometry(weights, shape, 1.0), batch.weight
+        )
+        loss = loss + weights.kl_global * kl.penalty_global + weights.kl_local * kl.penalty_local
+        drawn = self.sample_prior(condition, self.noise(batch, 0, 2))
+        free = self.decode(batch, condition, drawn)
+        free_shape = geometry_terms(free.coordinates, batch.aatype, batch.bonded, mask)
+        right = (decoded.logits.argmax(-1) == batch.aatype) & mask
+        core = torch.where((batch.core & mask).any(1, keepdim=True), batch.core & mask, mask)
+        values = means(fit, batch.weight) | means(shape, batch.weight)
+        values |= {f"prior_{k}": v for k, v in means(free_shape, batch.weight).items()}
+        values |= {
+            "loss": loss,
+            "rmsd": ca_rmsd(decoded.coordinates, batch.coordinates, mask).mean(),
+            "rmsd_core": ca_rmsd(decoded.coordinates, batch.coordinates, core).mean(),
+            "sequence_accuracy": (right.sum(1) / mask.sum(1).clamp_min(1)).mean(),
+            "kl_global": kl.z_global,
+            "kl_detail": kl.detail,
+            "kl_shift": kl.shift,
+            "shift_sigma": (0.5 * posterior.shift_log_var[mask]).exp().mean(),
+        }
+        return values, posterior, condition
+
+    def on_fit_end(self) -> None:
+        if self.export is None or getattr(self.trainer, "fast_dev_run", False):
+            return
+        best = ""
+        for callback in self.trainer.checkpoint_callbacks:
+            if getattr(callback, "monitor", None) == MONITOR:
+                best = getattr(callback, "best_model_path", "")
+                break
+        if not best:
+            self.trainer.save_checkpoint(self.export)
+        elif self.trainer.is_global_zero:
+            with atomic_path(self.export) as temporary:
+                shutil.copyfile(best, temporary)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        state = getattr(data, "split_state", None)
+        if state is not None:
+            checkpoint["ensemble_split"] = state()
+
+
+def ca_rmsd(coordinates: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """(B,) CA-RMSD after superposition over ``mask``, Å; inputs (B, L, 3, 3), (B, L) bool."""
+    here, there = coordinates[:, :, 1], target[:, :, 1].to(coordinates)
+    moved = align(here, there, mask).apply(here)
+    square = (moved - there).square().sum(-1)
+    square = torch.where(mask, square, torch.zeros_like(square))
+    return (square.sum(1) / mask.sum(1).clamp_min(1)).sqrt()
