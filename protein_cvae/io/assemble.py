@@ -104,12 +104,20 @@ def arrange(models: list[ModelRecords], path: Path, book: NoteBook) -> Layout:
     for m in np.flatnonzero(~shared.any(1)):
         raise ValueError(
             f"{path}: model {models[m].number} shares no residue with model {models[0].number} "
-            f"(first {found.label(int(np.argmax(found.present[m])))} and {found.label(0)}); models "
-            "of one file must be of one protein with one numbering"
+            f"(first {found.label(int(np.argmax(found.present[m])))} and "
+            f"{found.label(int(np.argmax(found.present[0])))}); models of one file must be of one "
+            "protein with one numbering"
         )
     for m, i in np.argwhere(~found.present):
         book.add("absent residue", found.label(i), "not in this model; masked", int(m))
     return found
+
+
+def _by_chain(model: ModelRecords) -> dict[str, list[ResidueKey]]:
+    chains: dict[str, list[ResidueKey]] = {}
+    for key in model.residues:
+        chains.setdefault(key.chain, []).append(key)
+    return chains
 
 
 def _merged_order(models: list[ModelRecords]) -> list[ResidueKey]:
@@ -117,14 +125,18 @@ def _merged_order(models: list[ModelRecords]) -> list[ResidueKey]:
     chains: dict[str, list[ResidueKey]] = {}
     seen: set[ResidueKey] = set()
     for model in models:
-        last: dict[str, ResidueKey] = {}
-        for key in model.residues:
-            order = chains.setdefault(key.chain, [])
-            if key not in seen:
-                before = last.get(key.chain)
-                order.insert(0 if before is None else order.index(before) + 1, key)
+        for chain, keys in _by_chain(model).items():
+            order = chains.setdefault(chain, [])
+            for i, key in enumerate(keys):
+                if key in seen:
+                    continue
+                if i > 0:
+                    place = order.index(keys[i - 1]) + 1
+                else:
+                    following = next((k for k in keys if k in seen), None)
+                    place = len(order) if following is None else order.index(following)
+                order.insert(place, key)
                 seen.add(key)
-            last[key.chain] = key
     return [key for order in chains.values() for key in order]
 
 
