@@ -74,8 +74,8 @@ def find_families(
     chains: Mapping[str, Sequence[str]],
     named: Sequence[Sequence[str]] = (),
     min_identity: float = MIN_IDENTITY,
-) -> dict[str, int]:
-    """Number the families of ensembles.
+) -> dict[str, str]:
+    """The family of each ensemble, called by the first of its members' names.
 
     Args:
         chains: the sequences of each ensemble, by its name.
@@ -85,7 +85,7 @@ def find_families(
         min_identity: of two chains that are relatives, in (0, 1].
 
     Returns:
-        The family of each ensemble, 0, 1, ... in the order in which families first occur.
+        For each ensemble the least name of its family: the same in whatever order they come.
 
     Raises:
         ValueError: if ``min_identity`` is outside (0, 1].
@@ -109,10 +109,10 @@ def find_families(
     rows, columns = zip(*links, strict=True) if links else ((), ())
     graph = coo_array(([1] * len(links), (rows, columns)), shape=(len(names), len(names)))
     labels = connected_components(graph, directed=False)[1].tolist() if names else []
-    order: dict[int, int] = {}
-    return {
-        name: order.setdefault(label, len(order)) for name, label in zip(names, labels, strict=True)
-    }
+    least: dict[int, str] = {}
+    for name, label in sorted(zip(names, labels, strict=True)):
+        least.setdefault(label, name)
+    return {name: least[label] for name, label in zip(names, labels, strict=True)}
 
 
 @cache

@@ -1,9 +1,7 @@
 """What the models of one ensemble share: its ordered core, its central model, its items.
 
-The core follows the angular order parameter (Hyberts et al. 1992, eq. 1): with unit vectors u of an
-angle over M models, S = |sum u| / M; residues with S(phi) + S(psi) >= 1.8 are ordered.
-
-The central model is the one nearest to the mean after generalised Procrustes superposition (Gower
+The core is that of :func:`protein_cvae.metrics.core_mask`, over the training models only.  The
+central model is the one nearest to the mean after generalised Procrustes superposition (Gower
 1975).  In that common frame, sum_j |x_i - x_j|^2 = M |x_i - mean|^2 + constant, so it is also the
 medoid under squared distance.
 """
@@ -16,15 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.align import align
 from protein_cvae.batch import ProteinBatch
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.geometry.dihedrals import backbone_dihedrals
+from protein_cvae.metrics import core_mask, superpose_on_mean
 from protein_cvae.splits import EnsembleEntry
 
-CORE_ORDER = 1.8
 _CA = 1
-_PROCRUSTES_ROUNDS = 5
 _MIN_SUPERPOSED = 4
 
 
@@ -75,7 +70,7 @@ class PreparedEnsemble:
         # Held-out models must not decide what is core or which model is the template.
         known = list(entry.train or entry.heldout)
         models = ensemble.select_models(known)
-        core = core_mask(models.coordinates, models.mask, models.bonded)
+        core = core_mask(models.coordinates.double(), models.bonded, models.mask)
         central = known[central_model(models.coordinates, models.mask, core)]
         positions = residue_positions(ensemble)
         return PreparedEnsemble(index, ensemble, entry, core, central, positions, embedding.float())
@@ -117,25 +112,6 @@ class PreparedEnsemble:
         )
 
 
-def core_mask(coordinates: Tensor, mask: Tensor, bonded: Tensor) -> Tensor:
-    """(L,) bool, S(phi) + S(psi) >= 1.8 over M models; residues that lack an angle are not core.
-
-    Args:
-        coordinates: (M, L, 3, 3), Å.
-        mask: (M, L) bool.
-        bonded: (L,) bool.
-    """
-    angles, defined = backbone_dihedrals(coordinates.double(), bonded.expand_as(mask), mask)
-    order = torch.zeros(mask.shape[1], dtype=torch.float64)
-    everywhere = torch.ones_like(bonded)
-    for angle, known in ((angles.phi, defined.phi), (angles.psi, defined.psi)):
-        count = known.sum(0)
-        x, y = ((f(angle) * known).sum(0) for f in (torch.cos, torch.sin))
-        order += torch.hypot(x, y) / count.clamp_min(1)
-        everywhere &= count > 0
-    return (order >= CORE_ORDER) & everywhere
-
-
 def central_model(coordinates: Tensor, mask: Tensor, core: Tensor) -> int:
     """Position of the central model; see the module's docstring.
 
@@ -152,11 +128,7 @@ def central_model(coordinates: Tensor, mask: Tensor, core: Tensor) -> int:
         common = common & core
     if int(common.sum()) < _MIN_SUPERPOSED:
         return int(mask.sum(1).argmax())
-    points = coordinates[:, common, _CA].double()
-    mean = points[0]
-    for _ in range(_PROCRUSTES_ROUNDS):
-        points = align(points, mean.expand_as(points)).apply(points)
-        mean = points.mean(0)
+    points, mean = superpose_on_mean(coordinates[:, common, _CA].double())
     return int((points - mean).square().sum((1, 2)).argmin())
 
 

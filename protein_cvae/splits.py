@@ -37,7 +37,7 @@ class EnsembleEntry:
         name: of the ensemble.
         sequences: of its chains, in order.
         hashes: one for each model, of its coordinates.
-        family: number of its family.
+        family: the least name in its family.
         train: positions of the models to learn from; empty if the ensemble is unseen.
         heldout: positions of the models to be judged on; all of them if the ensemble is unseen.
     """
@@ -45,7 +45,7 @@ class EnsembleEntry:
     name: str
     sequences: tuple[str, ...]
     hashes: tuple[str, ...]
-    family: int
+    family: str
     train: tuple[int, ...]
     heldout: tuple[int, ...]
 
@@ -111,12 +111,12 @@ class EnsembleSplit:
                 f"families_held_out names {', '.join(missing)}, but the ensembles are "
                 f"{', '.join(sorted(sources)) or 'none'}"
             )
-        numbers = find_families({e.name: chain_sequences(e) for e in ensembles}, families)
-        out = {numbers[name] for name in families_held_out}
+        family_of = find_families({e.name: chain_sequences(e) for e in ensembles}, families)
+        out = {family_of[name] for name in families_held_out}
         entries = []
         for ensemble in ensembles:
             hashes = model_hashes(ensemble)
-            family, everything = numbers[ensemble.name], tuple(range(ensemble.num_models))
+            family, everything = family_of[ensemble.name], tuple(range(ensemble.num_models))
             train: tuple[int, ...] = ()
             heldout = everything
             if family not in out:
@@ -175,7 +175,7 @@ class EnsembleSplit:
                     name=entry["name"],
                     sequences=tuple(entry["sequences"]),
                     hashes=tuple(entry["hashes"]),
-                    family=int(entry["family"]),
+                    family=str(entry["family"]),
                     train=tuple(int(i) for i in entry["train"]),
                     heldout=tuple(int(i) for i in entry["heldout"]),
                 )
