@@ -7,8 +7,8 @@ GRID_FOLDER holds the six ``rama8000-*.data`` contour grids of rlabduke/referenc
 a lower density than this cell.  Sorted ascending, the values v are therefore the cumulated mass of
 the cells, and the density is dv/dn, non-decreasing: an isotonic regression of the steps.  Its −log
 per rad² is fitted by a real Fourier series of the given order in φ and ψ, by least squares weighted
-towards the favoured and the outlier contour; cells without a residue get an energy that rises with
-distance.  The two limits are the fitted energies that separate the cells of the grid best.  Prints,
+towards the favoured and the outlier contour; beyond the latter the energy rises with the distance
+from it.  The two limits are the fitted energies that separate the cells of the grid best.  Prints,
 per class, the misclassified cells and the density-weighted error of the energy in nats.
 """
 
@@ -39,6 +39,7 @@ CLASSES = {
 FAVOURED = 0.02
 BINS = 180
 UNIT_NATS = 0.001
+TAIL_NATS, TAIL_DEGREES = 12.0, 100.0  # of the rise beyond the outlier contour
 
 
 def read_grid(path: Path) -> Array:
@@ -65,13 +66,14 @@ def energies(grid: Array, outlier: float) -> tuple[Array, float, float]:
     def energy(value: Array | float) -> Array:
         return np.asarray(-np.interp(np.log(value), middle, log_density))
 
-    seen = grid > 0
-    result = np.empty_like(grid)
-    result[seen] = energy(grid[seen])
-    around = np.tile(seen, (3, 3))  # periodic
+    allowed = grid >= outlier
+    around = np.tile(allowed, (3, 3))  # periodic
     distance = 2 * distance_transform_edt(~around)[BINS : 2 * BINS, BINS : 2 * BINS]  # degrees
-    result[~seen] = result[seen].max() + 6 * (1 - np.exp(-distance[~seen] / 40))
-    return result, float(energy(FAVOURED)), float(energy(outlier))
+    limit = float(energy(outlier))
+    # Out there a few scattered residues would make minima of their own: rise with distance instead.
+    result = limit + TAIL_NATS * (1 - np.exp(-distance / TAIL_DEGREES))
+    result[allowed] = energy(grid[allowed])
+    return result, float(energy(FAVOURED)), limit
 
 
 def basis(angles: Array, order: int) -> Array:
@@ -85,7 +87,7 @@ def fit(target: Array, favoured: float, outlier: float, order: int) -> NDArray[n
     rows = basis(np.deg2rad(np.arange(-179, 180, 2)), order)
     design = np.einsum("ia,jb->ijab", rows, rows).reshape(BINS * BINS, -1)
     value = target.ravel()
-    weight = 0.02 + 0.05 * (value < outlier)
+    weight = 0.05 + 0.05 * (value < outlier)
     weight += 1 / (1 + ((value - outlier) / 0.7) ** 2) + 0.5 / (1 + ((value - favoured) / 0.7) ** 2)
     ridge = 1e-4 * np.eye(design.shape[1])
     for _ in range(3):  # cells on the wrong side of the outlier contour count double next time
@@ -122,7 +124,7 @@ def main() -> None:
         fitted = UNIT_NATS * rows @ coefficients @ rows.T
         favoured = separating_energy(fitted, grid >= FAVOURED)
         outlier = separating_energy(fitted, grid >= share)
-        density = np.exp(-target) * (grid > 0)
+        density = np.exp(-target) * (grid >= share)
         print(
             f"{name:14s} outlier cells wrong {np.sum((fitted > outlier) != (grid < share)):4d}, "
             f"favoured cells wrong {np.sum((fitted <= favoured) != (grid >= FAVOURED)):4d} "

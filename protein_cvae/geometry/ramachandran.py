@@ -7,11 +7,12 @@ everywhere:
 
     E_c(φ, ψ) = Σ_jk C_c[j, k] b_j(φ) b_k(ψ),   b = (1, cos x, …, cos Kx, sin x, …, sin Kx),
 
-in nats.  Where the reference data holds no residue at all E rises with the angular distance to the
-nearest residue seen, towards 6 nats above the highest energy seen, so that it still leads back.
-A residue is *favoured* where E_c is at most the energy of the contour that leaves out 2 % of the
-reference residues, and an *outlier* where E_c is above that of the contour leaving out 0.05 %
-(general), 0.2 % (cis-Pro) or 0.1 % (other classes), the limits of MolProbity.
+in nats.  Beyond the outlier contour, where the reference is a few scattered residues, E rises with
+the angular distance from the contour instead, by up to 12 nats: it has no minimum out there, and
+its gradient leads back.  A residue is *favoured* inside the contour that leaves out 2 % of the
+reference residues and an *outlier* outside the one that leaves out 0.05 % (general), 0.2 %
+(cis-Pro) or 0.1 % (other classes), the limits of MolProbity; the stored energies of the two are
+those that separate the cells of the reference grid best.
 
 The coefficients are ours, fitted by ``benchmarks/fit_ramachandran.py`` to the contour grids of the
 repository rlabduke/reference_data (CC BY 4.0), and stand in ``ramachandran_parameters.json``.
