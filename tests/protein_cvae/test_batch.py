@@ -84,7 +84,12 @@ def test_lightning_moves_every_tensor() -> None:
 def test_every_tensor_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     # Pinning needs an accelerator: recorded here is which tensors are asked.
     pinned: list[torch.Tensor] = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+
+    def record(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", record)
     batch = collate(ITEMS)
     moved = batch.pin_memory()
     assert isinstance(moved, ProteinBatch)
