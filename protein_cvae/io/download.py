@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 import warnings
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -74,7 +75,7 @@ def _fetch(pdb_id: str, kind: str, scratch: str, server: str | None) -> Path:
             if server is not None:
                 archive.pdb_server = server.rstrip("/")
             path = archive.retrieve_pdb_file(pdb_id, pdir=scratch, file_format=kind)
-    except OSError as error:  # no network, time-out, or a damaged stream
+    except (OSError, EOFError, zlib.error) as error:  # no network, or a damaged stream
         raise ConnectionError(f"{pdb_id}: download as {kind} failed ({error})") from None
     if path is None or not Path(path).is_file():
         reason = " ".join(said.getvalue().split()) or "no file came"

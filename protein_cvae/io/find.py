@@ -44,7 +44,8 @@ def find_ensembles(paths: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for entry in paths:
         path = Path(entry)
-        if path.exists():
+        by_name = path.exists()
+        if by_name:
             matches = [path]
         elif glob.has_magic(str(entry)):
             matches = [Path(match) for match in sorted(glob.glob(str(entry), recursive=True))]
@@ -57,7 +58,7 @@ def find_ensembles(paths: Sequence[str | Path]) -> list[Path]:
             for match in matches
             for item in (_search(match) if match.is_dir() else [match])
             # a pattern may catch notes and topologies too; a file given by name is taken as it is
-            if len(matches) == 1 or item.is_dir() or _is_structure(item)
+            if by_name or item.is_dir() or _is_structure(item)
         ]
         if not here:
             raise FileNotFoundError(

@@ -36,6 +36,8 @@ def load_topology(path: Path) -> mdtraj.Topology:
             f"{path}: suffix {path.suffix!r} is no topology; expected one of "
             f"{', '.join(TOPOLOGY_SUFFIXES)}"
         )
+    if path.suffix.lower() == ".pdb" and not _has_atoms(path):
+        raise ValueError(f"{path}: no ATOM or HETATM record; it is no PDB file or has no atoms")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -45,6 +47,12 @@ def load_topology(path: Path) -> mdtraj.Topology:
     if table.n_atoms == 0:
         raise ValueError(f"{path}: the topology has no atoms")
     return table
+
+
+def _has_atoms(path: Path) -> bool:
+    """MDTraj leaves a PDB file without atoms open when it refuses it, so it is not asked."""
+    with path.open(encoding="latin-1") as lines:
+        return any(line.startswith(("ATOM  ", "HETATM")) for line in lines)
 
 
 def error_words(error: Exception) -> str:

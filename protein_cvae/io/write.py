@@ -169,7 +169,7 @@ def _pdb_lines(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None) -> I
         assert previous is not None
         yield _ter(serial + 1, *residues[previous])
         yield "ENDMDL"
-    yield "END"
+    yield "END   "  # all six columns: Biopython does not know the bare word
 
 
 def _ter(serial: int, name: str, chain: str, number: int, code: str) -> str:

@@ -37,7 +37,7 @@ def atom(
     shift: float = 0.0,
     record: str = "ATOM",
 ) -> str:
-    x, y, z = place(number if slot is None else slot, name) + [0.0, 0.0, shift]
+    x, y, z = place(number if slot is None else slot, name) + np.array([0.0, 0.0, shift])
     label = name if len(name) == 4 else f" {name:<3s}"
     return (
         f"{record:<6s}{1:5d} {label}{altloc}{residue:>3s} {chain}{number:4d}{code}   "
