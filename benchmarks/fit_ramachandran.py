@@ -1,6 +1,6 @@
 """Fit the Ramachandran energies of ``protein_cvae.geometry.ramachandran`` to the Top8000 grids.
 
-    python benchmarks/fit_ramachandran.py GRID_FOLDER [--order 16] [--output FILE]
+    python benchmarks/fit_ramachandran.py GRID_FOLDER [--order 18] [--output FILE]
 
 GRID_FOLDER holds the six ``rama8000-*.data`` contour grids of rlabduke/reference_data
 (MolProbity, CC BY 4.0; Williams et al. 2018).  A grid value is the share of reference residues at
@@ -87,7 +87,7 @@ def fit(target: Array, favoured: float, outlier: float, order: int) -> NDArray[n
     rows = basis(np.deg2rad(np.arange(-179, 180, 2)), order)
     design = np.einsum("ia,jb->ijab", rows, rows).reshape(BINS * BINS, -1)
     value = target.ravel()
-    weight = 0.05 + 0.05 * (value < outlier)
+    weight = 0.05 + 0.05 * (value < outlier) + 0.2 * np.exp(-value)
     weight += 1 / (1 + ((value - outlier) / 0.7) ** 2) + 0.5 / (1 + ((value - favoured) / 0.7) ** 2)
     ridge = 1e-4 * np.eye(design.shape[1])
     for _ in range(3):  # cells on the wrong side of the outlier contour count double next time
@@ -110,7 +110,7 @@ def separating_energy(fitted: Array, inside: NDArray[np.bool_]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("grids", type=Path)
-    parser.add_argument("--order", type=int, default=16)
+    parser.add_argument("--order", type=int, default=18)
     parser.add_argument(
         "--output", type=Path, default=Path("protein_cvae/geometry/ramachandran_parameters.json")
     )

@@ -4,9 +4,10 @@ Each takes training models (M, L, 3, 3) Å of one protein and gives K conformers
 
 * ``pca``: the Gaussian with the mean and covariance of the superposed training models,
   x̄ + Σ_m g_m (x_m − x̄) / √(M − 1), g standard normal: sampling in all principal components.
-* ``network``: anisotropic network model about the training model nearest to the others (Atilgan et
-  al. 2001, Biophys. J. 80, 505-515): springs between CA within 15 Å, normal modes of variance 1/λ
-  moving each residue's atoms together, scaled to the mean pairwise CA-RMSD of the training models.
+* ``network``: anisotropic network model about the training model nearest to the others (Atilgan
+  et al. 2001, Biophys. J. 80, 505-515): springs between CA within 15 Å; the 20 slowest normal
+  modes, of variance 1/λ, move each residue's atoms together, scaled to the mean pairwise CA-RMSD
+  of the training models.
 * ``noise``: independent Gaussian noise on every atom of the mean, of the training RMSF of its
   residue.
 * ``training``: training models themselves, in turn.
@@ -30,6 +31,7 @@ Rival = Callable[[Tensor, Tensor, int, torch.Generator], Tensor]
 """(training (M, L, 3, 3), weights (L,) of the superposition, K, generator) -> (K, L, 3, 3)."""
 
 NETWORK_CUTOFF = 15.0  # Å
+NETWORK_MODES = 20  # the slowest; faster ones mostly bend the chain locally and break its geometry
 
 
 def pca_sampling(
@@ -48,6 +50,7 @@ def network_sampling(
     ca = training[:, :, CA]
     centre = training[pairwise_rmsd(ca, ca).sum(1).argmin()]
     variance, modes = network_modes(centre[:, CA])
+    variance, modes = variance[:NETWORK_MODES], modes[:, :NETWORK_MODES]
     draws = _normal((count, len(variance)), training, generator) * variance.sqrt()
     move = (draws @ modes.mT).unflatten(1, (-1, 3))  # (K, L, 3)
     wanted = spread(ca)
@@ -128,7 +131,7 @@ def pca_reconstruction(training: Tensor, weights: Tensor, models: Tensor) -> Ten
 
 
 def network_reconstruction(
-    start: Tensor, weights: Tensor, models: Tensor, modes_used: int = 20
+    start: Tensor, weights: Tensor, models: Tensor, modes_used: int = NETWORK_MODES
 ) -> Tensor:
     """``models`` (K, L, 3, 3) projected on the slowest network modes about ``start`` (L, 3, 3)."""
     _, modes = network_modes(start[:, CA])

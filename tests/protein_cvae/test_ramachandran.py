@@ -232,19 +232,27 @@ def test_regions_are_those_of_the_grids():
         assert (favoured != (grid >= 0.02)).mean() < 0.003
 
 
-@pytest.mark.parametrize("name", ["2sdf.pdb.gz", "1bus.pdb.gz", "1ah1.cif.gz", "2lci.cif.gz"])
-def test_outliers_of_real_ensembles_are_those_of_the_grids(name):
-    ensemble = load_ensemble(data("ensembles", "nmr", name))
-    shape = ensemble.mask.shape
-    bonded = ensemble.bonded.expand(shape)
-    angles, defined = backbone_dihedrals(ensemble.coordinates.double(), bonded, ensemble.mask)
-    classes = rama.ramachandran_class(ensemble.aatype.expand(shape), angles.omega, bonded)
-    kept = defined.phi & defined.psi
-    phi, psi, classes = angles.phi[kept], angles.psi[kept], classes[kept]
-    ours = rama.ramachandran_outlier(phi, psi, classes).numpy()
-    theirs = np.zeros_like(ours)
-    for index, (grid, share) in enumerate(read_grids()):
-        chosen = classes.numpy() == index
-        theirs[chosen] = grid_value(grid, phi.numpy()[chosen], psi.numpy()[chosen]) < share
-    assert (ours != theirs).mean() < 0.003
-    assert abs(ours.mean() - theirs.mean()) < 0.002
+def test_outliers_of_real_ensembles_are_those_of_the_grids():
+    """All residues of five ensembles; they hold outliers, so both kinds of error are counted."""
+    grids = read_grids()
+    ours, theirs = [], []
+    for name in ("2sdf.pdb.gz", "1bus.pdb.gz", "1ah1.cif.gz", "2lci.cif.gz", "5zkv.cif.gz"):
+        ensemble = load_ensemble(data("ensembles", "nmr", name))
+        shape = ensemble.mask.shape
+        bonded = ensemble.bonded.expand(shape)
+        angles, defined = backbone_dihedrals(ensemble.coordinates.double(), bonded, ensemble.mask)
+        classes = rama.ramachandran_class(ensemble.aatype.expand(shape), angles.omega, bonded)
+        kept = defined.phi & defined.psi
+        phi, psi, classes = angles.phi[kept], angles.psi[kept], classes[kept]
+        ours.append(rama.ramachandran_outlier(phi, psi, classes).numpy())
+        reference = np.zeros_like(ours[-1])
+        for index, (grid, share) in enumerate(grids):
+            chosen = classes.numpy() == index
+            value = grid_value(grid, phi.numpy()[chosen], psi.numpy()[chosen])
+            reference[chosen] = value < share
+        theirs.append(reference)
+    found, true = np.concatenate(ours), np.concatenate(theirs)
+    assert true.sum() > 200
+    assert (~found[true]).mean() < 0.03
+    assert found[~true].mean() < 0.001
+    assert abs(found.mean() - true.mean()) < 0.001
