@@ -1,0 +1,219 @@
+"""How good a trained model is on one protein: every number of spec §6, real beside generated.
+
+Given and judged models and the template are those of an
+:class:`~protein_cvae.evaluation_data.EvaluationCase`.  Everything generated goes through the
+finisher.  All RMSDs in Å after superposition over the residues that are compared.
+
+* Reconstruction: judged models from posterior means, with the template and without.
+* Conformers: ``ensemble``, drawn over the posterior means of the given models; ``prior``, from the
+  template and the sequence alone; and ``real``, the given models themselves.  All three are
+  compared with the judged models; spread ratio, RMSF profile and principal components are relative
+  to all real models of the protein.  Geometry is :func:`~protein_cvae.geometry.checks.validity`.
+* Sequence: residues named right with the modality (reconstruction) and with it withheld
+  (recovery), beside always naming the commonest residue of the training proteins.
+* Latents: KL in nats per residue at the posterior means; active units over the models of this
+  protein, the detail's variance averaged over residues.  Unlike those pooled over proteins they
+  do not count what only tells proteins apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.rng import generator_for
+from protein_cvae.batch import collate
+from protein_cvae.evaluation_data import EvaluationCase
+from protein_cvae.evaluation_scores import (
+    ACTIVE_VARIANCE,
+    CaseResult,
+    LatentScores,
+    Moments,
+    SequenceScores,
+    reconstruction,
+    score_conformers,
+)
+from protein_cvae.evaluation_settings import EvaluationSettings
+from protein_cvae.latents import Latents
+from protein_cvae.metrics import sequence_recovery
+from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.sampling import Finisher, decode, encode, sample_ensemble, sample_prior
+
+MODES = ("ensemble", "prior")
+
+
+def evaluate_case(
+    module: ProteinCVAEModule,
+    case: EvaluationCase,
+    settings: EvaluationSettings,
+    finish: Finisher | None,
+) -> tuple[CaseResult, dict[str, Tensor]]:
+    """Score one protein.
+
+    Args:
+        module: trained; put in eval mode for the time, without gradients.
+        case: the protein.
+        settings: of the draws.
+        finish: makes the geometry valid; None judges the decoder's own output.
+
+    Returns:
+        The scores, and the conformers (K, L, 3, 3) they are of, on the CPU, by method.
+    """
+    with _evaluating(module):
+        judged = _reconstruct(module, case, finish, settings.chunk)
+        free = _reconstruct(module, case, finish, settings.chunk, template=False)
+        hidden = _reconstruct(module, case, None, settings.chunk, sequence=False)
+        conformers, seconds = generate(module, case, settings, finish)
+        latents = _latents(module, case, judged.kl, settings.chunk)
+    conformers = {"real": case.coordinates[list(case.given)], **conformers}
+    ensemble = case.prepared.ensemble
+    truth = ensemble.aatype.expand(len(case.judged), -1)
+    known = torch.ones_like(truth, dtype=torch.bool)
+    prior = case.training_aatype if len(case.training_aatype) else None
+    named, unaided = (
+        sequence_recovery(found.predicted, truth, known, prior) for found in (judged, hidden)
+    )
+    result = CaseResult(
+        name=case.name,
+        group=case.group,
+        residues=ensemble.length,
+        core=int(case.prepared.core.sum()),
+        given=len(case.given),
+        judged=len(case.judged),
+        reconstruction=reconstruction(judged.coordinates, case),
+        reconstruction_free=reconstruction(free.coordinates, case),
+        conformers={
+            method: score_conformers(made, case, settings.threshold, seconds.get(method, math.nan))
+            for method, made in conformers.items()
+        },
+        sequence=SequenceScores(named.recovery, unaided.recovery, named.commonest),
+        latents=latents,
+    )
+    return result, conformers
+
+
+def generate(
+    module: ProteinCVAEModule,
+    case: EvaluationCase,
+    settings: EvaluationSettings,
+    finish: Finisher | None,
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Conformers (K, L, 3, 3) of both modes on the CPU, and seconds per conformer.
+
+    The draws depend on the seed and the protein's name alone.  Encoding the given models is not
+    counted as time: it is done once however many conformers are wanted.
+    """
+    item = case.item().to(module.device)
+    means = _encode(module, case, case.given, settings.chunk)
+    made, seconds = {}, {}
+    for number, mode in enumerate(MODES):
+        generator = generator_for(settings.seed, _key(case.name), number)
+        start = _clock(module.device)
+        if mode == "ensemble":
+            latents = sample_ensemble(
+                means, settings.count, generator, settings.bandwidth, settings.temperature
+            )
+        else:
+            latents = sample_prior(module, item, settings.count, generator, settings.temperature)
+        made[mode] = decode(module, item, latents, finish, settings.chunk)
+        seconds[mode] = (_clock(module.device) - start) / settings.count
+        made[mode] = made[mode].float().cpu()
+    return made, seconds
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """Judged models decoded: (J, L, 3, 3) and (J, L) residue types on the CPU; mean KL terms."""
+
+    coordinates: Tensor
+    predicted: Tensor
+    kl: tuple[float, float, float]
+
+
+def _reconstruct(
+    module: ProteinCVAEModule,
+    case: EvaluationCase,
+    finish: Finisher | None,
+    chunk: int,
+    *,
+    template: bool = True,
+    sequence: bool = True,
+) -> _Decoded:
+    coordinates, predicted, sums = [], [], torch.zeros(3, dtype=torch.float64)
+    for part in _parts(case.judged, chunk):
+        items = [case.item(model, template=template, sequence=sequence) for model in part]
+        batch = collate(items).to(module.device)
+        decoded, posterior, condition = module.reconstruct(batch)
+        x = decoded.coordinates
+        x = x if finish is None else finish(x, batch, condition.mask)
+        coordinates.append(x.float().cpu())
+        predicted.append(decoded.logits.argmax(-1).cpu())
+        kl = module.kl_terms(posterior, condition, posterior.mean())
+        sums += len(part) * torch.stack([kl.z_global, kl.shift, kl.detail]).double().cpu()
+    kl_global, kl_shift, kl_detail = (sums / len(case.judged)).tolist()
+    return _Decoded(torch.cat(coordinates), torch.cat(predicted), (kl_global, kl_shift, kl_detail))
+
+
+def _encode(
+    module: ProteinCVAEModule, case: EvaluationCase, models: Sequence[int], chunk: int
+) -> Latents:
+    """Posterior means of models against the template."""
+    parts = [
+        encode(module, collate([case.item(model) for model in part]).to(module.device))
+        for part in _parts(models, chunk)
+    ]
+    return Latents(
+        torch.cat([z.z_global for z in parts]),
+        torch.cat([z.shift for z in parts]),
+        torch.cat([z.detail for z in parts]),
+    )
+
+
+def _latents(
+    module: ProteinCVAEModule, case: EvaluationCase, kl: tuple[float, float, float], chunk: int
+) -> LatentScores:
+    z = _encode(module, case, (*case.given, *case.judged), chunk)
+    detail_variance = z.detail.var(0).mean(0)  # (D,), over models, then residues
+    return LatentScores(
+        *kl,
+        active_global=Moments.of(z.z_global).active(),
+        active_detail=int((detail_variance > ACTIVE_VARIANCE).sum()),
+        d_global=z.z_global.shape[-1],
+        d_detail=z.detail.shape[-1],
+        global_moments=Moments.of(z.z_global),
+        detail_moments=Moments.of(z.detail.flatten(0, 1)),
+        map=torch.cat([z.z_global, z.z_local.mean(1)], 1).float().cpu(),
+    )
+
+
+def _parts(models: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(models), size):
+        yield models[start : start + size]
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little")
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@contextmanager
+def _evaluating(module: ProteinCVAEModule) -> Iterator[None]:
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
