@@ -97,7 +97,9 @@ class ElasticPrior(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, value)
 
-    def forward(self, c: Tensor, origin: Tensor, mask: Tensor, graph: ResidueGraph) -> ElasticNetwork:
+    def forward(
+        self, c: Tensor, origin: Tensor, mask: Tensor, graph: ResidueGraph
+    ) -> ElasticNetwork:
         """Build the network of each template.
 
         Args:

@@ -1,9 +1,10 @@
 """The two latents and their Gaussians.
 
-z_global (B, G) is one vector per conformer.  z_local has two parts per residue: ``shift``, three
-numbers, the displacement of CA from the template in the frame of the template's residue (Å), and
-``detail``, the rest.  All are exactly invariant to rotation and translation of the conformer and of
-the template.  Where no template is given ``shift`` does not exist: it is 0 and has no KL.
+z_global (B, G) is one vector per conformer.  z_local has three parts per residue: ``shift``, the
+displacement of CA from the template in the frame of the template's residue (Å), ``turn``, the
+rotation of the residue's frame there (axis-angle, radians), and ``detail``, the rest.  All are
+exactly invariant to rotation and translation of the conformer and of the template.  Where no
+template is given shift and turn do not exist: they are 0 and have no KL.
 """
 
 from __future__ import annotations
@@ -38,17 +39,19 @@ class Latents:
     Attributes:
         z_global: (B, G).
         shift: (B, L, 3), Å, in the frames of the template.
+        turn: (B, L, 3), radians, in the frames of the template.
         detail: (B, L, D).
     """
 
     z_global: Tensor
     shift: Tensor
+    turn: Tensor
     detail: Tensor
 
     @property
     def z_local(self) -> Tensor:
-        """(B, L, 3 + D), as it is written to disk."""
-        return torch.cat([self.shift, self.detail], dim=-1)
+        """(B, L, 6 + D), as it is written to disk."""
+        return torch.cat([self.shift, self.turn, self.detail], dim=-1)
 
 
 class GaussianHead(nn.Module):

@@ -25,6 +25,7 @@ from protein_cvae.geometry.ramachandran import (
 # Every 4th residue enters the pair distances (spec §3).
 _PAIR_STRIDE = 4
 _BOND_DELTA = 0.15
+_FAR = 10.0  # Å
 _ANGLE_DELTA = 0.2
 # The energy is pushed down to this many nats below the outlier contour, not to its minimum.
 _RAMACHANDRAN_MARGIN = 1.5
@@ -37,7 +38,7 @@ class LossWeights:
     """Weights of the terms; pairs run linearly from the first to the last training step.
 
     Attributes:
-        reconstruction: per Å² of the superposed N, CA, C.
+        reconstruction: per Å² of the superposed N, CA, C; squares d² enter as d² / (1 + d² / 100).
         pair_distance: per Å of CA distances.
         dihedral: of the squared differences of sine and cosine.
         ramachandran: per nat above the limit.
@@ -105,6 +106,8 @@ def fit_terms(
     atom_weight = weight.repeat_interleave(3, dim=1)  # (B, 3L)
     moved = align(points, wanted, atom_weight).apply(points)
     square = (moved - wanted).square().sum(-1)
+    # Å², bent towards _FAR² so that a lost tail or a start without template does not drown the rest.
+    square = square / (1 + square / _FAR**2)
     square = torch.where(atom_weight > 0, square, torch.zeros_like(square))
     reconstruction = (square * atom_weight).sum(1) / atom_weight.sum(1).clamp_min(1e-6)
 

@@ -1,14 +1,16 @@
 """Hierarchical conditional VAE over the conformations of a protein (spec §2 with §4).
 
     condition  c = f(sequence, template)                        per residue
-    prior      p(z_g | c) p(detail | z_g, c) p(shift | z_g, c)   shift: elastic network of the template
-    posterior  q(z_g | X, c) q(detail | X, c) q(shift | X, T)
-    decoder    start = template moved by shift -> equivariant layers -> N, CA, C
+    prior      p(z_g | c) p(shift | z_g, c) p(turn, detail | shift, z_g, c)
+    posterior  q(z_g | X, c) q(shift | X, T) q(turn | X, T) q(detail | X, c)
+    decoder    start = template moved by shift and turn -> equivariant layers -> N, CA, C
 
-X is the conformer, T the template: another conformer of the same protein.  shift is the displacement
-of CA from T after robust superposition, seen in the frames of T; its posterior mean is that
-displacement and only its width is learned.  Without a template the start comes from a perceptron of
-latents and condition in a pose of its own, and shift does not exist.
+X is the conformer, T the template: another conformer of the same protein.  shift and turn say how
+each residue frame has moved from T after robust superposition, seen in the frames of T; their
+posterior means are that motion and only its width is learned.  The prior of shift is an elastic
+network, that of the others is independent given the shifts of the residues around.  Without a
+template the start comes from a perceptron of latents and condition in a pose of its own, and shift
+and turn do not exist.
 
 Amino-acid logits come from the latents (``direct``, the default), from the decoder's states
 (``shared``), or from latents of their own (``separate``).
@@ -33,14 +35,22 @@ from protein_cvae.features import (
     residue_features,
     residue_graph,
 )
-from protein_cvae.geometry.frames import residue_frames, rotation_from_6d
-from protein_cvae.latents import Gaussian, GaussianHead, Latents
+from protein_cvae.geometry.frames import (
+    residue_frames,
+    rotation_from_6d,
+    rotation_from_axis_angle,
+)
+from protein_cvae.latents import Gaussian, GaussianHead, Latents, bounded
 from protein_cvae.layers import Trunk, perceptron, sinusoidal
 
 SequenceDesign = Literal["direct", "shared", "separate"]
 NUM_AMINO_ACIDS = 20
 # Start of log σ² of the shift: 0.1 Å.
 _SHIFT_LOG_VAR = -4.6
+# Start of log σ² of the turn: 0.1 rad.
+_TURN_LOG_VAR = -4.6
+# Residues along the chain whose shifts the prior of turn and detail sees.
+_SEEN = (-3, -2, -1, 1, 2, 3)
 _SUPERPOSITION_ROUNDS = 3
 
 
@@ -73,18 +83,19 @@ class Posterior:
     z_global: Gaussian
     shift: Tensor
     shift_log_var: Tensor
+    turn: Gaussian
     detail: Gaussian
 
     def mean(self) -> Latents:
-        return Latents(self.z_global.mean, self.shift, self.detail.mean)
+        return Latents(self.z_global.mean, self.shift, self.turn.mean, self.detail.mean)
 
 
 @dataclass(frozen=True)
-class Prior:
-    """p(detail, shift | z_g, c); ``shift`` (B, L, 3) is its mean in the frames of the template."""
+class LocalPrior:
+    """p(turn, detail | shift, z_g, c)."""
 
+    turn: Gaussian
     detail: Gaussian
-    shift: Tensor
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ class ProteinCVAE(nn.Module):
         feed_forward: width of the feed-forward layers (1024).
         dropout: in the encoders.
         d_global: dimensions of z_global (512).
-        d_local: dimensions of z_local, shift included (256).
+        d_local: dimensions of z_local, shift and turn included (256).
         hidden: width of the decoder (256).
         decoder_layers: equivariant layers (8).
         chain_neighbors: edges along the sequence (20).
@@ -138,13 +149,13 @@ class ProteinCVAE(nn.Module):
         sequence_design: SequenceDesign = "direct",
     ) -> None:
         super().__init__()
-        if d_local <= 3:
-            raise ValueError(f"d_local holds 3 numbers of shift and more, got {d_local}")
+        if d_local <= 6:
+            raise ValueError(f"d_local holds 6 numbers of shift and turn and more, got {d_local}")
         if sequence_design not in ("direct", "shared", "separate"):
             raise ValueError(
                 f"sequence_design must be direct, shared or separate, got {sequence_design!r}"
             )
-        detail = d_local - 3
+        detail = d_local - 6
         self.width, self.d_embedding = width, d_embedding
         self.d_global, self.d_detail = d_global, detail
         self.neighbors = chain_neighbors, spatial_neighbors
@@ -154,7 +165,9 @@ class ProteinCVAE(nn.Module):
         self.residue = nn.Embedding(22, width // 2)
         self.embedding = nn.Linear(d_embedding, width // 2) if d_embedding else None
         quarter = width // 4
-        self.template_in = nn.Sequential(nn.Linear(RESIDUE_FEATURES, quarter), nn.LayerNorm(quarter))
+        self.template_in = nn.Sequential(
+            nn.Linear(RESIDUE_FEATURES, quarter), nn.LayerNorm(quarter)
+        )
         self.no_template = nn.Parameter(torch.zeros(quarter))
         self.condition_in = nn.Sequential(
             nn.Linear(width // 2 + quarter, width), nn.LayerNorm(width), nn.GELU()
@@ -162,8 +175,10 @@ class ProteinCVAE(nn.Module):
         self.conditioner = Trunk(width, condition_layers, heads, feed_forward, dropout)
         self.elastic = ElasticPrior(width, hidden // 2)
 
-        self.structure_in = nn.Sequential(nn.Linear(RESIDUE_FEATURES, quarter), nn.LayerNorm(quarter))
-        self.change_in = nn.Sequential(nn.Linear(3 + 1 + 9, quarter), nn.LayerNorm(quarter))
+        self.structure_in = nn.Sequential(
+            nn.Linear(RESIDUE_FEATURES, quarter), nn.LayerNorm(quarter)
+        )
+        self.change_in = nn.Sequential(nn.Linear(3 + 1 + 3, quarter), nn.LayerNorm(quarter))
         self.encoder_in = nn.Sequential(
             nn.Linear(width + 2 * quarter, width),
             nn.LayerNorm(width),
@@ -174,19 +189,27 @@ class ProteinCVAE(nn.Module):
         self.global_head = GaussianHead(width, width, d_global)
         self.detail_head = GaussianHead(width + 3, width, detail)
         self.shift_log_var = nn.Linear(width, 1)
-        nn.init.zeros_(self.shift_log_var.weight)
-        nn.init.constant_(self.shift_log_var.bias, _SHIFT_LOG_VAR)
+        self.turn_log_var = nn.Linear(width, 3)
+        for layer, start in (
+            (self.shift_log_var, _SHIFT_LOG_VAR),
+            (self.turn_log_var, _TURN_LOG_VAR),
+        ):
+            nn.init.zeros_(layer.weight)
+            nn.init.constant_(layer.bias, start)
 
         self.global_prior = GaussianHead(width, width, d_global)
-        self.detail_prior = GaussianHead(width + d_global, width, detail)
         self.shift_prior = perceptron(width + d_global, width, 3, zero=True)
+        self.detail_prior = GaussianHead(width + d_global + 3 * len(_SEEN), width, detail)
+        self.turn_prior = GaussianHead(width + d_global + 3 * len(_SEEN), width, 3)
+        nn.init.zeros_(self.turn_prior.mean.weight)
+        nn.init.zeros_(self.turn_prior.mean.bias)
 
         d_decoder = width + d_global + detail
         self.start = perceptron(d_decoder, 2 * width, 3 + 6)
         self.decoder = EquivariantDecoder(
             d_decoder, hidden, decoder_layers, chain_neighbors, spatial_neighbors
         )
-        d_sequence = {"direct": d_global + 3 + detail, "shared": hidden, "separate": width // 4}
+        d_sequence = {"direct": d_global + 6 + detail, "shared": hidden, "separate": width // 4}
         self.sequence_latent = (
             GaussianHead(width, width, width // 4) if sequence_design == "separate" else None
         )
@@ -237,7 +260,7 @@ class ProteinCVAE(nn.Module):
         seen = mask & templated[:, None]
         shift, turn = displacement(rotation, origin, condition.rotation, condition.origin, seen)
         size = (shift.square().sum(-1, keepdim=True) + 1e-8).sqrt()
-        change = torch.cat([shift / (1 + 0.3 * size), size.log1p(), turn.flatten(2)], dim=-1)
+        change = torch.cat([shift / (1 + 0.3 * size), size.log1p(), turn], dim=-1)
         features = residue_features(batch.coordinates, mask, batch.bonded, batch.chain_index)
         h = self.encoder_in(
             torch.cat([condition.c, self.structure_in(features), self.change_in(change)], dim=-1)
@@ -245,8 +268,13 @@ class ProteinCVAE(nn.Module):
         graph = self._graph(origin, mask, batch)
         h = self.encoder(h, mask, rotation, origin, graph)
         detail = self.detail_head(torch.cat([h, shift / (1 + 0.3 * size)], dim=-1))
-        log_var = self.shift_log_var(h)[..., 0].clamp(-12.0, 4.0)
-        return Posterior(self.global_head(masked_mean(h, mask)), shift, log_var, detail)
+        return Posterior(
+            z_global=self.global_head(masked_mean(h, mask)),
+            shift=shift,
+            shift_log_var=bounded(self.shift_log_var(h)[..., 0]),
+            turn=Gaussian(turn, bounded(self.turn_log_var(h))),
+            detail=detail,
+        )
 
     def sequence_posterior(self, batch: ProteinBatch, condition: Condition) -> Gaussian | None:
         """Latents of the ``separate`` design, from the condition; None in the other designs."""
@@ -257,13 +285,29 @@ class ProteinCVAE(nn.Module):
     def prior_global(self, condition: Condition) -> Gaussian:
         return self.global_prior(condition.mean)
 
-    def prior_local(self, condition: Condition, z_global: Tensor) -> Prior:
-        """p(detail, shift | z_g, c) with z_global (B, G)."""
-        given = z_global[:, None].expand(-1, condition.c.shape[1], -1)
-        states = torch.cat([condition.c, given], dim=-1)
-        shift = self.shift_prior(states) * condition.templated[:, None, None]
-        shift = torch.where(condition.mask[..., None], shift, torch.zeros_like(shift))
-        return Prior(self.detail_prior(states), shift)
+    def prior_shift(self, condition: Condition, z_global: Tensor) -> Tensor:
+        """(B, L, 3) mean of p(shift | z_g, c), Å, in the frames of the template."""
+        shift = self.shift_prior(self._given(condition, z_global))
+        seen = condition.mask & condition.templated[:, None]
+        return torch.where(seen[..., None], shift, torch.zeros_like(shift))
+
+    def prior_local(self, condition: Condition, z_global: Tensor, shift: Tensor) -> LocalPrior:
+        """p(turn, detail | shift, z_g, c) with z_global (B, G) and shift (B, L, 3), Å."""
+        moved = (condition.rotation @ shift[..., None])[..., 0]  # (B, L, 3), one system for all
+        length = shift.shape[1]
+        place = torch.arange(length, device=shift.device)
+        around = []
+        for step in _SEEN:
+            other = (place + step).clamp(0, length - 1)
+            there = condition.mask[:, other] & (place == other - step) & condition.mask
+            gap = torch.where(there[..., None], moved[:, other] - moved, torch.zeros_like(moved))
+            around.append((gap[..., None, :] @ condition.rotation)[..., 0, :])
+        states = torch.cat([self._given(condition, z_global), *around], dim=-1)
+        return LocalPrior(self.turn_prior(states), self.detail_prior(states))
+
+    def _given(self, condition: Condition, z_global: Tensor) -> Tensor:
+        wide = z_global[:, None].expand(-1, condition.c.shape[1], -1)
+        return torch.cat([condition.c, wide], dim=-1)
 
     # -- decoder --------------------------------------------------------------------------------
 
@@ -288,13 +332,14 @@ class ProteinCVAE(nn.Module):
         origin = torch.where(
             templated[..., None], condition.origin + moved, free[..., :3] / ANGSTROM
         )
-        rotation = torch.where(templated[..., None, None], condition.rotation, free_rotation)
+        turned = condition.rotation @ rotation_from_axis_angle(latents.turn)
+        rotation = torch.where(templated[..., None, None], turned, free_rotation)
         coordinates, states = self.decoder(
             z, rotation, origin, condition.mask, batch.chain_index, batch.residue_index
         )
         if self.sequence_design == "direct":
-            shift = latents.shift * ANGSTROM
-            logits = self.sequence_head(torch.cat([given, shift, latents.detail], dim=-1))
+            local = [latents.shift * ANGSTROM, latents.turn, latents.detail]
+            logits = self.sequence_head(torch.cat([given, *local], dim=-1))
         elif self.sequence_design == "shared":
             logits = self.sequence_head(states)
         else:
@@ -324,7 +369,7 @@ def displacement(
         mask: (B, L) bool, present in both.
 
     Returns:
-        shift (B, L, 3) Å and turn minus identity (B, L, 3, 3); 0 where not present.
+        shift (B, L, 3) Å and turn (B, L, 3), axis-angle in radians; 0 where not present.
     """
     present = mask.to(origin)
     # An item without any residue in common still needs a superposition that is finite.
@@ -339,7 +384,39 @@ def displacement(
     fit = align(here, there, weight)
     gap = (fit.apply(here) - there) * present[..., None]
     shift = (gap[..., None, :] @ to_rotation)[..., 0, :]
-    turned = to_rotation.mT @ fit.rotation[:, None] @ rotation
-    each = torch.eye(3, dtype=origin.dtype, device=origin.device)
-    turn = torch.where(mask[..., None, None], turned - each, torch.zeros_like(turned))
-    return shift, turn
+    turn = axis_angle(to_rotation.mT @ fit.rotation[:, None] @ rotation)
+    return shift, torch.where(mask[..., None], turn, torch.zeros_like(turn))
+
+
+@torch.no_grad()
+def axis_angle(rotation: Tensor) -> Tensor:
+    """Inverse of ``rotation_from_axis_angle``: (..., 3, 3) -> (..., 3), angle in [0, π].
+
+    Through the unit quaternion, whose largest component is computed first (Shepperd 1978), so that
+    no angle loses digits.  Without gradient: conformers are data.
+    """
+    m = rotation
+    trace = m.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+    # Four times the square of (w, x, y, z).
+    square = torch.cat([1 + trace, 1 + 2 * m.diagonal(dim1=-2, dim2=-1) - trace], dim=-1)
+    largest = square.argmax(-1, keepdim=True)
+    w, x, y, z = square.unbind(-1)
+    xy, xz, yz = (m[..., i, j] + m[..., j, i] for i, j in ((0, 1), (0, 2), (1, 2)))
+    wx, wy, wz = (m[..., i, j] - m[..., j, i] for i, j in ((2, 1), (0, 2), (1, 0)))
+    # Row p holds 4 q_p q: the chosen one over 2 |q_p| is the quaternion times 2.
+    rows = torch.stack(
+        [
+            torch.stack([w, wx, wy, wz], -1),
+            torch.stack([wx, x, xy, xz], -1),
+            torch.stack([wy, xy, y, yz], -1),
+            torch.stack([wz, xz, yz, z], -1),
+        ],
+        dim=-2,
+    )
+    row = rows.gather(-2, largest[..., None].expand(*largest.shape[:-1], 1, 4))[..., 0, :]
+    quaternion = row / row.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    quaternion = quaternion * torch.where(quaternion[..., :1] < 0, -1.0, 1.0)
+    vector = quaternion[..., 1:]
+    sine = vector.norm(dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(sine, quaternion[..., :1])
+    return torch.where(sine > 1e-12, angle / sine.clamp_min(1e-30), 2.0) * vector

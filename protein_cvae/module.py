@@ -52,11 +52,12 @@ class KLSettings:
 
 @dataclass(frozen=True)
 class KLTerms:
-    """Nats per residue: of z_global, of the detail, of the shift, and what is trained on."""
+    """Nats per residue: of z_global, of the parts of z_local, and what is trained on."""
 
     z_global: Tensor
     detail: Tensor
     shift: Tensor
+    turn: Tensor
     penalty_global: Tensor
     penalty_local: Tensor
 
@@ -142,15 +143,16 @@ class ProteinCVAEModule(pl.LightningModule):
         d_global, d_detail = self.model.d_global, self.model.d_detail
         dtype = next(self.model.parameters()).dtype
         # z_global first and residues in order: padding only adds numbers at the end.
-        drawn = counter_normal(key, d_global + length * (3 + d_detail), dtype)
-        local = drawn[:, d_global:].view(b, length, 3 + d_detail)
-        return Latents(drawn[:, :d_global], local[..., :3], local[..., 3:])
+        drawn = counter_normal(key, d_global + length * (6 + d_detail), dtype)
+        local = drawn[:, d_global:].view(b, length, 6 + d_detail)
+        return Latents(drawn[:, :d_global], *local.split([3, 3, d_detail], dim=-1))
 
     def sample_posterior(self, posterior: Posterior, noise: Latents) -> Latents:
         spread = (0.5 * posterior.shift_log_var).exp()[..., None]
         return Latents(
             posterior.z_global.sample(noise.z_global),
             posterior.shift + spread * noise.shift,
+            posterior.turn.sample(noise.turn),
             posterior.detail.sample(noise.detail),
         )
 
@@ -159,20 +161,27 @@ class ProteinCVAEModule(pl.LightningModule):
     ) -> Latents:
         """A draw from p(z | sequence, template); ``temperature`` scales its spread."""
         z_global = self.model.prior_global(condition).sample(noise.z_global, temperature)
-        prior = self.model.prior_local(condition, z_global)
         moved = temperature * condition.network.sample(noise.shift)
-        local = (condition.rotation.mT @ moved[..., None])[..., 0]
-        return Latents(z_global, prior.shift + local, prior.detail.sample(noise.detail, temperature))
+        shift = self.model.prior_shift(condition, z_global)
+        shift = shift + (condition.rotation.mT @ moved[..., None])[..., 0]
+        prior = self.model.prior_local(condition, z_global, shift)
+        return Latents(
+            z_global,
+            shift,
+            prior.turn.sample(noise.turn, temperature),
+            prior.detail.sample(noise.detail, temperature),
+        )
 
     def kl_terms(self, posterior: Posterior, condition: Condition, z: Latents) -> KLTerms:
         """KL of each latent in nats per residue; the global latent's is spread over residues.
 
-        The local prior is given z_global, so its terms are of the sample that was drawn.
+        The local priors are given z_global and the shift: their terms are those of the sample.
         """
         count = condition.mask.sum(1).clamp_min(1)
         model = self.model
         prior_global = model.prior_global(condition)
-        prior = model.prior_local(condition, z.z_global)
+        prior = model.prior_local(condition, z.z_global, z.shift)
+        prior_shift = model.prior_shift(condition, z.z_global)
         on_global = gaussian_kl(
             posterior.z_global.mean,
             posterior.z_global.log_var,
@@ -182,20 +191,26 @@ class ProteinCVAEModule(pl.LightningModule):
         on_detail = gaussian_kl(
             posterior.detail.mean, posterior.detail.log_var, prior.detail.mean, prior.detail.log_var
         )[condition.mask]  # (N, D)
-        turn = condition.rotation
+        on_turn = gaussian_kl(
+            posterior.turn.mean, posterior.turn.log_var, prior.turn.mean, prior.turn.log_var
+        ).sum(-1)
+        seen = condition.mask & condition.templated[:, None]
+        frames = condition.rotation
         on_shift = condition.network.kl(
-            (turn @ posterior.shift[..., None])[..., 0],
+            (frames @ posterior.shift[..., None])[..., 0],
             posterior.shift_log_var,
-            (turn @ prior.shift[..., None])[..., 0],
+            (frames @ prior_shift[..., None])[..., 0],
         )
         length = count.float().mean()
         shift = (on_shift / count).mean()
+        turn = ((on_turn * seen).sum(1) / count).mean()
         return KLTerms(
             z_global=(on_global.sum(1) / count).mean(),
             detail=on_detail.sum(1).mean(),
             shift=shift,
+            turn=turn,
             penalty_global=free_bits(on_global, self.kl.free_bits).sum() / length,
-            penalty_local=free_bits(on_detail, self.kl.free_bits).sum() + shift,
+            penalty_local=free_bits(on_detail, self.kl.free_bits).sum() + shift + turn,
         )
 
     def decode(self, batch: ProteinBatch, condition: Condition, z: Latents) -> Decoded:
@@ -251,15 +266,13 @@ class ProteinCVAEModule(pl.LightningModule):
         self.log("train/loss", loss, batch_size=size, prog_bar=True)
         values = means(fit, batch.weight) | means(shape, batch.weight)
         values |= {f"prior_{k}": v for k, v in means(free_shape, batch.weight).items()}
-        values |= {"kl_global": kl.z_global, "kl_detail": kl.detail, "kl_shift": kl.shift}
+        values |= kl_values(kl)
         self.log_dict({f"train/{k}": v for k, v in values.items()}, batch_size=size)
         self.log("train/kl_weight", factor, batch_size=size)
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.lr, weight_decay=self.weight_decay
-        )
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         total = max(1, int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: cosine_decay(step, total, 1.0, self.lr_final / self.lr)
@@ -278,9 +291,7 @@ class ProteinCVAEModule(pl.LightningModule):
         name = "val" if dataloader_idx == 0 else "val_unseen"
         values, posterior, condition = self.scores(batch)
         if dataloader_idx == 0:
-            self._means.append(
-                (posterior.z_global.mean, posterior.detail.mean[condition.mask])
-            )
+            self._means.append((posterior.z_global.mean, posterior.detail.mean[condition.mask]))
         self.log_dict(
             {f"{name}/{k}": v for k, v in values.items()},
             batch_size=len(batch),
@@ -319,11 +330,9 @@ class ProteinCVAEModule(pl.LightningModule):
             "rmsd": ca_rmsd(decoded.coordinates, batch.coordinates, mask).mean(),
             "rmsd_core": ca_rmsd(decoded.coordinates, batch.coordinates, core).mean(),
             "sequence_accuracy": (right.sum(1) / mask.sum(1).clamp_min(1)).mean(),
-            "kl_global": kl.z_global,
-            "kl_detail": kl.detail,
-            "kl_shift": kl.shift,
             "shift_sigma": (0.5 * posterior.shift_log_var[mask]).exp().mean(),
         }
+        values |= kl_values(kl)
         return values, posterior, condition
 
     def on_fit_end(self) -> None:
@@ -345,6 +354,16 @@ class ProteinCVAEModule(pl.LightningModule):
         state = getattr(data, "split_state", None)
         if state is not None:
             checkpoint["ensemble_split"] = state()
+
+
+def kl_values(kl: KLTerms) -> dict[str, Tensor]:
+    """What is logged of them, nats per residue."""
+    return {
+        "kl_global": kl.z_global,
+        "kl_shift": kl.shift,
+        "kl_turn": kl.turn,
+        "kl_detail": kl.detail,
+    }
 
 
 def ca_rmsd(coordinates: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ def sample_ensemble(
         mean = flat.mean(0)
         return (mean + mixing.to(flat) @ flat).view(count, *z.shape[1:])
 
-    return Latents(draw(means.z_global), draw(means.shift), draw(means.detail))
+    return Latents(draw(means.z_global), draw(means.shift), draw(means.turn), draw(means.detail))
 
 
 def interpolate(first: Latents, second: Latents, steps: int) -> Latents:
@@ -179,6 +179,7 @@ def interpolate(first: Latents, second: Latents, steps: int) -> Latents:
     return Latents(
         path(first.z_global, second.z_global),
         path(first.shift, second.shift),
+        path(first.turn, second.turn),
         path(first.detail, second.detail),
     )
 
@@ -193,14 +194,22 @@ def _noise(
         return torch.randn(*shape, generator=generator).to(like)
 
     return Latents(
-        draw(count, model.d_global), draw(count, length, 3), draw(count, length, model.d_detail)
+        draw(count, model.d_global),
+        draw(count, length, 3),
+        draw(count, length, 3),
+        draw(count, length, model.d_detail),
     )
 
 
 def _chunks(latents: Latents, size: int) -> Iterator[Latents]:
-    parts = (latents.z_global.split(size), latents.shift.split(size), latents.detail.split(size))
-    for z_global, shift, detail in zip(*parts, strict=True):
-        yield Latents(z_global, shift, detail)
+    parts = (
+        latents.z_global.split(size),
+        latents.shift.split(size),
+        latents.turn.split(size),
+        latents.detail.split(size),
+    )
+    for part in zip(*parts, strict=True):
+        yield Latents(*part)
 
 
 def _check_single(batch: ProteinBatch) -> None:

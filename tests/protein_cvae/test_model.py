@@ -1,4 +1,4 @@
-"""The model's symmetries: pose, mirror image, padding, neighbours in the batch, what is withheld."""
+"""The model's symmetries: pose, mirror image, padding, batch neighbours, what is withheld."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from protein_cvae.batch import ProteinBatch, collate
-from protein_cvae.geometry.frames import rotation_from_axis_angle
+from protein_cvae.geometry.frames import residue_frames, rotation_from_axis_angle
 from protein_cvae.latents import Latents
 from protein_cvae.losses import (
     LossWeights,
@@ -16,7 +16,7 @@ from protein_cvae.losses import (
     weighted,
     weighted_geometry,
 )
-from protein_cvae.model import ProteinCVAE, displacement
+from protein_cvae.model import ProteinCVAE, axis_angle, displacement
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 REFLECTION = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
@@ -65,7 +65,7 @@ def small_model(**options: object) -> ProteinCVAE:
     torch.manual_seed(0)
     settings = {
         "width": 32, "layers": 2, "condition_layers": 1, "heads": 4, "feed_forward": 64,
-        "dropout": 0.0, "d_global": 8, "d_local": 11, "hidden": 16, "decoder_layers": 2,
+        "dropout": 0.0, "d_global": 8, "d_local": 14, "hidden": 16, "decoder_layers": 2,
         "chain_neighbors": 4, "spatial_neighbors": 6,
     }  # fmt: skip
     model = ProteinCVAE(**(settings | options)).double().eval()
@@ -108,7 +108,7 @@ def encoded(model: ProteinCVAE, batch: ProteinBatch) -> list[torch.Tensor]:
         q = model.encode(batch, model.condition(batch))
     return [
         q.z_global.mean, q.z_global.log_var, q.shift, q.shift_log_var,
-        q.detail.mean, q.detail.log_var,
+        q.turn.mean, q.turn.log_var, q.detail.mean, q.detail.log_var,
     ]  # fmt: skip
 
 
@@ -119,7 +119,12 @@ def latents(model: ProteinCVAE, batch: ProteinBatch, seed: int = 5) -> Latents:
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    return Latents(draw(b, model.d_global), draw(b, length, 3), draw(b, length, model.d_detail))
+    return Latents(
+        draw(b, model.d_global),
+        draw(b, length, 3),
+        draw(b, length, 3),
+        draw(b, length, model.d_detail),
+    )
 
 
 @pytest.mark.parametrize("templated", [True, False])
@@ -177,20 +182,25 @@ def test_padding_and_neighbours_in_the_batch_change_nothing(templated):
     joined = collate([dataclasses.replace(i, weight=i.weight.float()) for i in items])
     alone = items[0]
     z = latents(model, joined)
-    first = Latents(z.z_global[:1], z.shift[:1, :18], z.detail[:1, :18])
+    first = Latents(z.z_global[:1], z.shift[:1, :18], z.turn[:1, :18], z.detail[:1, :18])
     with torch.no_grad():
         c_joined, c_alone = model.condition(joined), model.condition(alone)
         q_joined, q_alone = model.encode(joined, c_joined), model.encode(alone, c_alone)
         x_joined = model.decode(joined, c_joined, z)
         x_alone = model.decode(alone, c_alone, first)
-        prior_joined = model.prior_local(c_joined, z.z_global)
-        prior_alone = model.prior_local(c_alone, first.z_global)
-        kl_joined = c_joined.network.kl(q_joined.shift, q_joined.shift_log_var, prior_joined.shift)
-        kl_alone = c_alone.network.kl(q_alone.shift, q_alone.shift_log_var, prior_alone.shift)
+        prior_joined = model.prior_local(c_joined, z.z_global, z.shift)
+        prior_alone = model.prior_local(c_alone, first.z_global, first.shift)
+        mean_joined = model.prior_shift(c_joined, z.z_global)
+        mean_alone = model.prior_shift(c_alone, first.z_global)
+        kl_joined = c_joined.network.kl(q_joined.shift, q_joined.shift_log_var, mean_joined)
+        kl_alone = c_alone.network.kl(q_alone.shift, q_alone.shift_log_var, mean_alone)
     pairs = [
         (q_joined.z_global.mean[:1], q_alone.z_global.mean),
         (q_joined.shift[:1, :18], q_alone.shift),
         (q_joined.detail.mean[:1, :18], q_alone.detail.mean),
+        (q_joined.turn.mean[:1, :18], q_alone.turn.mean),
+        (mean_joined[:1, :18], mean_alone),
+        (prior_joined.turn.mean[:1, :18], prior_alone.turn.mean),
         (prior_joined.detail.mean[:1, :18], prior_alone.detail.mean),
         (x_joined.coordinates[:1, :18], x_alone.coordinates),
         (x_joined.logits[:1, :18], x_alone.logits),
@@ -246,8 +256,6 @@ def test_missing_residues_neither_enter_nor_poison():
     junk = dataclasses.replace(
         holed, coordinates=torch.where(mask[..., None, None], batch.coordinates, 1e3)
     )
-    for a, b in zip(encoded(model, holed), encoded(model, junk), strict=True):
-        assert torch.isfinite(a).all()
     present = mask[0]
     for a, b in zip(encoded(model, holed)[2:], encoded(model, junk)[2:], strict=True):
         torch.testing.assert_close(a[0][present], b[0][present], **TOLERANCE)
@@ -264,18 +272,23 @@ def test_gradients_reach_every_parameter_and_stay_finite(design):
     z = Latents(
         q.z_global.sample(noise.z_global),
         q.shift + (0.5 * q.shift_log_var).exp()[..., None] * noise.shift,
+        q.turn.sample(noise.turn),
         q.detail.sample(noise.detail),
     )
     sequence = model.sequence_posterior(batch, condition)
     decoded = model.decode(batch, condition, z, None if sequence is None else sequence.mean)
-    prior, prior_global = model.prior_local(condition, z.z_global), model.prior_global(condition)
+    prior = model.prior_local(condition, z.z_global, z.shift)
+    prior_shift, prior_global = (
+        model.prior_shift(condition, z.z_global),
+        model.prior_global(condition),
+    )
     weights = LossWeights()
     fit = fit_terms(decoded.coordinates, decoded.logits, batch, condition.mask, weights.tail)
     shape = geometry_terms(decoded.coordinates, batch.aatype, batch.bonded, condition.mask)
     loss = batch_mean(weighted(weights, fit, 0.5) + weighted_geometry(weights, shape, 0.5),
                       batch.weight)  # fmt: skip
-    loss = loss + condition.network.kl(q.shift, q.shift_log_var, prior.shift).sum()
-    for gaussian in (prior.detail, prior_global, q.detail, q.z_global):
+    loss = loss + condition.network.kl(q.shift, q.shift_log_var, prior_shift).sum()
+    for gaussian in (prior.turn, prior.detail, prior_global, q.turn, q.detail, q.z_global):
         loss = loss + gaussian.mean.square().sum() + gaussian.log_var.square().sum()
     if sequence is not None:
         loss = loss + sequence.log_var.square().sum()
@@ -287,16 +300,42 @@ def test_gradients_reach_every_parameter_and_stay_finite(design):
 
 def test_displacement_of_a_moved_copy_is_zero_and_a_moving_tail_does_not_drag_the_rest():
     batch = conformer(40, 0)
-    from protein_cvae.geometry.frames import residue_frames
-
     template = residue_frames(batch.template, batch.mask)
     turn, shift = pose(4)
     copy = residue_frames(batch.template @ turn.mT + shift, batch.mask)
-    gap, rotation = displacement(*copy, *template, batch.mask)
+    gap, turned = displacement(*copy, *template, batch.mask)
     torch.testing.assert_close(gap, torch.zeros_like(gap), rtol=0, atol=1e-9)
-    torch.testing.assert_close(rotation, torch.zeros_like(rotation), rtol=0, atol=1e-9)
+    torch.testing.assert_close(turned, torch.zeros_like(turned), rtol=0, atol=1e-7)
     tail = batch.template.clone()
     tail[:, 32:] += 15.0
     gap, _ = displacement(*residue_frames(tail, batch.mask), *template, batch.mask)
     assert gap[:, :30].norm(dim=-1).max() < 1.5
     assert gap[:, 33:].norm(dim=-1).min() > 20.0
+
+
+def test_axis_angle_inverts_the_exponential_at_every_angle():
+    generator = torch.Generator().manual_seed(0)
+    axis = torch.nn.functional.normalize(
+        torch.randn(400, 3, generator=generator, dtype=torch.float64), dim=1
+    )
+    angle = torch.linspace(0, torch.pi, 400, dtype=torch.float64)[:, None]
+    found = axis_angle(rotation_from_axis_angle(angle * axis))
+    torch.testing.assert_close(found[:-1], (angle * axis)[:-1], rtol=1e-7, atol=1e-7)
+    # Half a turn has two axes.
+    torch.testing.assert_close(found[-1].abs(), torch.pi * axis[-1].abs(), rtol=1e-7, atol=1e-7)
+
+
+def test_shift_and_turn_lead_from_the_template_to_the_conformer():
+    batch = conformer(20, 0)
+    template = residue_frames(batch.template, batch.mask)
+    there = residue_frames(batch.coordinates, batch.mask)
+    shift, turn = displacement(*there, *template, batch.mask)
+    origin = template[1] + (template[0] @ shift[..., None])[..., 0]
+    rotation = template[0] @ rotation_from_axis_angle(turn)
+
+    # Equal up to one rigid motion: the relative frames of all pairs agree.
+    def relative(rotation, origin):
+        gap = origin[0, None] - origin[0, :, None]
+        return (gap[:, :, None] @ rotation[0, :, None])[:, :, 0]
+
+    torch.testing.assert_close(relative(rotation, origin), relative(*there), rtol=1e-7, atol=1e-7)
