@@ -90,12 +90,11 @@ class ElasticPrior(nn.Module):
         self.separation = nn.Embedding(NUM_SEPARATIONS, hidden)
         self.state = nn.Linear(width, hidden)
         self.distance = nn.Linear(_RADIAL, hidden)
-        self.stiffness = nn.Sequential(nn.GELU(), nn.Linear(hidden, 1))
-        self.ground = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 1))
         self.isotropy = nn.Parameter(torch.zeros(()))
-        for layer, value in ((self.stiffness[1], _LOG_STIFFNESS), (self.ground[2], _LOG_GROUND)):
-            nn.init.zeros_(layer.weight)
-            nn.init.constant_(layer.bias, value)
+        self.stiffness = nn.Sequential(nn.GELU(), _constant_at_start(hidden, _LOG_STIFFNESS))
+        self.ground = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), _constant_at_start(hidden, _LOG_GROUND)
+        )
 
     def forward(
         self, c: Tensor, origin: Tensor, mask: Tensor, graph: ResidueGraph
@@ -144,6 +143,13 @@ class ElasticPrior(nn.Module):
         dense = dense.view(b, length, length, 3, 3).transpose(2, 3)
         precision = dense.reshape(b, 3 * length, 3 * length)
         return ElasticNetwork(precision, torch.linalg.cholesky(precision), mask)
+
+
+def _constant_at_start(width: int, value: float) -> nn.Linear:
+    layer = nn.Linear(width, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, value)
+    return layer
 
 
 def _positive(x: Tensor) -> Tensor:

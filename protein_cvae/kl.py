@@ -6,7 +6,6 @@ mean the same (spec §4.8): sums over dimensions and residues, divided by the nu
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 

@@ -1,4 +1,4 @@
-"""Blocks of the encoder and of the conditioner: perceptron, positions, Transformer, graph attention."""
+"""Blocks of encoder and conditioner: perceptron, positions, Transformer, graph attention."""
 
 from __future__ import annotations
 

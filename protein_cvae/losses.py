@@ -106,7 +106,7 @@ def fit_terms(
     atom_weight = weight.repeat_interleave(3, dim=1)  # (B, 3L)
     moved = align(points, wanted, atom_weight).apply(points)
     square = (moved - wanted).square().sum(-1)
-    # Å², bent towards _FAR² so that a lost tail or a start without template does not drown the rest.
+    # Bent towards _FAR², so that a lost tail or a start without template does not drown the rest.
     square = square / (1 + square / _FAR**2)
     square = torch.where(atom_weight > 0, square, torch.zeros_like(square))
     reconstruction = (square * atom_weight).sum(1) / atom_weight.sum(1).clamp_min(1e-6)

@@ -34,7 +34,7 @@ def setup(length=12, items=2, seed=0):
 
 
 def test_precision_is_a_network_of_springs():
-    prior, c, origin, mask, graph, draw = setup()
+    prior, c, origin, mask, graph, _ = setup()
     network = prior(c, origin, mask, graph)
     q = network.precision[1]
     torch.testing.assert_close(q, q.T)
@@ -47,8 +47,9 @@ def test_precision_is_a_network_of_springs():
     # Blocks off the diagonal exist exactly where residues are connected.
     blocks = q.view(12, 3, 12, 3).abs().sum((1, 3)) > 0
     edges = graph.edges
-    pairs = {(int(graph.nodes[s]) - 12, int(graph.nodes[d]) - 12)
-             for s, d in zip(edges.src, edges.dst, strict=True) if graph.nodes[s] >= 12}  # fmt: skip
+    places = (graph.nodes - 12).tolist()
+    ends = zip(edges.src.tolist(), edges.dst.tolist(), strict=True)
+    pairs = {(places[s], places[d]) for s, d in ends}
     for i in range(12):
         for j in range(12):
             assert bool(blocks[i, j]) == (i == j or (i, j) in pairs or (j, i) in pairs)
