@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -31,6 +31,9 @@ from protein_cvae.losses import (
 )
 from protein_cvae.metrics import active_units
 from protein_cvae.model import Condition, Decoded, Posterior, ProteinCVAE, SequenceDesign
+
+if TYPE_CHECKING:
+    from protein_cvae.tasks.request import Request
 
 MONITOR = "val/loss"
 
@@ -354,6 +357,22 @@ class ProteinCVAEModule(pl.LightningModule):
         state = getattr(data, "split_state", None)
         if state is not None:
             checkpoint["ensemble_split"] = state()
+
+    # -- use ------------------------------------------------------------------------------------
+
+    def predict_step(self, request: Request, batch_idx: int) -> dict[str, list[str]]:
+        """Run one request of :mod:`protein_cvae.tasks`; rank zero writes the result."""
+        if not hasattr(request, "run"):
+            raise ValueError(
+                "lightning predict needs one of GenerateDataModule, InterpolateDataModule and "
+                "EncodeDataModule of protein_cvae.tasks; set data.class_path"
+            )
+        result = request.run(self)
+        paths = result.write() if self.trainer.is_global_zero else []
+        if paths:
+            print(result.message())
+            print(f"wrote {' and '.join(map(str, paths))}", flush=True)
+        return {"output": [str(path) for path in paths]}
 
 
 def kl_values(kl: KLTerms) -> dict[str, Tensor]:

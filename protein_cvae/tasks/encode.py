@@ -1,0 +1,321 @@
+"""The latents of the models of an ensemble, and how much each holds.
+
+Latents are relative to one template, a model of the same ensemble (the central one by default).
+KL terms are in nats, from the prior p(z | sequence, template): of z_global per model; of the shift
+per model, since its prior couples all residues and does not divide among them; of turn and detail
+per model and residue, summed over their dimensions.  Where a prior is given another latent, that
+is at its posterior mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from common.atomic import atomic_path
+from protein_cvae.batch import collate
+from protein_cvae.embeddings import SequenceEmbedder
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.kl import gaussian_kl
+from protein_cvae.latents import Gaussian, Latents
+from protein_cvae.model import Condition, Posterior
+from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.prepare import PreparedEnsemble
+from protein_cvae.sampling import repeat_condition
+from protein_cvae.tasks.inputs import (
+    Incomplete,
+    check_complete,
+    check_length,
+    model_position,
+    prepare,
+    read_input,
+)
+from protein_cvae.tasks.outputs import evaluating, json_path, provenance, to_json
+from protein_cvae.tasks.request import TaskDataModule, check_embedder
+
+_CHUNK = 8  # models at once; bounds the memory
+_Fields = TypeVar("_Fields")
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedLatents:
+    """Posteriors of M models of L residues.
+
+    Attributes:
+        name: of the ensemble.
+        sequence: L letters.
+        residues: L labels, e.g. "A GLY 15".
+        model_numbers: (M,) int64, as the file numbers them.
+        template_model: number of the template.
+        z_global, z_global_sd: (M, G) float32 mean and standard deviation.
+        z_local, z_local_sd: (M, L, 6 + D) float32: shift, the displacement of CA from the template
+            in the frame of the template's residue, Å; turn, the rotation of the residue there,
+            axis-angle in radians; detail.
+        kl_global, kl_shift: (M,) float32 nats.
+        kl_turn, kl_detail: (M, L) float32 nats.
+    """
+
+    name: str
+    sequence: str
+    residues: tuple[str, ...]
+    model_numbers: np.ndarray
+    template_model: int
+    z_global: np.ndarray
+    z_global_sd: np.ndarray
+    z_local: np.ndarray
+    z_local_sd: np.ndarray
+    kl_global: np.ndarray
+    kl_shift: np.ndarray
+    kl_turn: np.ndarray
+    kl_detail: np.ndarray
+
+    def save(self, path: str | Path) -> Path:
+        """Write every attribute to an .npz file, which ``np.load`` reads without pickle."""
+        path = Path(path)
+        arrays = {f.name: np.array(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        return path
+
+
+def posterior_blocks(
+    module: ProteinCVAEModule, prepared: PreparedEnsemble, models: Sequence[int], template: int
+) -> Iterator[tuple[Posterior, Condition]]:
+    """Posteriors of a few models at a time, and what they are given.
+
+    Args:
+        module: in eval mode.
+        prepared: the ensemble; the template and the models have all residues.
+        models: positions.
+        template: position.
+    """
+    with torch.no_grad():
+        one = module.model.condition(prepared.item(template, template).to(module.device))
+        for first in range(0, len(models), _CHUNK):
+            chosen = models[first : first + _CHUNK]
+            batch = collate([prepared.item(m, template) for m in chosen]).to(module.device)
+            condition = repeat_condition(one, len(chosen))
+            yield module.model.encode(batch, condition), condition
+
+
+def posterior_means(
+    module: ProteinCVAEModule, prepared: PreparedEnsemble, models: Sequence[int], template: int
+) -> Latents:
+    """Posterior means of M models; arguments as of :func:`posterior_blocks`."""
+    blocks = posterior_blocks(module, prepared, models, template)
+    return joined([posterior.mean() for posterior, _ in blocks])
+
+
+def joined(parts: Sequence[_Fields]) -> _Fields:
+    """Dataclasses of tensors, or of such dataclasses, joined along the first axis."""
+    first = parts[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(parts))  # type: ignore[arg-type, return-value]
+    names = [field.name for field in dataclasses.fields(first)]  # type: ignore[arg-type]
+    return type(first)(*(joined([getattr(part, name) for part in parts]) for name in names))
+
+
+@dataclass(frozen=True)
+class ModelKL:
+    """Nats, of M models: ``z_global`` (M,), ``shift`` (M,), ``turn`` and ``detail`` (M, L)."""
+
+    z_global: torch.Tensor
+    shift: torch.Tensor
+    turn: torch.Tensor
+    detail: torch.Tensor
+
+
+def model_kl(module: ProteinCVAEModule, posterior: Posterior, condition: Condition) -> ModelKL:
+    """KL of each model from the prior; see the module."""
+    mean = posterior.mean()
+    prior = module.model.prior_local(condition, mean.z_global, mean.shift)
+    frames = condition.rotation
+    on_shift = condition.network.kl(
+        (frames @ posterior.shift[..., None])[..., 0],
+        posterior.shift_log_var,
+        (frames @ module.model.prior_shift(condition, mean.z_global)[..., None])[..., 0],
+    )
+    return ModelKL(
+        z_global=_kl(posterior.z_global, module.model.prior_global(condition)),
+        shift=on_shift,
+        turn=_kl(posterior.turn, prior.turn),
+        detail=_kl(posterior.detail, prior.detail),
+    )
+
+
+def _kl(posterior: Gaussian, prior: Gaussian) -> torch.Tensor:
+    return gaussian_kl(posterior.mean, posterior.log_var, prior.mean, prior.log_var).sum(-1)
+
+
+def check_encoding(ensemble: Ensemble, template: int | None) -> None:
+    """Refuse an ensemble that cannot be encoded against this template.
+
+    Raises:
+        ValueError: naming file, model and residue.
+    """
+    check_length(ensemble)
+    if template is not None:
+        model_position(ensemble, template, "template")
+    check_complete(ensemble, range(ensemble.num_models))
+
+
+def encode_models(
+    module: ProteinCVAEModule,
+    ensemble: Ensemble,
+    template: int | None = None,
+    embedder: SequenceEmbedder | None = None,
+) -> EncodedLatents:
+    """Encode every model of an ensemble.
+
+    Args:
+        module: trained.
+        ensemble: one model or more.
+        template: number of the model that is the template; None for the central one.
+        embedder: as in training.
+
+    Raises:
+        ValueError: see :func:`check_encoding` and
+            :func:`~protein_cvae.tasks.request.check_embedder`.
+    """
+    check_encoding(ensemble, template)
+    check_embedder(module, embedder)
+    prepared = prepare(ensemble, embedder)
+    position = prepared.central if template is None else ensemble.model_numbers.index(template)
+    models = range(ensemble.num_models)
+    with evaluating(module):
+        blocks = list(posterior_blocks(module, prepared, models, position))
+        kl = joined([model_kl(module, *block) for block in blocks])
+    posterior = joined([block[0] for block in blocks])
+    mean = posterior.mean()
+    log_var = torch.cat(
+        [
+            posterior.shift_log_var[..., None].expand(-1, -1, 3),
+            posterior.turn.log_var,
+            posterior.detail.log_var,
+        ],
+        dim=-1,
+    )
+    arrays = (
+        mean.z_global,
+        (0.5 * posterior.z_global.log_var).exp(),
+        mean.z_local,
+        (0.5 * log_var).exp(),
+        kl.z_global,
+        kl.shift,
+        kl.turn,
+        kl.detail,
+    )
+    return EncodedLatents(
+        ensemble.name,
+        ensemble.sequence,
+        tuple(ensemble.label(i) for i in range(ensemble.length)),
+        np.array(ensemble.model_numbers, dtype=np.int64),
+        ensemble.model_numbers[position],
+        *(array.cpu().numpy().astype(np.float32) for array in arrays),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeResult:
+    """Latents to write, with what goes into the JSON file beside them."""
+
+    latents: EncodedLatents
+    path: Path
+    summary: dict[str, Any]
+
+    def write(self) -> list[Path]:
+        beside = json_path(self.path)
+        with atomic_path(beside) as temporary:
+            temporary.write_text(to_json(self.summary), encoding="utf-8")
+            self.latents.save(self.path)
+        return [self.path, beside]
+
+    def message(self) -> str:
+        kl = self.summary["kl_nats_per_residue"]
+        terms = ", ".join(f"{name} {value:.3f}" for name, value in kl.items())
+        return f"{len(self.latents.model_numbers)} models encoded; KL per residue (nats): {terms}"
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeRequest:
+    """One ensemble to encode, and where to write its latents."""
+
+    ensemble: Ensemble
+    template: int | None
+    path: Path
+    embedder: SequenceEmbedder | None
+    chains: str
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodeRequest:
+        return self
+
+    def run(self, module: ProteinCVAEModule) -> EncodeResult:
+        latents = encode_models(module, self.ensemble, self.template, self.embedder)
+        length = self.ensemble.length
+        summary = {
+            "task": "encode",
+            **provenance(module, None if self.embedder is None else self.embedder.identity),
+            "input": {
+                "name": self.ensemble.name,
+                "file": Path(self.ensemble.source).name,
+                "chains": self.chains,
+                "residues": length,
+                "models": self.ensemble.num_models,
+                "template_model": latents.template_model,
+            },
+            "kl_nats_per_residue": {
+                "z_global": float(latents.kl_global.mean() / length),
+                "shift": float(latents.kl_shift.mean() / length),
+                "turn": float(latents.kl_turn.mean()),
+                "detail": float(latents.kl_detail.mean()),
+            },
+        }
+        return EncodeResult(latents, self.path, summary)
+
+
+class EncodeDataModule(TaskDataModule):
+    """One ensemble to encode; for ``lightning predict``.
+
+    Args:
+        input: PDB or mmCIF file, or folder with a topology and trajectories.
+        output: .npz file to write; its name and ".json" takes the provenance.
+        template: number of the model that latents are relative to; null for the central one.
+        chains: ``longest``, ``all`` or a chain ID.
+        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
+        max_frames: most frames of a trajectory folder, evenly spaced; null for all.
+        embedder: of sequences, as in training.
+        overwrite: replace an existing output.
+
+    Raises:
+        ValueError: on another suffix of the output.
+        FileExistsError: if the output exists.
+    """
+
+    def __init__(
+        self,
+        input: str,
+        output: str,
+        template: int | None = None,
+        chains: str = "longest",
+        incomplete: Incomplete = "refuse",
+        max_frames: int | None = 100,
+        embedder: SequenceEmbedder | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        if Path(output).suffix != ".npz":
+            raise ValueError(f"output: {output} must end in .npz")
+        super().__init__(output, (Path(input),), embedder, overwrite)
+        self.input, self.template, self.chains = Path(input), template, chains
+        self.incomplete: Incomplete = incomplete
+        self.max_frames = max_frames
+
+    def read(self) -> EncodeRequest:
+        ensemble = read_input(self.input, "input", self.chains, self.max_frames, self.incomplete)
+        check_encoding(ensemble, self.template)
+        return EncodeRequest(ensemble, self.template, self.output, self.embedder, self.chains)

@@ -1,0 +1,337 @@
+"""New conformers of a protein, written as a multi-model file.
+
+==========  ======================================================  ==============================
+mode        drawn from                                              template
+==========  ======================================================  ==============================
+ensemble    the models of the input, smoothed (sampling's formula)  the central model, or ``model``
+around      the posterior of one model, ``model``                   the central model
+prior       p(z | sequence, template)                               the central model, or ``model``
+sequence    p(z | sequence)                                         none
+==========  ======================================================  ==============================
+
+The spread of an NMR bundle is not a Boltzmann distribution, and neither is what is drawn here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from common.rng import generator_for
+from protein_cvae import sampling
+from protein_cvae.batch import ProteinBatch
+from protein_cvae.embeddings import SequenceEmbedder
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.finishing import geometry_finisher
+from protein_cvae.io.structure import structure_format
+from protein_cvae.latents import Latents
+from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.prepare import PreparedEnsemble, core_mask
+from protein_cvae.tasks.encode import joined, posterior_means
+from protein_cvae.tasks.inputs import (
+    FASTA_SUFFIXES,
+    Incomplete,
+    check_complete,
+    check_length,
+    model_position,
+    prepare,
+    read_fasta,
+    read_input,
+    sequence_ensemble,
+)
+from protein_cvae.tasks.outputs import (
+    EnsembleResult,
+    bundle,
+    check_fits,
+    describe,
+    evaluating,
+    provenance,
+)
+from protein_cvae.tasks.request import TaskDataModule, check_embedder
+
+Mode = Literal["ensemble", "around", "prior", "sequence"]
+_MODES = ("ensemble", "around", "prior", "sequence")
+# Conformers drawn or decoded at once; fixed, because the order of random numbers depends on it.
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What to generate.
+
+    Attributes:
+        mode: see the module.
+        count: conformers.
+        model: number of a model, as the file numbers it; None for the central one.
+        temperature: factor on the spread; 1 is what was learned.
+        bandwidth: of mode ``ensemble``, in [0, 1]: 0 repeats the models, 1 is a Gaussian.
+        seed: of the draws.
+        finish: make the geometry valid; False gives the decoder's own output.
+
+    Raises:
+        ValueError: on a number out of range.
+    """
+
+    mode: Mode = "ensemble"
+    count: int = 20
+    model: int | None = None
+    temperature: float = 1.0
+    bandwidth: float = 0.7
+    seed: int = 0
+    finish: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in _MODES:
+            raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {self.mode!r}")
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature must be finite and not negative, got {self.temperature}")
+        if not 0 <= self.bandwidth <= 1:
+            raise ValueError(f"bandwidth must lie in [0, 1], got {self.bandwidth}")
+        if self.mode == "sequence" and self.model is not None:
+            raise ValueError(f"model {self.model}: mode sequence uses no model; leave it out")
+
+
+def check_generation(ensemble: Ensemble, options: GenerateOptions) -> None:
+    """Refuse an input that these options cannot be applied to.
+
+    Raises:
+        ValueError: naming file, model and residue.
+    """
+    check_length(ensemble)
+    if options.mode == "sequence":
+        return
+    if options.model is not None:
+        position = model_position(ensemble, options.model, "model")
+    if options.mode == "ensemble" and ensemble.num_models < 2:
+        raise ValueError(
+            f"{ensemble.source}: mode ensemble needs at least 2 models, the file has 1; use mode "
+            "prior or around"
+        )
+    if options.mode == "prior" and options.model is not None:
+        check_complete(ensemble, [position])
+    else:  # the central model is chosen among all
+        check_complete(ensemble, range(ensemble.num_models))
+
+
+def generate(
+    module: ProteinCVAEModule,
+    ensemble: Ensemble,
+    options: GenerateOptions | None = None,
+    embedder: SequenceEmbedder | None = None,
+) -> Ensemble:
+    """Draw conformers; deterministic in ``options.seed``.
+
+    Args:
+        module: trained.
+        ensemble: one model or more; :func:`~protein_cvae.tasks.inputs.sequence_ensemble` for a
+            bare sequence with mode ``sequence``.
+        options: None for the defaults.
+        embedder: as in training.
+
+    Returns:
+        ``count`` conformers of the same residues, numbered from 1, superposed on their mean by the
+        ordered core, in the template's pose.
+
+    Raises:
+        ValueError: see :func:`check_generation` and
+            :func:`~protein_cvae.tasks.request.check_embedder`.
+    """
+    options = options or GenerateOptions()
+    check_generation(ensemble, options)
+    check_embedder(module, embedder)
+    return _generate(module, prepare(ensemble, embedder), options)
+
+
+def _generate(
+    module: ProteinCVAEModule, prepared: PreparedEnsemble, options: GenerateOptions
+) -> Ensemble:
+    base = prepared.ensemble
+    template = _template(prepared, options)
+    with evaluating(module):
+        batch = _item(prepared, template).to(module.device)
+        latents = _draw(module, prepared, batch, options)
+        finisher = geometry_finisher() if options.finish else None
+        x = sampling.decode(module, batch, latents, finisher, _CHUNK).cpu()
+    onto = None if template is None else base.coordinates[template]
+    core = comparison_core(prepared, x)
+    name = f"{base.name}_{options.mode}"
+    return bundle(base, x, core, onto, name, f"generated (mode {options.mode}) from {base.source}")
+
+
+def comparison_core(prepared: PreparedEnsemble, generated: Tensor) -> Tensor:
+    """(L,) bool: the core of the input's models, of the generated ones if the input has no two."""
+    if prepared.ensemble.num_models > 1:
+        return prepared.core
+    mask = torch.ones(generated.shape[:2], dtype=torch.bool)
+    return core_mask(generated, mask, prepared.ensemble.bonded)
+
+
+def _template(prepared: PreparedEnsemble, options: GenerateOptions) -> int | None:
+    """Position of the template."""
+    if options.mode == "sequence":
+        return None
+    if options.mode == "around" or options.model is None:
+        return prepared.central
+    return prepared.ensemble.model_numbers.index(options.model)
+
+
+def _item(prepared: PreparedEnsemble, template: int | None) -> ProteinBatch:
+    """The template as its own conformer, or all residues without any structure."""
+    if template is not None:
+        return prepared.item(template, template)
+    batch = prepared.item(0, None)
+    return dataclasses.replace(
+        batch,
+        coordinates=torch.zeros_like(batch.coordinates),
+        mask=torch.ones_like(batch.mask),
+    )
+
+
+def _draw(
+    module: ProteinCVAEModule,
+    prepared: PreparedEnsemble,
+    batch: ProteinBatch,
+    options: GenerateOptions,
+) -> Latents:
+    generator = generator_for(options.seed)
+    if options.mode == "ensemble":
+        models = range(prepared.ensemble.num_models)
+        template = _template(prepared, options)
+        assert template is not None
+        means = posterior_means(module, prepared, models, template)
+        return sampling.sample_ensemble(
+            means, options.count, generator, options.bandwidth, options.temperature
+        )
+    draw = sampling.sample_prior
+    if options.mode == "around":
+        draw = sampling.sample_around
+        number = options.model
+        chosen = prepared.central
+        if number is not None:
+            chosen = prepared.ensemble.model_numbers.index(number)
+        batch = prepared.item(chosen, prepared.central).to(batch.device)
+    parts = [
+        draw(module, batch, min(_CHUNK, options.count - first), generator, options.temperature)
+        for first in range(0, options.count, _CHUNK)
+    ]
+    return joined(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class GenerateRequest:
+    """One input, what to draw from it, and where to write it."""
+
+    ensemble: Ensemble
+    options: GenerateOptions
+    path: Path
+    embedder: SequenceEmbedder | None
+    chains: str
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> GenerateRequest:
+        return self
+
+    def run(self, module: ProteinCVAEModule) -> EnsembleResult:
+        """Generate and describe, beside the input's own models."""
+        check_generation(self.ensemble, self.options)
+        prepared = prepare(self.ensemble, self.embedder)
+        made = _generate(module, prepared, self.options)
+        core = comparison_core(prepared, made.coordinates)
+        template = _template(prepared, self.options)
+        given = self.ensemble
+        summary: dict[str, Any] = {
+            "task": "generate",
+            **provenance(module, None if self.embedder is None else self.embedder.identity),
+            "input": {
+                "name": given.name,
+                "file": Path(given.source).name,
+                "chains": self.chains,
+                "residues": given.length,
+                "core_residues": int(core.sum()),
+                "models": 0 if template is None else given.num_models,
+                "template_model": None if template is None else given.model_numbers[template],
+            },
+            "options": dataclasses.asdict(self.options),
+            "generated": describe(made, core),
+            "given": None if template is None else describe(given, core),
+        }
+        return EnsembleResult(made, self.path, summary)
+
+
+class GenerateDataModule(TaskDataModule):
+    """One protein to generate conformers of; for ``lightning predict``.
+
+    Args:
+        input: PDB or mmCIF file, or folder with a topology and trajectories; for mode ``sequence``
+            also a FASTA file (.fasta, .fa, .faa).  Null with ``sequence``.
+        output: .pdb or .cif file to write; its name and ".json" takes the provenance.
+        sequence: letters, instead of an input; mode ``sequence`` only.
+        mode, count, model, temperature, bandwidth, seed, finish: see :class:`GenerateOptions`.
+        chains: ``longest``, ``all`` or a chain ID.
+        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
+        max_frames: most frames of a trajectory folder, evenly spaced; null for all.
+        embedder: of sequences, as in training.
+        overwrite: replace an existing output.
+
+    Raises:
+        ValueError: on an option out of range or options that exclude each other.
+        FileExistsError: if the output exists.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        input: str | None = None,
+        sequence: str | None = None,
+        mode: Mode = "ensemble",
+        count: int = 20,
+        model: int | None = None,
+        temperature: float = 1.0,
+        bandwidth: float = 0.7,
+        seed: int = 0,
+        finish: bool = True,
+        chains: str = "longest",
+        incomplete: Incomplete = "refuse",
+        max_frames: int | None = 100,
+        embedder: SequenceEmbedder | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.options = GenerateOptions(mode, count, model, temperature, bandwidth, seed, finish)
+        if (input is None) == (sequence is None):
+            raise ValueError("give either input or sequence" + (", not both" if input else ""))
+        if sequence is not None and mode != "sequence":
+            raise ValueError(
+                f"sequence: mode {mode} needs a structure as input; set mode: sequence"
+            )
+        structure_format(Path(output))  # refuses other suffixes
+        super().__init__(output, () if input is None else (Path(input),), embedder, overwrite)
+        self.input = None if input is None else Path(input)
+        self.sequence, self.chains = sequence, chains
+        self.incomplete: Incomplete = incomplete
+        self.max_frames = max_frames
+
+    def read(self) -> GenerateRequest:
+        ensemble = self._ensemble()
+        check_generation(ensemble, self.options)
+        check_fits(self.output, ensemble, self.options.count)
+        return GenerateRequest(ensemble, self.options, self.output, self.embedder, self.chains)
+
+    def _ensemble(self) -> Ensemble:
+        if self.input is None:
+            assert self.sequence is not None
+            return sequence_ensemble(self.sequence)
+        if self.input.suffix.lower() in FASTA_SUFFIXES:
+            if self.options.mode != "sequence":
+                raise ValueError(
+                    f"{self.input}: a FASTA file holds no structure, which mode "
+                    f"{self.options.mode} needs; set mode: sequence"
+                )
+            return read_fasta(self.input, "input")
+        return read_input(self.input, "input", self.chains, self.max_frames, self.incomplete)
