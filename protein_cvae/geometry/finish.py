@@ -93,7 +93,8 @@ def finish(
         aatype: (..., L) int64, index in ``residues.ALPHABET``.
         cis: (..., L) bool, the peptide bond after residue i is cis; None for all trans.
         options: None for the defaults.
-        energy: −log density of (φ, ψ) by residue class, nats; differentiable.
+        energy: −log density of (φ, ψ) by residue class, nats; differentiable.  The ceiling stays
+            that of ``ramachandran.outlier_energy``.
 
     Returns:
         (..., L, 3, 3); 0 where masked.  The last operation is :func:`project`, so that geometry is
