@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +21,31 @@ from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.find import find_ensembles, load_ensemble
 from protein_cvae.io.structure import structure_name
 from protein_cvae.prepare import PreparedEnsemble, joined_embedding
+from protein_cvae.simulate import simulate_ensembles
 from protein_cvae.splits import EnsembleSplit, chain_sequences
 
 Chains = Literal["longest", "all"]
 # Distinguishes a simulation from an experimental ensemble of the same protein.
 _TRAJECTORY_PREFIX = "md_"
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """Simulated ensembles, called "simulated_<seed>_<number>"; see :mod:`protein_cvae.simulate`.
+
+    Attributes:
+        num_proteins: how many.
+        num_models: of each.
+        min_length: fewest residues.
+        max_length: most residues.
+        seed: of all.
+    """
+
+    num_proteins: int = 6
+    num_models: int = 20
+    min_length: int = 40
+    max_length: int = 80
+    seed: int = 0
 
 
 class EnsembleDataModule(pl.LightningDataModule):
@@ -39,9 +60,11 @@ class EnsembleDataModule(pl.LightningDataModule):
     with another split is refused, and so is scoring what was learned from.
 
     Args:
-        structures: PDB and mmCIF files, folders or glob patterns.
+        structures: PDB and mmCIF files, folders or glob patterns.  Without any, and without
+            ``trajectories``, ensembles are simulated.
         trajectories: folders with a topology and trajectories, folders of such, or patterns.  Such
             an ensemble is called "md_" and the folder's name.
+        simulate: the ensembles to simulate where no path is given.
         chains: the longest chain of each structure, or all.
         max_length: longest protein, in residues; longer ones are left out with a warning.
         max_frames: most frames of each trajectory folder, evenly spaced.
@@ -70,6 +93,7 @@ class EnsembleDataModule(pl.LightningDataModule):
         self,
         structures: list[str] | None = None,
         trajectories: list[str] | None = None,
+        simulate: SimulationSettings = SimulationSettings(),
         chains: Chains = "longest",
         max_length: int = 400,
         max_frames: int = 100,
@@ -118,6 +142,7 @@ class EnsembleDataModule(pl.LightningDataModule):
                 "loader is that of known proteins"
             )
         self.structures, self.trajectories = structures or [], trajectories or []
+        self.simulate = simulate
         self.chains, self.max_length = chains, max_length
         self.max_frames, self.min_models = max_frames, min_models
         self.families_held_out, self.families = families_held_out or [], families or []
@@ -193,11 +218,8 @@ class EnsembleDataModule(pl.LightningDataModule):
             FileNotFoundError: if a path does not exist or matches nothing.
             ValueError: if a file is refused, or no ensemble is left; names the files.
         """
-        paths = [path for group in (self.structures, self.trajectories) if group
-                 for path in find_ensembles(group)]  # fmt: skip
         kept, left_out = [], []
-        for path in dict.fromkeys(paths):
-            ensemble = self._read_one(path)
+        for ensemble in self._ensembles():
             if ensemble.num_models < self.min_models:
                 left_out.append(f"{ensemble.name} ({ensemble.num_models} models)")
             elif ensemble.length > self.max_length:
@@ -215,6 +237,16 @@ class EnsembleDataModule(pl.LightningDataModule):
                 f"{', '.join(left_out)}"
             )
         return kept
+
+    def _ensembles(self) -> Iterator[Ensemble]:
+        groups = [group for group in (self.structures, self.trajectories) if group]
+        if not groups:
+            made = self.simulate
+            yield from simulate_ensembles(
+                made.num_proteins, made.num_models, made.min_length, made.max_length, made.seed
+            )
+        for path in dict.fromkeys(path for group in groups for path in find_ensembles(group)):
+            yield self._read_one(path)
 
     def _read_one(self, path: Path) -> Ensemble:
         name = _TRAJECTORY_PREFIX + path.resolve().name if path.is_dir() else structure_name(path)
