@@ -64,7 +64,7 @@ class EnsembleDataModule(pl.LightningDataModule):
             ``trajectories``, ensembles are simulated.
         trajectories: folders with a topology and trajectories, folders of such, or patterns.  Such
             an ensemble is called "md_" and the folder's name.
-        simulate: the ensembles to simulate where no path is given.
+        simulate: the ensembles to simulate where no path is given; null to refuse instead.
         chains: the longest chain of each structure, or all.
         max_length: longest protein, in residues; longer ones are left out with a warning.
         max_frames: most frames of each trajectory folder, evenly spaced.
@@ -93,7 +93,7 @@ class EnsembleDataModule(pl.LightningDataModule):
         self,
         structures: list[str] | None = None,
         trajectories: list[str] | None = None,
-        simulate: SimulationSettings = SimulationSettings(),
+        simulate: SimulationSettings | None = SimulationSettings(),
         chains: Chains = "longest",
         max_length: int = 400,
         max_frames: int = 100,
@@ -242,6 +242,11 @@ class EnsembleDataModule(pl.LightningDataModule):
         groups = [group for group in (self.structures, self.trajectories) if group]
         if not groups:
             made = self.simulate
+            if made is None:
+                raise ValueError(
+                    "no data: give files, folders or patterns in data.init_args.structures or "
+                    "trajectories, or set data.init_args.simulate"
+                )
             yield from simulate_ensembles(
                 made.num_proteins, made.num_models, made.min_length, made.max_length, made.seed
             )

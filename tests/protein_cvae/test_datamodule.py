@@ -220,6 +220,8 @@ def test_settings_out_of_range_are_refused_at_once(options: dict[str, Any], mess
 
 
 def test_bad_data_are_refused_before_training(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no data: give files.*structures"):
+        EnsembleDataModule(simulate=None).prepare_data()
     with pytest.raises(FileNotFoundError, match="nowhere"):
         EnsembleDataModule([str(tmp_path / "nowhere")]).prepare_data()
     with pytest.raises(ValueError, match="names nobody"):
