@@ -23,7 +23,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -130,11 +130,11 @@ def generate(
 
 @dataclass(frozen=True, eq=False)
 class _Decoded:
-    """Judged models decoded: (J, L, 3, 3) and (J, L) residue types on the CPU; mean KL terms."""
+    """Judged models decoded: (J, L, 3, 3) and (J, L) residue types on the CPU; KL by latent."""
 
     coordinates: Tensor
     predicted: Tensor
-    kl: tuple[float, float, float]
+    kl: dict[str, float]
 
 
 def _reconstruct(
@@ -146,7 +146,7 @@ def _reconstruct(
     template: bool = True,
     sequence: bool = True,
 ) -> _Decoded:
-    coordinates, predicted, sums = [], [], torch.zeros(3, dtype=torch.float64)
+    coordinates, predicted, kl = [], [], dict[str, float]()
     for part in _parts(case.judged, chunk):
         items = [case.item(model, template=template, sequence=sequence) for model in part]
         batch = collate(items).to(module.device)
@@ -155,10 +155,12 @@ def _reconstruct(
         x = x if finish is None else finish(x, batch, condition.mask)
         coordinates.append(x.float().cpu())
         predicted.append(decoded.logits.argmax(-1).cpu())
-        kl = module.kl_terms(posterior, condition, posterior.mean())
-        sums += len(part) * torch.stack([kl.z_global, kl.shift, kl.detail]).double().cpu()
-    kl_global, kl_shift, kl_detail = (sums / len(case.judged)).tolist()
-    return _Decoded(torch.cat(coordinates), torch.cat(predicted), (kl_global, kl_shift, kl_detail))
+        terms = module.kl_terms(posterior, condition, posterior.mean())
+        for field in fields(terms):
+            if not field.name.startswith("penalty"):  # those are what is trained on
+                share = len(part) / len(case.judged) * float(getattr(terms, field.name))
+                kl[field.name] = kl.get(field.name, 0.0) + share
+    return _Decoded(torch.cat(coordinates), torch.cat(predicted), kl)
 
 
 def _encode(
@@ -169,20 +171,16 @@ def _encode(
         encode(module, collate([case.item(model) for model in part]).to(module.device))
         for part in _parts(models, chunk)
     ]
-    return Latents(
-        torch.cat([z.z_global for z in parts]),
-        torch.cat([z.shift for z in parts]),
-        torch.cat([z.detail for z in parts]),
-    )
+    return Latents(*(torch.cat([getattr(z, f.name) for z in parts]) for f in fields(Latents)))
 
 
 def _latents(
-    module: ProteinCVAEModule, case: EvaluationCase, kl: tuple[float, float, float], chunk: int
+    module: ProteinCVAEModule, case: EvaluationCase, kl: dict[str, float], chunk: int
 ) -> LatentScores:
     z = _encode(module, case, (*case.given, *case.judged), chunk)
     detail_variance = z.detail.var(0).mean(0)  # (D,), over models, then residues
     return LatentScores(
-        *kl,
+        kl,
         active_global=Moments.of(z.z_global).active(),
         active_detail=int((detail_variance > ACTIVE_VARIANCE).sum()),
         d_global=z.z_global.shape[-1],

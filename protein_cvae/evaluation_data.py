@@ -8,7 +8,7 @@ models decides what is core or which model is the template.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -156,6 +156,9 @@ class EvaluationCases(Dataset[EvaluationCase]):
 
     def __len__(self) -> int:
         return len(self.ensembles)
+
+    def __iter__(self) -> Iterator[EvaluationCase]:
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int) -> EvaluationCase:
         prepared = self.ensembles[index % len(self.ensembles)]

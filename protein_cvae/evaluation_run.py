@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -137,6 +139,25 @@ def evaluate(
     for case in cases:
         run.add(case)
     return run.close()
+
+
+def start_evaluation(module: ProteinCVAEModule, settings: EvaluationSettings) -> EvaluationRun:
+    """The run of ``lightning test``: figures go to TensorBoard too; called on every rank."""
+    trainer = module.trainer
+    if trainer.ckpt_path is None:
+        rank_zero_warn("no --ckpt_path is given: the model has the weights it was built with")
+    log_dir = trainer.log_dir  # a broadcast: every rank has to read it
+    if settings.output is not None:
+        folder = Path(settings.output)
+    else:
+        folder = Path(log_dir or trainer.default_root_dir) / "evaluation"
+
+    def show(name: str, figure: Figure) -> None:
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(f"evaluation/{name}", figure, close=False)
+
+    return EvaluationRun(module, settings, folder, geometry_finisher(), show)
 
 
 def case_figures(case: EvaluationCase, conformers: dict[str, Tensor]) -> dict[str, Figure]:

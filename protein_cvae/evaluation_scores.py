@@ -89,16 +89,14 @@ class LatentScores:
     """Use of the latents; KL in nats per residue.
 
     Attributes:
-        kl_global, kl_shift, kl_detail: over the judged models.
+        kl: by latent, over the judged models.
         active_global, active_detail: dimensions that differ between models of this protein.
         d_global, d_detail: dimensions there are.
         global_moments, detail_moments: of the posterior means, to pool over proteins.
-        map: (M, G + 3 + D) a point per model: z_global, then z_local averaged over residues.
+        map: (M, ...) a point per model: z_global, then z_local averaged over residues.
     """
 
-    kl_global: float
-    kl_shift: float
-    kl_detail: float
+    kl: dict[str, float]
     active_global: int
     active_detail: int
     d_global: int

@@ -90,17 +90,12 @@ def case_rows(result: CaseResult) -> list[Row]:
         "given": result.given,
         "judged": result.judged,
     }
-    latents = {
-        key: getattr(result.latents, key)
-        for key in (
-            "kl_global",
-            "kl_shift",
-            "kl_detail",
-            "active_global",
-            "active_detail",
-            "d_global",
-            "d_detail",
-        )
+    found = result.latents
+    latents = {f"kl_{name}": value for name, value in found.kl.items()} | {
+        "active_global": found.active_global,
+        "active_detail": found.active_detail,
+        "d_global": found.d_global,
+        "d_detail": found.d_detail,
     }
     return [
         *(conformer_row(head, name, scores) for name, scores in result.conformers.items()),
@@ -213,16 +208,19 @@ def _facts(rows: Sequence[Row]) -> str:
         [["", *(_text(mean(named, key))
                 for key in ("with_sequence", "without_sequence", "commonest"))]],
     )  # fmt: skip
+    names = dict.fromkeys(k for row in latents for k in row if k.startswith("kl_"))
+    units = {"kl_z_global": "global", "kl_detail": "detail"}
     use = _table(
         ["latent", "KL, nats per residue", "active units within a protein", "of"],
         [
-            ["z_global", _text(mean(latents, "kl_global")),
-             _text(mean(latents, "active_global")), _text(mean(latents, "d_global"))],
-            ["shift", _text(mean(latents, "kl_shift")), "", "3"],
-            ["detail", _text(mean(latents, "kl_detail")),
-             _text(mean(latents, "active_detail")), _text(mean(latents, "d_detail"))],
+            [
+                key.removeprefix("kl_"),
+                _text(mean(latents, key)),
+                *(_text(mean(latents, f"{what}_{units.get(key)}")) for what in ("active", "d")),
+            ]
+            for key in names
         ],
-    )  # fmt: skip
+    )
     return f"{sequence}\n\n{use}"
 
 

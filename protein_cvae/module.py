@@ -18,6 +18,7 @@ from common.outputs import prepare_output
 from common.rng import combined_key, counter_normal
 from common.schedules import cosine_decay, cyclical
 from protein_cvae.batch import ProteinBatch
+from protein_cvae.evaluation_settings import EvaluationSettings
 from protein_cvae.kl import free_bits, gaussian_kl
 from protein_cvae.latents import Latents
 from protein_cvae.losses import (
@@ -33,6 +34,8 @@ from protein_cvae.metrics import active_units
 from protein_cvae.model import Condition, Decoded, Posterior, ProteinCVAE, SequenceDesign
 
 if TYPE_CHECKING:
+    from protein_cvae.evaluation_data import EvaluationCase
+    from protein_cvae.evaluation_run import EvaluationRun
     from protein_cvae.tasks.request import Request
 
 MONITOR = "val/loss"
@@ -87,6 +90,7 @@ class ProteinCVAEModule(pl.LightningModule):
         seed: of the noise in training and validation.
         export: copy the selected checkpoint (best by ``val/loss``, else the last) to this file
             when the fit ends; null for none.
+        evaluation: how ``lightning test`` judges the model.
     """
 
     def __init__(
@@ -112,10 +116,11 @@ class ProteinCVAEModule(pl.LightningModule):
         weight_decay: float = 1e-4,
         seed: int = 0,
         export: str | None = None,
+        evaluation: EvaluationSettings = EvaluationSettings(),
     ) -> None:
         super().__init__()
-        # Not the export: a checkpoint must not bring back the path of an earlier run.
-        self.save_hyperparameters(ignore=["export", "weights", "kl"])
+        # Not the paths: a checkpoint must not bring back those of an earlier run.
+        self.save_hyperparameters(ignore=["export", "weights", "kl", "evaluation"])
         self.model = ProteinCVAE(
             d_embedding,
             width,
@@ -135,7 +140,9 @@ class ProteinCVAEModule(pl.LightningModule):
         self.weights, self.kl = weights, kl
         self.lr, self.lr_final, self.weight_decay, self.seed = lr, lr_final, weight_decay, seed
         self.export = None if export is None else Path(export)
+        self.evaluation = evaluation
         self._means: list[tuple[Tensor, Tensor]] = []
+        self._evaluation_run: EvaluationRun | None = None
 
     # -- one pass -------------------------------------------------------------------------------
 
@@ -306,8 +313,10 @@ class ProteinCVAEModule(pl.LightningModule):
         if not self._means:
             return
         for name, column in (("global", 0), ("detail", 1)):
-            units = active_units(torch.cat([pair[column] for pair in self._means]))
-            self.log(f"val/active_{name}", float(units), sync_dist=True)
+            means = torch.cat([pair[column] for pair in self._means])
+            if len(means) > 1:
+                units = active_units(means).sum().float()
+                self.log(f"val/active_{name}", units, sync_dist=True)
         self._means = []
 
     def scores(self, batch: ProteinBatch) -> tuple[dict[str, Tensor], Posterior, Condition]:
@@ -351,12 +360,6 @@ class ProteinCVAEModule(pl.LightningModule):
         elif self.trainer.is_global_zero:
             with atomic_path(self.export) as temporary:
                 shutil.copyfile(best, temporary)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        state = getattr(data, "split_state", None)
-        if state is not None:
-            checkpoint["ensemble_split"] = state()
 
     # -- use ------------------------------------------------------------------------------------
 

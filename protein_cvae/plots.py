@@ -61,7 +61,7 @@ def traces_figure(
             lines.set_array(np.tile(colours, len(some)))
             axis.add_collection(lines)
             axis.autoscale_view()
-            axis.set_aspect("equal", adjustable="datalim")
+            axis.set_aspect("equal", adjustable="box")
         axes[0, column].set_title(f"{title} ({len(some)} of {len(conformers)})")
     for row, label in enumerate(("second principal axis, Å", "third principal axis, Å")):
         axes[row, 0].set_ylabel(label)
