@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -304,7 +305,8 @@ class ProteinCVAEModule(pl.LightningModule):
             self._means.append((posterior.z_global.mean, posterior.detail.mean[condition.mask]))
         self.log_dict(
             {f"{name}/{k}": v for k, v in values.items()},
-            batch_size=len(batch),
+            # Proteins weigh alike, fillers nothing; Lightning takes whole numbers.
+            batch_size=round(float(batch.weight.sum()) * 1_000_000),
             sync_dist=True,
             add_dataloader_idx=False,
         )
@@ -333,19 +335,32 @@ class ProteinCVAEModule(pl.LightningModule):
         drawn = self.sample_prior(condition, self.noise(batch, 0, 2))
         free = self.decode(batch, condition, drawn)
         free_shape = geometry_terms(free.coordinates, batch.aatype, batch.bonded, mask)
-        right = (decoded.logits.argmax(-1) == batch.aatype) & mask
+        right = ((decoded.logits.argmax(-1) == batch.aatype) & mask).sum(1) / mask.sum(1).clamp_min(
+            1
+        )
+        sigma = (0.5 * posterior.shift_log_var).exp() * mask
         core = torch.where((batch.core & mask).any(1, keepdim=True), batch.core & mask, mask)
         values = means(fit, batch.weight) | means(shape, batch.weight)
         values |= {f"prior_{k}": v for k, v in means(free_shape, batch.weight).items()}
         values |= {
             "loss": loss,
-            "rmsd": ca_rmsd(decoded.coordinates, batch.coordinates, mask).mean(),
-            "rmsd_core": ca_rmsd(decoded.coordinates, batch.coordinates, core).mean(),
-            "sequence_accuracy": (right.sum(1) / mask.sum(1).clamp_min(1)).mean(),
-            "shift_sigma": (0.5 * posterior.shift_log_var[mask]).exp().mean(),
+            "rmsd": ca_rmsd(decoded.coordinates, batch.coordinates, mask),
+            "rmsd_core": ca_rmsd(decoded.coordinates, batch.coordinates, core),
+            "sequence_accuracy": right,
+            "shift_sigma": sigma.sum(1) / mask.sum(1).clamp_min(1),
         }
+        values = {k: batch_mean(v, batch.weight) if v.dim() else v for k, v in values.items()}
         values |= kl_values(kl)
         return values, posterior, condition
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A resumed training is checked by its data module itself; what is scored by another one
+        # must not have been learned from either.
+        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        state = checkpoint.get("EnsembleDataModule")
+        check = getattr(data, "check_state", None)
+        if state is not None and check is not None:
+            check(state, resume=self.trainer.state.fn == TrainerFn.FITTING)
 
     def on_fit_end(self) -> None:
         if self.export is None or getattr(self.trainer, "fast_dev_run", False):
