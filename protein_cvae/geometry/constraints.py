@@ -38,10 +38,10 @@ from protein_cvae.geometry.constants import C, N
 from protein_cvae.geometry.constraint_rows import (
     NEEDS_LINK,
     RESTRAINTS,
-    UNIT,
     coarse_rows,
     fine_rows,
 )
+from protein_cvae.geometry.constraint_solver import gather, scaled, solve, spread
 from protein_cvae.geometry.dihedrals import check_backbone, peptide_mask
 
 # ε.  Far from the solution rows may be nearly parallel and ask for wide moves along what they
@@ -152,7 +152,7 @@ def project(
         units = _units(projected, link, mask)
         inner, rows = fine_rows(units, cis, max(options.slack - _EDGE, 0.0))
         held = (inner != 0) if options.slack > 0 else torch.ones_like(inner, dtype=torch.bool)
-        rows, _ = _scaled(rows, inner, held & _used(link, mask))
+        rows, _ = scaled(rows, inner, held & _used(link, mask))
     moved: Tensor = _TangentProjection.apply(x, projected, rows)
     return moved.reshape(shape)
 
@@ -185,8 +185,8 @@ class _TangentProjection(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (rows,) = ctx.saved_tensors
-        across = _solve(rows, _gather(rows, grad), _TANGENT_SOLVES, _TANGENT_RIDGE)
-        return grad - _spread(rows, across), None, None
+        across = solve(rows, gather(rows, grad), _TANGENT_SOLVES, _TANGENT_RIDGE)
+        return grad - spread(rows, across), None, None
 
 
 def reference_projection(coordinates: Tensor, bonded: Tensor, mask: Tensor) -> Tensor:
@@ -240,54 +240,18 @@ def _round(
         fine = step >= options.coarse
         make_rows = fine_rows if fine else coarse_rows
         violation, rows = make_rows(_units(x, link, mask), cis, options.slack)
-        rows, error = _scaled(rows, violation, used)
+        rows, error = scaled(rows, violation, used)
         back = torch.zeros_like(x)
         if fine and step < options.coarse + options.pull:
             back = _PULL * (start - x)
-            error = error + _gather(rows, back)
+            error = error + gather(rows, back)
         solves = options.fine_solves if fine else options.coarse_solves
-        move = back - _spread(
-            rows, _solve(rows, error, solves, _FINE_RIDGE if fine else _COARSE_RIDGE)
+        move = back - spread(
+            rows, solve(rows, error, solves, _FINE_RIDGE if fine else _COARSE_RIDGE)
         )
         size = (move.square().sum(-1, keepdim=True) + 1e-12).sqrt()
         x = x + move * (options.max_step / size).clamp(max=1.0)
     return x
-
-
-def _scaled(rows: Tensor, violation: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (B, L, 7, 15) of unit length and violations (B, L, 7) to match; 0 where not used."""
-    weight = used / (rows.square().sum((-2, -1)) + 1e-4).sqrt()
-    return (rows * weight[..., None, None]).flatten(-2), weight * violation
-
-
-def _solve(rows: Tensor, error: Tensor, steps: int, ridge: float) -> Tensor:
-    """λ of (J Jᵀ + ε) λ = error by conjugate gradients, each conformer for itself: (B, L, 7)."""
-    tiny = torch.finfo(error.dtype).eps ** 2  # below it a conformer has no error left
-    multiplier = torch.zeros_like(error)
-    residual = direction = error
-    square = residual.square().sum((-2, -1), keepdim=True)
-    for _ in range(steps):
-        image = _gather(rows, _spread(rows, direction)) + ridge * direction
-        length = square / ((direction * image).sum((-2, -1), keepdim=True) + tiny)
-        multiplier = multiplier + length * direction
-        residual = residual - length * image
-        last, square = square, residual.square().sum((-2, -1), keepdim=True)
-        direction = residual + square / (last + tiny) * direction
-    return multiplier
-
-
-def _spread(rows: Tensor, multiplier: Tensor) -> Tensor:
-    """Jᵀ λ: (B, L, 7, 15), (B, L, 7) -> moves of atoms (B, L, 3, 3)."""
-    move = (multiplier[..., None, :] @ rows)[..., 0, :].unflatten(-1, (UNIT, 3))
-    onto_next = torch.nn.functional.pad(move[:, :-1, 3:], (0, 0, 0, 1, 1, 0))
-    return move[:, :, :3] + onto_next
-
-
-def _gather(rows: Tensor, move: Tensor) -> Tensor:
-    """J m: (B, L, 7, 15), (B, L, 3, 3) -> (B, L, 7)."""
-    follower = torch.nn.functional.pad(move[:, 1:, :2], (0, 0, 0, 0, 0, 1))
-    unit = torch.cat([move, follower], dim=-2).flatten(-2)
-    return (rows @ unit[..., None])[..., 0]
 
 
 def _units(x: Tensor, link: Tensor, mask: Tensor) -> Tensor:
