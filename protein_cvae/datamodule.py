@@ -18,6 +18,7 @@ from protein_cvae.batch import ProteinBatch, collate
 from protein_cvae.draws import HeldOutItems, TrainingDraws
 from protein_cvae.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble
+from protein_cvae.evaluation_data import EvaluationCase, EvaluationCases
 from protein_cvae.io.find import find_ensembles, load_ensemble
 from protein_cvae.io.structure import structure_name
 from protein_cvae.prepare import PreparedEnsemble, joined_embedding
@@ -54,7 +55,8 @@ class EnsembleDataModule(pl.LightningDataModule):
     Training draws several training models of one protein together, each with another training
     model of that protein as template (:mod:`protein_cvae.draws`).  Validation has one loader for
     held-out models of known proteins and, with ``families_held_out``, a second one for unseen
-    proteins.  Test and predict have the same loaders with every held-out model.
+    proteins.  Predict has the same loaders with every held-out model; test gives one
+    :class:`~protein_cvae.evaluation_data.EvaluationCase` per protein.
 
     Which models are held out is in :attr:`split`, which goes into checkpoints: a resumed training
     with another split is refused, and so is scoring what was learned from.
@@ -300,8 +302,17 @@ class EnsembleDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[ProteinBatch]]:
         return self._held_out(self.val_models_per_protein)
 
-    def test_dataloader(self) -> list[DataLoader[ProteinBatch]]:
-        return self._held_out(None)
+    @property
+    def cases(self) -> EvaluationCases:
+        """One case per protein to judge a trained model on; known after ``setup``."""
+        return EvaluationCases(self.known, self.unseen, self.held_out_fraction, self.split_seed)
+
+    def test_dataloader(self) -> DataLoader[EvaluationCase]:
+        assert self.trainer is not None, "dataloaders are asked for by a Trainer"
+        world, cases = self.trainer.world_size, self.cases
+        draws = -(-len(cases) // world) * world
+        sampler = DrawSampler(draws, world, self.trainer.global_rank, advance=False)
+        return DataLoader(cases, batch_size=None, sampler=sampler)
 
     def predict_dataloader(self) -> list[DataLoader[ProteinBatch]]:
         return self._held_out(None)

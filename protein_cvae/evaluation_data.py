@@ -13,11 +13,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from common.sampler import DrawSampler
 from protein_cvae.batch import ProteinBatch
-from protein_cvae.datamodule import EnsembleDataModule
 from protein_cvae.prepare import PreparedEnsemble
 from protein_cvae.splits import EnsembleSplit
 
@@ -165,23 +163,3 @@ class EvaluationCases(Dataset[EvaluationCase]):
         return EvaluationCase.build(
             prepared, self.training_aatype, self.held_out_fraction, self.seed
         )
-
-
-class EvaluationDataModule(EnsembleDataModule):
-    """:class:`~protein_cvae.datamodule.EnsembleDataModule` whose test loader gives cases.
-
-    Training, validation, arguments and split are the same; test yields one
-    :class:`EvaluationCase` per protein.
-    """
-
-    @property
-    def cases(self) -> EvaluationCases:
-        """All cases; known after ``setup``."""
-        return EvaluationCases(self.known, self.unseen, self.held_out_fraction, self.split_seed)
-
-    def test_dataloader(self) -> DataLoader[EvaluationCase]:  # type: ignore[override]
-        assert self.trainer is not None, "dataloaders are asked for by a Trainer"
-        world, cases = self.trainer.world_size, self.cases
-        draws = -(-len(cases) // world) * world
-        sampler = DrawSampler(draws, world, self.trainer.global_rank, advance=False)
-        return DataLoader(cases, batch_size=None, sampler=sampler)

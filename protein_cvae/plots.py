@@ -28,7 +28,7 @@ from protein_cvae.metrics import rmsf, superpose_on_mean
 Array = NDArray[np.float64]
 _DRAWN = 20  # conformers per panel
 _POINTS = 3000  # torsion pairs per panel
-_GRID = 181
+_GRID = 121
 
 
 def traces_figure(
@@ -101,6 +101,7 @@ def rmsf_figure(name: str, ensembles: Mapping[str, Tensor], core: Tensor | None 
         )  # fmt: skip
     axis.set_xlabel("residue")
     axis.set_ylabel("RMSF of CA, Å")
+    axis.set_ylim(bottom=0)
     axis.set_title(f"{name}: fluctuation about the mean")
     axis.legend()
     return figure
@@ -121,11 +122,14 @@ def ramachandran_figure(
     axes = figure.subplots(
         len(ensembles), len(CLASS_NAMES), squeeze=False, sharex=True, sharey=True
     )
+    regions = [_regions(kind) for kind in range(len(CLASS_NAMES))]
     for row, (title, conformers) in enumerate(ensembles.items()):
         phi, psi, kind = _torsions(conformers, bonded, aatype)
         for column, label in enumerate(CLASS_NAMES):
             axis = axes[row, column]
-            _contours(axis, column)
+            degrees, *inside = regions[column]
+            for region, colour in zip(inside, ("0.35", "0.7"), strict=True):
+                axis.contour(degrees, degrees, region, levels=[0.5], colors=colour, linewidths=0.7)
             x, y = phi[kind == column], psi[kind == column]
             step = -(-max(1, len(x)) // _POINTS)
             x, y = x[::step], y[::step]
@@ -142,6 +146,8 @@ def ramachandran_figure(
         axis.set_xlabel("φ, °")
         axis.set_xlim(-180, 180)
         axis.set_ylim(-180, 180)
+        axis.set_xticks([-90, 0, 90])
+        axis.set_yticks([-90, 0, 90])
     figure.suptitle(f"{name}: Ramachandran plots; lines: 98 % and outlier contours")
     return figure
 
@@ -166,10 +172,9 @@ def latent_figure(maps: Mapping[str, Tensor], d_global: int) -> Figure:
         axis.set_xlabel(f"component 1 ({share[0]:.0%})")
         axis.set_ylabel(f"component 2 ({share[1]:.0%})")
     if len(maps) <= 12:
-        colours = np.arange(len(maps)) / max(1, len(maps) - 1)
-        for name, colour in zip(maps, colours, strict=True):
-            axes[1].scatter([], [], c=[colour], cmap="nipy_spectral", vmin=0, vmax=1, label=name)
-        axes[1].legend(fontsize="x-small")
+        colours = axes[1].collections[0]
+        handles, _ = colours.legend_elements(num=None)
+        axes[1].legend(handles, list(maps), fontsize="x-small")
     figure.suptitle("Posterior means, a point per model, a colour per protein")
     return figure
 
@@ -199,7 +204,7 @@ def distance_figure(name: str, ensembles: Mapping[str, Tensor]) -> Figure:
         axis.set_title(f"{title} − {titles[0]}")
         axis.set_xlabel("residue")
     figure.colorbar(drawn, ax=list(axes), label="mean CA distance, Å")
-    figure.suptitle(name)
+    figure.suptitle(f"{name}: change of the mean CA distances")
     return figure
 
 
@@ -220,14 +225,11 @@ def _torsions(conformers: Tensor, bonded: Tensor, aatype: Tensor) -> tuple[Tenso
     return angles.phi[both], angles.psi[both], kind[both]
 
 
-def _contours(axis: object, residue_class: int) -> None:
-    """Lines around the favoured region and around all that is no outlier."""
+def _regions(residue_class: int) -> tuple[Array, Array, Array]:
+    """Grid in degrees (G,); favoured and not outlier (G, G), 1 inside, ψ by row and φ by column."""
     grid = torch.linspace(-torch.pi, torch.pi, _GRID, dtype=torch.float64)
     psi, phi = torch.meshgrid(grid, grid, indexing="ij")
     kind = torch.full(phi.shape, residue_class)
-    degrees = torch.rad2deg(grid).numpy()
-    inside = (ramachandran_favoured(phi, psi, kind), ~ramachandran_outlier(phi, psi, kind))
-    for region, colour in zip(inside, ("0.35", "0.7"), strict=True):
-        axis.contour(  # type: ignore[attr-defined]
-            degrees, degrees, region.double().numpy(), levels=[0.5], colors=colour, linewidths=0.7
-        )
+    favoured = ramachandran_favoured(phi, psi, kind).double().numpy()
+    allowed = 1 - ramachandran_outlier(phi, psi, kind).double().numpy()
+    return torch.rad2deg(grid).numpy(), favoured, allowed
