@@ -376,6 +376,24 @@ class ProteinCVAEModule(pl.LightningModule):
             with atomic_path(self.export) as temporary:
                 shutil.copyfile(best, temporary)
 
+    # -- test -----------------------------------------------------------------------------------
+
+    def on_test_start(self) -> None:
+        # Imported here: the evaluation is of this class.
+        from protein_cvae.evaluation_run import start_evaluation
+
+        self._evaluation_run = start_evaluation(self, self.evaluation)
+
+    def test_step(self, case: EvaluationCase, batch_idx: int) -> None:
+        """Score one protein; see :mod:`protein_cvae.evaluate`."""
+        assert self._evaluation_run is not None, "on_test_start comes first"
+        self._evaluation_run.add(case)
+
+    def on_test_epoch_end(self) -> None:
+        assert self._evaluation_run is not None, "on_test_start comes first"
+        self._evaluation_run.close()
+        self._evaluation_run = None
+
     # -- use ------------------------------------------------------------------------------------
 
     def predict_step(self, request: Request, batch_idx: int) -> dict[str, list[str]]:
