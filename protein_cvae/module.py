@@ -59,22 +59,31 @@ class KLSettings:
 
 @dataclass(frozen=True)
 class KLTerms:
-    """Nats per residue: of z_global, of the parts of z_local, and what is trained on."""
+    """Nats per residue: of z_global, of the parts of z_local, and two of them with free bits."""
 
     z_global: Tensor
     detail: Tensor
     shift: Tensor
     turn: Tensor
-    penalty_global: Tensor
-    penalty_local: Tensor
+    free_global: Tensor
+    free_detail: Tensor
+
+    def penalty(self, weights: LossWeights, factor: float = 1.0) -> Tensor:
+        """What is trained on.
+
+        ``factor`` is the cycle's.  Shift and turn have it not: their posterior means are data,
+        which cannot collapse, and while z_global is free it pays to explain them.
+        """
+        annealed = weights.kl_global * self.free_global + weights.kl_local * self.free_detail
+        return factor * annealed + weights.kl_local * (self.shift + self.turn)
 
 
 class ProteinCVAEModule(pl.LightningModule):
     """ProteinCVAE under the weighted losses of :class:`~protein_cvae.losses.LossWeights`.
 
     Every step encodes the conformers of a batch, decodes them from posterior samples, and decodes a
-    draw from the prior, whose geometry alone is scored.  Weights of the KL terms go through
-    cycles over the training; the validation loss uses their final values.
+    draw from the prior, whose geometry alone is scored.  The KL weights of z_global and of the
+    detail go through cycles over the training; the validation loss uses their final values.
 
     ``val/...`` are held-out models of known proteins, ``val_unseen/...`` proteins of held-out
     families, both decoded from posterior means with the medoid as template; RMSDs in Å over CA.
@@ -220,8 +229,8 @@ class ProteinCVAEModule(pl.LightningModule):
             detail=on_detail.sum(1).mean(),
             shift=shift,
             turn=turn,
-            penalty_global=free_bits(on_global, self.kl.free_bits).sum() / length,
-            penalty_local=free_bits(on_detail, self.kl.free_bits).sum() + shift + turn,
+            free_global=free_bits(on_global, self.kl.free_bits).sum() / length,
+            free_detail=free_bits(on_detail, self.kl.free_bits).sum(),
         )
 
     def decode(self, batch: ProteinBatch, condition: Condition, z: Latents) -> Decoded:
@@ -270,9 +279,7 @@ class ProteinCVAEModule(pl.LightningModule):
         item = weighted(weights, fit, progress) + weighted_geometry(weights, shape, progress)
         item = item + weights.prior_geometry * weighted_geometry(weights, free_shape, progress)
         loss = batch_mean(item, batch.weight)
-        loss = loss + factor * (
-            weights.kl_global * kl.penalty_global + weights.kl_local * kl.penalty_local
-        )
+        loss = loss + kl.penalty(weights, factor)
         size = len(batch)
         self.log("train/loss", loss, batch_size=size, prog_bar=True)
         values = means(fit, batch.weight) | means(shape, batch.weight)
@@ -331,7 +338,7 @@ class ProteinCVAEModule(pl.LightningModule):
         loss = batch_mean(
             weighted(weights, fit, 1.0) + weighted_geometry(weights, shape, 1.0), batch.weight
         )
-        loss = loss + weights.kl_global * kl.penalty_global + weights.kl_local * kl.penalty_local
+        loss = loss + kl.penalty(weights)
         drawn = self.sample_prior(condition, self.noise(batch, 0, 2))
         free = self.decode(batch, condition, drawn)
         free_shape = geometry_terms(free.coordinates, batch.aatype, batch.bonded, mask)
