@@ -9,7 +9,9 @@ prior       p(z | sequence, template)                               the central 
 sequence    p(z | sequence)                                         none
 ==========  ======================================================  ==============================
 
-The spread of an NMR bundle is not a Boltzmann distribution, and neither is what is drawn here.
+Draws of mode ``prior`` are made in the pose of the template: with one seed, another pose gives
+other conformers of the same distribution.  The spread of an NMR bundle is not a Boltzmann
+distribution, and neither is what is drawn here.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ from protein_cvae.ensemble import Ensemble
 from protein_cvae.finishing import geometry_finisher
 from protein_cvae.io.structure import structure_format
 from protein_cvae.latents import Latents
+from protein_cvae.metrics import core_mask
 from protein_cvae.module import ProteinCVAEModule
-from protein_cvae.prepare import PreparedEnsemble, core_mask
+from protein_cvae.prepare import PreparedEnsemble
 from protein_cvae.tasks.encode import joined, posterior_means
 from protein_cvae.tasks.inputs import (
     FASTA_SUFFIXES,
@@ -161,17 +164,23 @@ def _generate(
         finisher = geometry_finisher() if options.finish else None
         x = sampling.decode(module, batch, latents, finisher, _CHUNK).cpu()
     onto = None if template is None else base.coordinates[template]
-    core = comparison_core(prepared, x)
+    core = comparison_core(prepared, template, x)
     name = f"{base.name}_{options.mode}"
     return bundle(base, x, core, onto, name, f"generated (mode {options.mode}) from {base.source}")
 
 
-def comparison_core(prepared: PreparedEnsemble, generated: Tensor) -> Tensor:
-    """(L,) bool: the core of the input's models, of the generated ones if the input has no two."""
-    if prepared.ensemble.num_models > 1:
+def comparison_core(prepared: PreparedEnsemble, template: int | None, generated: Tensor) -> Tensor:
+    """(L,) bool: the core of the input's models; of the generated ones if there are no two.
+
+    Args:
+        prepared: the input.
+        template: position; None where the input's structure is not used.
+        generated: (K, L, 3, 3), Å.
+    """
+    if template is not None and prepared.ensemble.num_models > 1:
         return prepared.core
     mask = torch.ones(generated.shape[:2], dtype=torch.bool)
-    return core_mask(generated, mask, prepared.ensemble.bonded)
+    return core_mask(generated, prepared.ensemble.bonded, mask)
 
 
 def _template(prepared: PreparedEnsemble, options: GenerateOptions) -> int | None:
@@ -243,8 +252,8 @@ class GenerateRequest:
         check_generation(self.ensemble, self.options)
         prepared = prepare(self.ensemble, self.embedder)
         made = _generate(module, prepared, self.options)
-        core = comparison_core(prepared, made.coordinates)
         template = _template(prepared, self.options)
+        core = comparison_core(prepared, template, made.coordinates)
         given = self.ensemble
         summary: dict[str, Any] = {
             "task": "generate",

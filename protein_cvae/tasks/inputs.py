@@ -71,7 +71,7 @@ def select_chains(ensemble: Ensemble, chains: str) -> Ensemble:
     return ensemble.select_chain(ensemble.chain_ids.index(chains))
 
 
-def sequence_ensemble(sequence: str, name: str = "sequence", source: str = "sequence") -> Ensemble:
+def sequence_ensemble(sequence: str, name: str = "protein", source: str = "sequence") -> Ensemble:
     """A sequence without structure: chain A, residues 1 to L, no coordinates.
 
     Args:
