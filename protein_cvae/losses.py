@@ -49,6 +49,7 @@ class LossWeights:
         kl_global: of the global latent, nats per residue.
         kl_local: of the local latent, nats per residue.
         tail: weight of a residue outside the ordered core beside 1 inside, in reconstruction.
+        untemplated: of a conformer without template beside 1 with one; its errors are far larger.
         prior_geometry: of bond, angle, Ramachandran and clash terms of a draw from the prior.
     """
 
@@ -63,6 +64,7 @@ class LossWeights:
     kl_global: float = 0.5
     kl_local: float = 0.5
     tail: float = 0.3
+    untemplated: float = 0.1
     prior_geometry: float = 0.3
 
 

@@ -278,7 +278,8 @@ class ProteinCVAEModule(pl.LightningModule):
 
         item = weighted(weights, fit, progress) + weighted_geometry(weights, shape, progress)
         item = item + weights.prior_geometry * weighted_geometry(weights, free_shape, progress)
-        loss = batch_mean(item, batch.weight)
+        without = torch.full_like(batch.weight, weights.untemplated)
+        loss = batch_mean(item * torch.where(condition.templated, 1.0, without), batch.weight)
         loss = loss + kl.penalty(weights, factor)
         size = len(batch)
         self.log("train/loss", loss, batch_size=size, prog_bar=True)
