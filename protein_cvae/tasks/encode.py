@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,15 +29,13 @@ from protein_cvae.module import ProteinCVAEModule
 from protein_cvae.prepare import PreparedEnsemble
 from protein_cvae.sampling import repeat_condition
 from protein_cvae.tasks.inputs import (
-    Incomplete,
     check_complete,
     check_length,
     model_position,
     prepare,
-    read_input,
 )
-from protein_cvae.tasks.outputs import evaluating, json_path, provenance, to_json
-from protein_cvae.tasks.request import TaskDataModule, check_embedder
+from protein_cvae.tasks.outputs import evaluating
+from protein_cvae.tasks.request import check_embedder
 
 _CHUNK = 8  # models at once; bounds the memory
 _Fields = TypeVar("_Fields")
@@ -219,103 +217,3 @@ def encode_models(
         ensemble.model_numbers[position],
         *(array.cpu().numpy().astype(np.float32) for array in arrays),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class EncodeResult:
-    """Latents to write, with what goes into the JSON file beside them."""
-
-    latents: EncodedLatents
-    path: Path
-    summary: dict[str, Any]
-
-    def write(self) -> list[Path]:
-        beside = json_path(self.path)
-        with atomic_path(beside) as temporary:
-            temporary.write_text(to_json(self.summary), encoding="utf-8")
-            self.latents.save(self.path)
-        return [self.path, beside]
-
-    def message(self) -> str:
-        kl = self.summary["kl_nats_per_residue"]
-        terms = ", ".join(f"{name} {value:.3f}" for name, value in kl.items())
-        return f"{len(self.latents.model_numbers)} models encoded; KL per residue (nats): {terms}"
-
-
-@dataclass(frozen=True, eq=False)
-class EncodeRequest:
-    """One ensemble to encode, and where to write its latents."""
-
-    ensemble: Ensemble
-    template: int | None
-    path: Path
-    embedder: SequenceEmbedder | None
-    chains: str
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodeRequest:
-        return self
-
-    def run(self, module: ProteinCVAEModule) -> EncodeResult:
-        latents = encode_models(module, self.ensemble, self.template, self.embedder)
-        length = self.ensemble.length
-        summary = {
-            "task": "encode",
-            **provenance(module, None if self.embedder is None else self.embedder.identity),
-            "input": {
-                "name": self.ensemble.name,
-                "file": Path(self.ensemble.source).name,
-                "chains": self.chains,
-                "residues": length,
-                "models": self.ensemble.num_models,
-                "template_model": latents.template_model,
-            },
-            "kl_nats_per_residue": {
-                "z_global": float(latents.kl_global.mean() / length),
-                "shift": float(latents.kl_shift.mean() / length),
-                "turn": float(latents.kl_turn.mean()),
-                "detail": float(latents.kl_detail.mean()),
-            },
-        }
-        return EncodeResult(latents, self.path, summary)
-
-
-class EncodeDataModule(TaskDataModule):
-    """One ensemble to encode; for ``lightning predict``.
-
-    Args:
-        input: PDB or mmCIF file, or folder with a topology and trajectories.
-        output: .npz file to write; its name and ".json" takes the provenance.
-        template: number of the model that latents are relative to; null for the central one.
-        chains: ``longest``, ``all`` or a chain ID.
-        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
-        max_frames: most frames of a trajectory folder, evenly spaced; null for all.
-        embedder: of sequences, as in training.
-        overwrite: replace an existing output.
-
-    Raises:
-        ValueError: on another suffix of the output.
-        FileExistsError: if the output exists.
-    """
-
-    def __init__(
-        self,
-        input: str,
-        output: str,
-        template: int | None = None,
-        chains: str = "longest",
-        incomplete: Incomplete = "refuse",
-        max_frames: int | None = 100,
-        embedder: SequenceEmbedder | None = None,
-        overwrite: bool = False,
-    ) -> None:
-        if Path(output).suffix != ".npz":
-            raise ValueError(f"output: {output} must end in .npz")
-        super().__init__(output, (Path(input),), embedder, overwrite)
-        self.input, self.template, self.chains = Path(input), template, chains
-        self.incomplete: Incomplete = incomplete
-        self.max_frames = max_frames
-
-    def read(self) -> EncodeRequest:
-        ensemble = read_input(self.input, "input", self.chains, self.max_frames, self.incomplete)
-        check_encoding(ensemble, self.template)
-        return EncodeRequest(ensemble, self.template, self.output, self.embedder, self.chains)

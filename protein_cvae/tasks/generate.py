@@ -19,8 +19,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,32 +30,22 @@ from protein_cvae.batch import ProteinBatch
 from protein_cvae.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.finishing import geometry_finisher
-from protein_cvae.io.structure import structure_format
 from protein_cvae.latents import Latents
 from protein_cvae.metrics import core_mask
 from protein_cvae.module import ProteinCVAEModule
 from protein_cvae.prepare import PreparedEnsemble
 from protein_cvae.tasks.encode import joined, posterior_means
 from protein_cvae.tasks.inputs import (
-    FASTA_SUFFIXES,
-    Incomplete,
     check_complete,
     check_length,
     model_position,
     prepare,
-    read_fasta,
-    read_input,
-    sequence_ensemble,
 )
 from protein_cvae.tasks.outputs import (
-    EnsembleResult,
     bundle,
-    check_fits,
-    describe,
     evaluating,
-    provenance,
 )
-from protein_cvae.tasks.request import TaskDataModule, check_embedder
+from protein_cvae.tasks.request import check_embedder
 
 Mode = Literal["ensemble", "around", "prior", "sequence"]
 _MODES = ("ensemble", "around", "prior", "sequence")
@@ -150,14 +139,15 @@ def generate(
     options = options or GenerateOptions()
     check_generation(ensemble, options)
     check_embedder(module, embedder)
-    return _generate(module, prepare(ensemble, embedder), options)
+    return generate_prepared(module, prepare(ensemble, embedder), options)
 
 
-def _generate(
+def generate_prepared(
     module: ProteinCVAEModule, prepared: PreparedEnsemble, options: GenerateOptions
 ) -> Ensemble:
+    """:func:`generate` after all checks."""
     base = prepared.ensemble
-    template = _template(prepared, options)
+    template = template_position(prepared, options)
     with evaluating(module):
         batch = _item(prepared, template).to(module.device)
         latents = _draw(module, prepared, batch, options)
@@ -183,8 +173,8 @@ def comparison_core(prepared: PreparedEnsemble, template: int | None, generated:
     return core_mask(generated, prepared.ensemble.bonded, mask)
 
 
-def _template(prepared: PreparedEnsemble, options: GenerateOptions) -> int | None:
-    """Position of the template."""
+def template_position(prepared: PreparedEnsemble, options: GenerateOptions) -> int | None:
+    """Position of the template; None for mode ``sequence``."""
     if options.mode == "sequence":
         return None
     if options.mode == "around" or options.model is None:
@@ -213,7 +203,7 @@ def _draw(
     generator = generator_for(options.seed)
     if options.mode == "ensemble":
         models = range(prepared.ensemble.num_models)
-        template = _template(prepared, options)
+        template = template_position(prepared, options)
         assert template is not None
         means = posterior_means(module, prepared, models, template)
         return sampling.sample_ensemble(
@@ -232,115 +222,3 @@ def _draw(
         for first in range(0, options.count, _CHUNK)
     ]
     return joined(parts)
-
-
-@dataclass(frozen=True, eq=False)
-class GenerateRequest:
-    """One input, what to draw from it, and where to write it."""
-
-    ensemble: Ensemble
-    options: GenerateOptions
-    path: Path
-    embedder: SequenceEmbedder | None
-    chains: str
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> GenerateRequest:
-        return self
-
-    def run(self, module: ProteinCVAEModule) -> EnsembleResult:
-        """Generate and describe, beside the input's own models."""
-        check_generation(self.ensemble, self.options)
-        prepared = prepare(self.ensemble, self.embedder)
-        made = _generate(module, prepared, self.options)
-        template = _template(prepared, self.options)
-        core = comparison_core(prepared, template, made.coordinates)
-        given = self.ensemble
-        summary: dict[str, Any] = {
-            "task": "generate",
-            **provenance(module, None if self.embedder is None else self.embedder.identity),
-            "input": {
-                "name": given.name,
-                "file": Path(given.source).name,
-                "chains": self.chains,
-                "residues": given.length,
-                "core_residues": int(core.sum()),
-                "models": 0 if template is None else given.num_models,
-                "template_model": None if template is None else given.model_numbers[template],
-            },
-            "options": dataclasses.asdict(self.options),
-            "generated": describe(made, core),
-            "given": None if template is None else describe(given, core),
-        }
-        return EnsembleResult(made, self.path, summary)
-
-
-class GenerateDataModule(TaskDataModule):
-    """One protein to generate conformers of; for ``lightning predict``.
-
-    Args:
-        input: PDB or mmCIF file, or folder with a topology and trajectories; for mode ``sequence``
-            also a FASTA file (.fasta, .fa, .faa).  Null with ``sequence``.
-        output: .pdb or .cif file to write; its name and ".json" takes the provenance.
-        sequence: letters, instead of an input; mode ``sequence`` only.
-        mode, count, model, temperature, bandwidth, seed, finish: see :class:`GenerateOptions`.
-        chains: ``longest``, ``all`` or a chain ID.
-        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
-        max_frames: most frames of a trajectory folder, evenly spaced; null for all.
-        embedder: of sequences, as in training.
-        overwrite: replace an existing output.
-
-    Raises:
-        ValueError: on an option out of range or options that exclude each other.
-        FileExistsError: if the output exists.
-    """
-
-    def __init__(
-        self,
-        output: str,
-        input: str | None = None,
-        sequence: str | None = None,
-        mode: Mode = "ensemble",
-        count: int = 20,
-        model: int | None = None,
-        temperature: float = 1.0,
-        bandwidth: float = 0.7,
-        seed: int = 0,
-        finish: bool = True,
-        chains: str = "longest",
-        incomplete: Incomplete = "refuse",
-        max_frames: int | None = 100,
-        embedder: SequenceEmbedder | None = None,
-        overwrite: bool = False,
-    ) -> None:
-        self.options = GenerateOptions(mode, count, model, temperature, bandwidth, seed, finish)
-        if (input is None) == (sequence is None):
-            raise ValueError("give either input or sequence" + (", not both" if input else ""))
-        if sequence is not None and mode != "sequence":
-            raise ValueError(
-                f"sequence: mode {mode} needs a structure as input; set mode: sequence"
-            )
-        structure_format(Path(output))  # refuses other suffixes
-        super().__init__(output, () if input is None else (Path(input),), embedder, overwrite)
-        self.input = None if input is None else Path(input)
-        self.sequence, self.chains = sequence, chains
-        self.incomplete: Incomplete = incomplete
-        self.max_frames = max_frames
-
-    def read(self) -> GenerateRequest:
-        ensemble = self._ensemble()
-        check_generation(ensemble, self.options)
-        check_fits(self.output, ensemble, self.options.count)
-        return GenerateRequest(ensemble, self.options, self.output, self.embedder, self.chains)
-
-    def _ensemble(self) -> Ensemble:
-        if self.input is None:
-            assert self.sequence is not None
-            return sequence_ensemble(self.sequence)
-        if self.input.suffix.lower() in FASTA_SUFFIXES:
-            if self.options.mode != "sequence":
-                raise ValueError(
-                    f"{self.input}: a FASTA file holds no structure, which mode "
-                    f"{self.options.mode} needs; set mode: sequence"
-                )
-            return read_fasta(self.input, "input")
-        return read_input(self.input, "input", self.chains, self.max_frames, self.incomplete)
