@@ -59,12 +59,16 @@ class KLSettings:
 
 @dataclass(frozen=True)
 class KLTerms:
-    """Nats per residue: of z_global, of the parts of z_local, and two of them with free bits."""
+    """Nats per residue: of z_global and of the parts of z_local, then what else is trained on.
+
+    ``marginal`` is that of the shifts, ``free_...`` are with free bits.
+    """
 
     z_global: Tensor
     detail: Tensor
     shift: Tensor
     turn: Tensor
+    marginal: Tensor
     free_global: Tensor
     free_detail: Tensor
 
@@ -75,7 +79,7 @@ class KLTerms:
         which cannot collapse, and while z_global is free it pays to explain them.
         """
         annealed = weights.kl_global * self.free_global + weights.kl_local * self.free_detail
-        return factor * annealed + weights.kl_local * (self.shift + self.turn)
+        return factor * annealed + weights.kl_local * (self.shift + self.marginal + self.turn)
 
 
 class ProteinCVAEModule(pl.LightningModule):
@@ -216,11 +220,12 @@ class ProteinCVAEModule(pl.LightningModule):
         ).sum(-1)
         seen = condition.mask & condition.templated[:, None]
         frames = condition.rotation
-        on_shift = condition.network.kl(
+        shifts = (
             (frames @ posterior.shift[..., None])[..., 0],
             posterior.shift_log_var,
             (frames @ prior_shift[..., None])[..., 0],
         )
+        on_shift = condition.network.kl(*shifts)
         length = count.float().mean()
         shift = (on_shift / count).mean()
         turn = ((on_turn * seen).sum(1) / count).mean()
@@ -229,6 +234,7 @@ class ProteinCVAEModule(pl.LightningModule):
             detail=on_detail.sum(1).mean(),
             shift=shift,
             turn=turn,
+            marginal=(condition.network.marginal(*shifts) / count).mean(),
             free_global=free_bits(on_global, self.kl.free_bits).sum() / length,
             free_detail=free_bits(on_detail, self.kl.free_bits).sum(),
         )
@@ -426,6 +432,7 @@ def kl_values(kl: KLTerms) -> dict[str, Tensor]:
         "kl_shift": kl.shift,
         "kl_turn": kl.turn,
         "kl_detail": kl.detail,
+        "shift_marginal": kl.marginal,
     }
 
 

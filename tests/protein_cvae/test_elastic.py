@@ -83,6 +83,22 @@ def test_kl_is_that_of_the_dense_normals():
         torch.testing.assert_close(found[item], kl_divergence(q, p), rtol=1e-9, atol=1e-9)
 
 
+def test_marginals_are_those_of_the_dense_normal():
+    prior, c, origin, mask, graph, draw = setup()
+    network = prior(c, origin, mask, graph)
+    mean, prior_mean = draw(2, 12, 3), draw(2, 12, 3)
+    tiny = torch.full((2, 12), -80.0, dtype=torch.float64)
+    found = network.marginal(mean, tiny, prior_mean)
+    for item in range(2):
+        covariance = torch.linalg.inv(network.precision[item])
+        expected = 0.0
+        for i in torch.nonzero(mask[item])[:, 0].tolist():
+            variance = covariance[3 * i : 3 * i + 3, 3 * i : 3 * i + 3].trace() / 3
+            normal = Normal(prior_mean[item, i], variance.sqrt())
+            expected -= normal.log_prob(mean[item, i]).sum() + 1.5 * math.log(2 * math.pi)
+        torch.testing.assert_close(found[item], expected, rtol=1e-9, atol=1e-9)
+
+
 def test_draws_have_the_covariance_of_the_network():
     prior, c, origin, mask, graph, _ = setup(length=4, items=1)
     network = prior(c, origin, mask, graph)
@@ -118,7 +134,9 @@ def test_gradients_of_kl_and_draw():
 
     def score(c, origin, mean, log_var):
         network = prior(c, origin, mask, graph)
-        return network.kl(mean, log_var, torch.zeros_like(mean)), network.sample(noise)
+        zero = torch.zeros_like(mean)
+        marginal = network.marginal(mean, log_var, zero)
+        return network.kl(mean, log_var, zero), marginal, network.sample(noise)
 
     inputs = (c, origin, draw(1, 5, 3), draw(1, 5))
     assert torch.autograd.gradcheck(score, [x.clone().requires_grad_() for x in inputs])
