@@ -73,8 +73,7 @@ def evaluate_case(
         conformers, seconds = generate(module, case, settings, finish)
         latents = _latents(module, case, judged.kl, settings.chunk)
     conformers = {"real": case.coordinates[list(case.given)], **conformers}
-    ensemble = case.prepared.ensemble
-    truth = ensemble.aatype.expand(len(case.judged), -1)
+    truth = case.prepared.ensemble.aatype.expand(len(case.judged), -1)
     known = torch.ones_like(truth, dtype=torch.bool)
     prior = case.training_aatype if len(case.training_aatype) else None
     named, unaided = (
@@ -83,10 +82,7 @@ def evaluate_case(
     result = CaseResult(
         name=case.name,
         group=case.group,
-        residues=ensemble.length,
-        core=int(case.prepared.core.sum()),
-        given=len(case.given),
-        judged=len(case.judged),
+        head=case.head,
         reconstruction=reconstruction(judged.coordinates, case),
         reconstruction_free=reconstruction(free.coordinates, case),
         conformers={
@@ -97,6 +93,11 @@ def evaluate_case(
         latents=latents,
     )
     return result, conformers
+
+
+def case_key(name: str) -> int:
+    """Key of a protein's own stream of random numbers."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little")
 
 
 def generate(
@@ -114,7 +115,7 @@ def generate(
     means = _encode(module, case, case.given, settings.chunk)
     made, seconds = {}, {}
     for number, mode in enumerate(MODES):
-        generator = generator_for(settings.seed, _key(case.name), number)
+        generator = generator_for(settings.seed, case_key(case.name), number)
         start = _clock(module.device)
         if mode == "ensemble":
             latents = sample_ensemble(
@@ -194,10 +195,6 @@ def _latents(
 def _parts(models: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(models), size):
         yield models[start : start + size]
-
-
-def _key(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little")
 
 
 def _clock(device: torch.device) -> float:

@@ -109,6 +109,18 @@ class EvaluationCase:
         core = self.prepared.core
         return core if int(core.sum()) >= MIN_CORE else None
 
+    @property
+    def head(self) -> dict[str, str | int]:
+        """What identifies it in results: name, group, and numbers of residues and models."""
+        return {
+            "protein": self.name,
+            "group": self.group,
+            "residues": self.prepared.ensemble.length,
+            "core": int(self.prepared.core.sum()),
+            "given": len(self.given),
+            "judged": len(self.judged),
+        }
+
     def item(
         self, model: int | None = None, *, template: bool = True, sequence: bool = True
     ) -> ProteinBatch:

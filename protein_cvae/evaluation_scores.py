@@ -108,14 +108,11 @@ class LatentScores:
 
 @dataclass(frozen=True, eq=False)
 class CaseResult:
-    """All scores of one protein; ``conformers`` by method."""
+    """All scores of one protein; ``conformers`` by method, ``head`` that of the case."""
 
     name: str
     group: str
-    residues: int
-    core: int
-    given: int
-    judged: int
+    head: dict[str, str | int]
     reconstruction: Reconstruction
     reconstruction_free: Reconstruction
     conformers: dict[str, ConformerScores]

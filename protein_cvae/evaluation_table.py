@@ -82,14 +82,7 @@ def reconstruction_row(head: Mapping[str, Any], method: str, scores: Reconstruct
 
 def case_rows(result: CaseResult) -> list[Row]:
     """All rows of one protein."""
-    head = {
-        "protein": result.name,
-        "group": result.group,
-        "residues": result.residues,
-        "core": result.core,
-        "given": result.given,
-        "judged": result.judged,
-    }
+    head = result.head
     found = result.latents
     latents = {f"kl_{name}": value for name, value in found.kl.items()} | {
         "active_global": found.active_global,

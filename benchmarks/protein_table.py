@@ -1,0 +1,308 @@
+"""The results table of protein_cvae: rivals and a trained model on the same held-out models.
+
+    python benchmarks/protein_table.py run --config configs/protein_cvae.yaml \
+        --ckpt runs/protein_cvae.ckpt --out runs/protein_table
+    python benchmarks/protein_table.py report --out runs/protein_table
+
+``run`` trains nothing.  It reads the ``data`` section of the configurations (several are laid
+over each other, as for ``lightning``), makes the cases of ``lightning test``, and appends all rows
+of one protein and one maker to ``<out>/results.jsonl`` at once; what is there already is skipped,
+so it can be stopped and restarted.  Without ``--ckpt`` only the rivals are run.
+
+Every maker gets the same given models of a protein (the training's, or the same share of an unseen
+protein) and is scored by the same code against the judged models.  "constraints" is the projection
+alone, "finish" the same output layer as ours.  Our prior sees one structure, the central given
+model, and the sequence; the network model moves one too, but with the amplitude of the given
+models.  ``report`` prints a table per group, means over the proteins that every maker has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from common.rng import generator_for
+from protein_cvae.datamodule import EnsembleDataModule
+from protein_cvae.evaluate import case_key, evaluate_case
+from protein_cvae.evaluation_data import EvaluationCase, EvaluationCases
+from protein_cvae.evaluation_scores import Reconstruction, reconstruction, score_conformers
+from protein_cvae.evaluation_settings import EvaluationSettings
+from protein_cvae.evaluation_table import (
+    GROUPS,
+    Row,
+    case_rows,
+    conformer_row,
+    mean,
+    method_table,
+    reconstruction_row,
+    reconstruction_table,
+    to_json_lines,
+)
+from protein_cvae.finishing import geometry_finisher
+from protein_cvae.geometry.constants import CA
+from protein_cvae.geometry.finish import FinishOptions
+from protein_cvae.metrics import pairwise_rmsd
+from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.rivals import (
+    network_reconstruction,
+    network_sampling,
+    noise_sampling,
+    pca_reconstruction,
+    pca_sampling,
+)
+from protein_cvae.sampling import Finisher, repeat_item
+
+OURS = "ours"
+# Of conformers, in the order of the table.  "ensemble" and "prior" come from the model.
+METHODS = {
+    "real": "the real given models",
+    "noise": "independent noise",
+    "network + constraints": "elastic network + constraints",
+    "network + finish": "elastic network + our finish",
+    "pca + constraints": "PCA sampling + constraints",
+    "pca + finish": "PCA sampling + our finish",
+    "ensemble": "ours, ensemble",
+    "prior": "ours, prior (one structure)",
+}
+REBUILT = {
+    "real": "nearest given model, by all CA",
+    "network + constraints": "elastic network + constraints",
+    "pca + constraints": "PCA + constraints",
+    "template": "ours",
+    "no template": "ours, no template",
+}
+COLUMNS = {
+    "spread_ratio_c": "spread ratio c",
+    "spread_ratio_a": "spread ratio a",
+    "min_rmsd_c": "minRMSD c",
+    "min_rmsd_a": "minRMSD a",
+    "coverage_c": "covered c",
+    "precision_c": "precision c",
+    "precision_a": "precision a",
+    "wasserstein_c": "PCA W₂ c",
+    "rmsf_correlation_a": "RMSF r",
+    "bond_rms": "bond Å",
+    "angle_rms": "angle °",
+    "inside": "inside 4 sd",
+    "broken": "peptide > 1.4 Å",
+    "favoured": "Rama favoured",
+    "outlier": "Rama outliers",
+    "positive_phi": "φ > 0",
+    "clash": "clash",
+    "valid": "valid",
+    "seconds": "s per conformer",
+}
+SAMPLERS = {"noise": noise_sampling, "network": network_sampling, "pca": pca_sampling}
+RIVALS = tuple(name for name in METHODS if name not in ("ensemble", "prior"))
+
+
+def merged(paths: Sequence[Path]) -> dict[str, Any]:
+    """YAML files laid over each other: mappings are merged, everything else is replaced."""
+
+    def over(base: Any, new: Any) -> Any:
+        if isinstance(base, dict) and isinstance(new, dict):
+            return {**base, **{key: over(base.get(key), value) for key, value in new.items()}}
+        return new
+
+    result: dict[str, Any] = {}
+    for path in paths:
+        result = over(result, yaml.safe_load(path.read_text(encoding="utf-8")))
+    return result
+
+
+def read_cases(config: dict[str, Any]) -> tuple[EnsembleDataModule, EvaluationCases]:
+    """Set up the data module of a configuration; its cases."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(EnsembleDataModule, "data")
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # before 4.49
+    data: EnsembleDataModule = instantiate(parser.parse_object({"data": config["data"]})).data
+    data.setup("test")
+    return data, data.cases
+
+
+def read_model(path: Path, data: EnsembleDataModule, device: str) -> ProteinCVAEModule:
+    """The model of a checkpoint, which must not have learned from what is scored."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state = content.get("EnsembleDataModule")
+    if state is not None:
+        data.check_state(state, resume=False)
+    module = ProteinCVAEModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    return module.to(device).eval()
+
+
+class Rivals:
+    """The rivals on one case; ``made`` and ``rebuilt`` by name."""
+
+    def __init__(self, case: EvaluationCase, count: int, seed: int) -> None:
+        self.case, self.count, self.seed = case, count, seed
+        self.training = case.coordinates[list(case.given)]
+        self.weights = torch.ones(case.prepared.ensemble.length)
+        if case.core is not None:
+            self.weights = case.core.float()
+
+    def made(self, name: str) -> tuple[Tensor, float]:
+        """Conformers (K, L, 3, 3) and seconds per conformer."""
+        start = time.perf_counter()
+        if name == "real":
+            return self.training, float("nan")
+        base, _, treatment = name.partition(" + ")
+        # The same draws whatever is done with them.
+        generator = generator_for(self.seed, case_key(self.case.name), list(SAMPLERS).index(base))
+        x = SAMPLERS[base](self.training, self.weights, self.count, generator)
+        if treatment:
+            x = self.treated(x, treatment)
+        return x, (time.perf_counter() - start) / self.count
+
+    def rebuilt(self, name: str) -> Reconstruction | None:
+        """Reconstruction of the judged models by what the rival can express; None if it cannot."""
+        wanted = self.case.coordinates[list(self.case.judged)]
+        if name == "real":
+            nearest = pairwise_rmsd(self.training[:, :, CA], wanted[:, :, CA]).argmin(0)
+            return reconstruction(self.training[nearest], self.case)
+        if name == "pca + constraints":
+            x = pca_reconstruction(self.training, self.weights, wanted)
+        elif name == "network + constraints":
+            start = self.case.coordinates[self.case.prepared.central]
+            x = network_reconstruction(start, self.weights, wanted)
+        else:
+            return None
+        return reconstruction(self.treated(x, "constraints"), self.case)
+
+    def treated(self, x: Tensor, treatment: str) -> Tensor:
+        """Through our projection alone ("constraints") or our whole output layer ("finish")."""
+        options = FinishOptions(steps=0) if treatment == "constraints" else None
+        finish: Finisher = geometry_finisher(options=options)
+        item = self.case.item()
+        parts = []
+        for part in x.split(32):
+            batch = repeat_item(item, len(part))
+            parts.append(finish(part, batch, batch.mask))
+        return torch.cat(parts)
+
+
+def rival_rows(case: EvaluationCase, name: str, settings: EvaluationSettings) -> list[Row]:
+    """All rows of one rival on one case."""
+    rivals, head = Rivals(case, settings.count, settings.seed), case.head
+    made, seconds = rivals.made(name)
+    rows = [conformer_row(head, name, score_conformers(made, case, settings.threshold, seconds))]
+    rebuilt = rivals.rebuilt(name)
+    return rows if rebuilt is None else [*rows, reconstruction_row(head, name, rebuilt)]
+
+
+def our_rows(
+    case: EvaluationCase, module: ProteinCVAEModule, settings: EvaluationSettings
+) -> list[Row]:
+    """All rows of the model on one case, but those of the real models."""
+    result, _ = evaluate_case(module, case, settings, geometry_finisher())
+    rows = case_rows(result)
+    return [row for row in rows if (row["kind"], row.get("method")) != ("conformers", "real")]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Append what is missing to results.jsonl."""
+    torch.set_num_threads(options.threads)
+    data, cases = read_cases(merged(options.config))
+    makers: dict[str, Callable[[EvaluationCase], list[Row]]] = {}
+    settings = EvaluationSettings(
+        count=options.count, bandwidth=options.bandwidth, seed=options.seed, figures=0
+    )
+    for name in RIVALS:
+        makers[name] = partial(rival_rows, name=name, settings=settings)
+    if options.ckpt is not None:
+        module = read_model(options.ckpt, data, options.device)
+        makers[f"{OURS} {options.tag}".strip()] = partial(
+            our_rows, module=module, settings=settings
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "results.jsonl"
+    # Settings and split belong to the key: a row is never taken for one of another experiment.
+    key = {"settings": json.dumps(asdict(settings)), "split": data.split.digest}
+    done = {(r["protein"], r["maker"], r["settings"], r["split"]) for r in read(path)}
+    for case in cases:
+        if options.proteins and case.name not in options.proteins:
+            continue
+        for maker, make in makers.items():
+            if (case.name, maker, *key.values()) in done:
+                continue
+            start = time.perf_counter()
+            rows = [{**row, "maker": maker, **key} for row in make(case)]
+            with path.open("a", encoding="utf-8") as file:
+                file.write(to_json_lines(rows))
+            seconds = time.perf_counter() - start
+            made = [row for row in rows if row["kind"] == "conformers"]
+            values = " ".join(f"{mean(made, k):.3f}" for k in ("min_rmsd_c", "min_rmsd_a", "valid"))
+            print(f"{case.group} {case.name} {maker}: {values} ({seconds:.0f} s)", flush=True)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Print the tables, per group."""
+    rows = read(options.out / "results.jsonl")
+    if options.proteins:
+        rows = [row for row in rows if row["protein"] in options.proteins]
+    ours = f"{OURS} {options.tag}".strip()
+    rows = [row for row in rows if row["maker"] in (*RIVALS, ours)]
+    experiments = {(row["settings"], row["split"]) for row in rows}
+    if len(experiments) != 1:
+        raise SystemExit(
+            f"{options.out}/results.jsonl holds {len(experiments)} experiments (settings or "
+            "splits); use one folder for each"
+        )
+    print(f"{platform.machine()}, torch {torch.__version__}, {' '.join(sys.argv)}\n")
+    for group, title in GROUPS.items():
+        mine = [row for row in rows if row["group"] == group]
+        makers = {row["maker"] for row in mine}
+        # Means are over the same proteins in every line.
+        complete = [
+            protein
+            for protein in dict.fromkeys(row["protein"] for row in mine)
+            if {row["maker"] for row in mine if row["protein"] == protein} == makers
+        ]
+        mine = [row for row in mine if row["protein"] in complete]
+        if mine:
+            print(f"### {title}\n\n{method_table(mine, METHODS, COLUMNS)}\n")
+            print(f"{reconstruction_table(mine, REBUILT)}\n")
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a file; none if it does not exist."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("--config", type=Path, action="append", help="as for lightning; repeatable")
+    parser.add_argument("--ckpt", type=Path, help="trained model; rivals alone if omitted")
+    parser.add_argument("--tag", default="", help="name of this model in the results")
+    parser.add_argument("--out", type=Path, default=Path("runs/protein_table"))
+    parser.add_argument("--proteins", nargs="+", help="only these")
+    parser.add_argument("--count", type=int, default=100, help="conformers per protein")
+    parser.add_argument("--bandwidth", type=float, default=EvaluationSettings.bandwidth)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    if options.command == "run" and not options.config:
+        parser.error("run needs --config")
+    warnings.filterwarnings("ignore", module="lightning")
+    run(options) if options.command == "run" else report(options)
+
+
+if __name__ == "__main__":
+    main()
