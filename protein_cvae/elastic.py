@@ -1,14 +1,15 @@
 """Elastic-network prior of the displacements of a template.
 
-The displacements w (L, 3) of all CA atoms, in the frame of the template, follow
+The displacements w (L, 3) of all CA atoms of a template follow
 
     w ~ N(m, Q⁻¹),   Q = Σ_{edges ij} k_ij B_ij ⊗ [ν 1 + (1 − ν) n_ij n_ijᵀ] + diag(g_i) ⊗ 1
 
 with B_ij = (e_i − e_j)(e_i − e_j)ᵀ and n_ij the unit vector between the residues: the anisotropic
 network model (Atilgan et al. 2001) with an isotropic share ν as in the Gaussian network model
 (Haliloglu et al. 1997), stiffness k_ij per contact and ground springs g_i per residue, all learned.
-Neighbouring residues therefore move together, and a flexible tail far, in one draw.  Q turns with
-the template, so latents in residue frames keep their distribution in any pose.
+Neighbouring residues therefore move together, and a flexible tail far, in one draw.  Everything
+is kept in the residue frames of the template, Rᵢᵀ Q_ij R_j, so that neither the distribution of
+the latents nor a draw from it depends on the pose.
 
 The posterior of a residue is isotropic, N(μ_i, σ_i² 1), so that with L residues
 
@@ -62,7 +63,7 @@ class ElasticNetwork:
         """(B,) nats of posteriors N(mean, e^log_var) from N(prior_mean, Q⁻¹).
 
         Args:
-            mean: (B, L, 3), Å, in the coordinate system of the template.
+            mean: (B, L, 3), Å, each in the frame of its residue.
             log_var: (B, L).
             prior_mean: (B, L, 3), Å.
         """
@@ -83,7 +84,7 @@ class ElasticNetwork:
         return torch.where(self.mask, nats, torch.zeros_like(nats)).sum(1)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Draw from N(0, Q⁻¹): standard normal (B, L, 3) -> displacements (B, L, 3), Å.
+        """Draw from N(0, Q⁻¹): standard normal (B, L, 3) -> (B, L, 3), Å, in residue frames.
 
         The rigid motion of the whole is still in the draw; superposition removes it.
         """
@@ -112,13 +113,14 @@ class ElasticPrior(nn.Module):
         )
 
     def forward(
-        self, c: Tensor, origin: Tensor, mask: Tensor, graph: ResidueGraph
+        self, c: Tensor, rotation: Tensor, origin: Tensor, mask: Tensor, graph: ResidueGraph
     ) -> ElasticNetwork:
         """Build the network of each template.
 
         Args:
             c: (B, L, width) conditioning states.
-            origin: (B, L, 3) CA of the template, Å.
+            rotation: (B, L, 3, 3) residue frames of the template.
+            origin: (B, L, 3) its CA, Å.
             mask: (B, L) bool, residue present.
             graph: contacts; directions do not matter.
         """
@@ -150,9 +152,20 @@ class ElasticPrior(nn.Module):
         ground = torch.where(mask.reshape(-1), ground, torch.ones_like(ground))
 
         everywhere = torch.arange(b * length, device=c.device)
+        frame = rotation.reshape(-1, 3, 3)
+        here, there = frame[i], frame[j]
+        across = -here.mT @ block @ there
         rows = torch.cat([i, j, i, j, everywhere])
         columns = torch.cat([i, j, j, i, everywhere])
-        values = torch.cat([block, block, -block, -block, ground[:, None, None] * each])
+        values = torch.cat(
+            [
+                here.mT @ block @ here,
+                there.mT @ block @ there,
+                across,
+                across.mT,
+                ground[:, None, None] * each,
+            ]
+        )
         index = rows * length + columns % length  # row already says which item
         dense = c.new_zeros(b * length * length, 3, 3).index_add(0, index, values)
         dense = dense.view(b, length, length, 3, 3).transpose(2, 3)

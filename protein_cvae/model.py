@@ -231,7 +231,7 @@ class ProteinCVAE(nn.Module):
         h = h + sinusoidal(batch.residue_index, self.width, h.dtype)
         graph = self._graph(origin, seen, batch)
         c = self.conditioner(h, mask, rotation, origin, graph)
-        network = self.elastic(c, origin, seen, graph)
+        network = self.elastic(c, rotation, origin, seen, graph)
         return Condition(c, masked_mean(c, mask), mask, templated, rotation, origin, network)
 
     def _sequence(self, batch: ProteinBatch) -> Tensor:

@@ -185,9 +185,8 @@ class ProteinCVAEModule(pl.LightningModule):
     ) -> Latents:
         """A draw from p(z | sequence, template); ``temperature`` scales its spread."""
         z_global = self.model.prior_global(condition).sample(noise.z_global, temperature)
-        moved = temperature * condition.network.sample(noise.shift)
         shift = self.model.prior_shift(condition, z_global)
-        shift = shift + (condition.rotation.mT @ moved[..., None])[..., 0]
+        shift = shift + temperature * condition.network.sample(noise.shift)
         prior = self.model.prior_local(condition, z_global, shift)
         return Latents(
             z_global,
@@ -219,12 +218,7 @@ class ProteinCVAEModule(pl.LightningModule):
             posterior.turn.mean, posterior.turn.log_var, prior.turn.mean, prior.turn.log_var
         ).sum(-1)
         seen = condition.mask & condition.templated[:, None]
-        frames = condition.rotation
-        shifts = (
-            (frames @ posterior.shift[..., None])[..., 0],
-            posterior.shift_log_var,
-            (frames @ prior_shift[..., None])[..., 0],
-        )
+        shifts = posterior.shift, posterior.shift_log_var, prior_shift
         on_shift = condition.network.kl(*shifts)
         length = count.float().mean()
         shift = (on_shift / count).mean()

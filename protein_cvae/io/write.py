@@ -62,7 +62,7 @@ def write_ensemble(
             "complete, there is nothing to write; leave the model out"
         )
     if not mmcif:
-        _check_pdb_columns(ensemble, b_factor, oxygen, path)
+        check_pdb_columns(ensemble, b_factor, oxygen, path)
     lines = (_cif_lines if mmcif else _pdb_lines)(ensemble, b_factor, oxygen)
     data = ("\n".join(lines) + "\n").encode("ascii")
     if path.suffix.lower() == ".gz":
@@ -105,7 +105,7 @@ def _numbers(ensemble: Ensemble) -> tuple[int, ...]:
     return numbers if len(set(numbers)) == len(numbers) else tuple(range(1, len(numbers) + 1))
 
 
-def _check_pdb_columns(
+def check_pdb_columns(
     ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None, path: Path
 ) -> None:
     """Refuse what PDB's columns cannot hold."""

@@ -9,9 +9,8 @@ prior       p(z | sequence, template)                               the central 
 sequence    p(z | sequence)                                         none
 ==========  ======================================================  ==============================
 
-Draws of mode ``prior`` are made in the pose of the template: with one seed, another pose gives
-other conformers of the same distribution.  The spread of an NMR bundle is not a Boltzmann
-distribution, and neither is what is drawn here.
+With one seed, no mode depends on the pose of the input.  The spread of an NMR bundle is not a
+Boltzmann distribution, and neither is what is drawn here.
 """
 
 from __future__ import annotations

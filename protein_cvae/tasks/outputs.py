@@ -30,7 +30,7 @@ from protein_cvae.geometry.checks import Validity, validity
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.frames import carbonyl_oxygen
 from protein_cvae.io.structure import structure_format
-from protein_cvae.io.write import _check_pdb_columns, write_ensemble
+from protein_cvae.io.write import check_pdb_columns, write_ensemble
 from protein_cvae.metrics import spread, superpose_on_mean
 from protein_cvae.module import ProteinCVAEModule
 
@@ -166,7 +166,7 @@ def check_fits(path: Path, base: Ensemble, count: int) -> None:
         blank = replace(
             first, coordinates=torch.zeros_like(first.coordinates), model_numbers=(count,)
         )
-        _check_pdb_columns(blank, torch.zeros(1, base.length), None, path)
+        check_pdb_columns(blank, torch.zeros(1, base.length), None, path)
 
 
 def json_path(path: Path) -> Path:

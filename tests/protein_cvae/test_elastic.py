@@ -30,17 +30,18 @@ def setup(length=12, items=2, seed=0):
     prior = ElasticPrior(6, 8).double()
     for parameter in prior.parameters():
         parameter.data += 0.3 * draw(*parameter.shape)
-    return prior, draw(items, length, 6), origin, mask, graph, draw
+    frames = rotation_from_axis_angle(draw(items, length, 3))
+    return prior, draw(items, length, 6), frames, origin, mask, graph, draw
 
 
 def test_precision_is_a_network_of_springs():
-    prior, c, origin, mask, graph, _ = setup()
-    network = prior(c, origin, mask, graph)
+    prior, c, frames, origin, mask, graph, _ = setup()
+    network = prior(c, frames, origin, mask, graph)
     q = network.precision[1]
     torch.testing.assert_close(q, q.T)
     assert torch.linalg.eigvalsh(q).min() > 0
     # Springs feel differences only: a translation meets the ground springs alone.
-    shift = torch.ones(12, 3, dtype=torch.float64)
+    shift = (torch.ones(12, 1, 3, dtype=torch.float64) @ frames[1])[:, 0]
     ground = prior.ground(c)[1, :, 0]
     expected = 3 * (7 * (ground / 7).tanh()).exp().sum()
     torch.testing.assert_close(shift.flatten() @ q @ shift.flatten(), expected)
@@ -56,11 +57,12 @@ def test_precision_is_a_network_of_springs():
 
 
 def test_one_contact_is_the_anisotropic_network():
-    prior, c, origin, _, _, _ = setup(length=2, items=1)
+    prior, c, _, origin, _, _, _ = setup(length=2, items=1)
     mask = torch.ones(1, 2, dtype=torch.bool)
     chain, place = torch.zeros(1, 2, dtype=torch.int64), torch.arange(2)[None]
     prior.isotropy.data.fill_(-60.0)  # no isotropic share
-    network = prior(c, origin, mask, residue_graph(origin, mask, chain, place, 2, 0))
+    upright = torch.eye(3, dtype=torch.float64).expand(1, 2, 3, 3)
+    network = prior(c, upright, origin, mask, residue_graph(origin, mask, chain, place, 2, 0))
     off = -network.precision[0, :3, 3:]
     unit = torch.nn.functional.normalize(origin[0, 1] - origin[0, 0], dim=0)
     stiffness = off.diagonal().sum()
@@ -68,8 +70,8 @@ def test_one_contact_is_the_anisotropic_network():
 
 
 def test_kl_is_that_of_the_dense_normals():
-    prior, c, origin, mask, graph, draw = setup()
-    network = prior(c, origin, mask, graph)
+    prior, c, frames, origin, mask, graph, draw = setup()
+    network = prior(c, frames, origin, mask, graph)
     mean, log_var, prior_mean = draw(2, 12, 3), 0.3 * draw(2, 12) - 2, draw(2, 12, 3)
     found = network.kl(mean, log_var, prior_mean)
     for item in range(2):
@@ -84,8 +86,8 @@ def test_kl_is_that_of_the_dense_normals():
 
 
 def test_marginals_are_those_of_the_dense_normal():
-    prior, c, origin, mask, graph, draw = setup()
-    network = prior(c, origin, mask, graph)
+    prior, c, frames, origin, mask, graph, draw = setup()
+    network = prior(c, frames, origin, mask, graph)
     mean, prior_mean = draw(2, 12, 3), draw(2, 12, 3)
     tiny = torch.full((2, 12), -80.0, dtype=torch.float64)
     found = network.marginal(mean, tiny, prior_mean)
@@ -100,8 +102,8 @@ def test_marginals_are_those_of_the_dense_normal():
 
 
 def test_draws_have_the_covariance_of_the_network():
-    prior, c, origin, mask, graph, _ = setup(length=4, items=1)
-    network = prior(c, origin, mask, graph)
+    prior, c, frames, origin, mask, graph, _ = setup(length=4, items=1)
+    network = prior(c, frames, origin, mask, graph)
     generator = torch.Generator().manual_seed(1)
     count = 40_000
     noise = torch.randn(count, 4, 3, generator=generator, dtype=torch.float64)
@@ -114,26 +116,40 @@ def test_draws_have_the_covariance_of_the_network():
     assert error.abs().max() < 5 / math.sqrt(count) * 2
 
 
-def test_network_turns_with_the_template():
-    prior, c, origin, mask, graph, draw = setup()
+def test_network_does_not_depend_on_the_pose():
+    prior, c, frames, origin, mask, graph, draw = setup()
     turn = rotation_from_axis_angle(torch.tensor([0.3, -1.1, 0.7], dtype=torch.float64))
-    turned = prior(c, origin @ turn.mT + 4.0, mask, graph)
+    here = prior(c, frames, origin, mask, graph)
+    turned = prior(c, turn @ frames, origin @ turn.mT + 4.0, mask, graph)
+    torch.testing.assert_close(turned.precision, here.precision, rtol=1e-9, atol=1e-9)
+    noise = draw(2, 12, 3)
+    torch.testing.assert_close(turned.sample(noise), here.sample(noise), rtol=1e-9, atol=1e-9)
+
+
+def test_frames_only_change_the_coordinates():
+    prior, c, frames, origin, mask, graph, draw = setup()
+    upright = torch.eye(3, dtype=torch.float64).expand_as(frames)
+    local, world = prior(c, frames, origin, mask, graph), prior(c, upright, origin, mask, graph)
     mean, log_var, zero = draw(2, 12, 3), draw(2, 12) - 3, torch.zeros(2, 12, 3).double()
-    there = prior(c, origin, mask, graph).kl(mean, log_var, zero)
-    torch.testing.assert_close(
-        turned.kl(mean @ turn.mT, log_var, zero), there, rtol=1e-9, atol=1e-9
-    )
+    turned = (frames @ mean[..., None])[..., 0]
+    for name in ("kl", "marginal"):
+        torch.testing.assert_close(
+            getattr(local, name)(mean, log_var, zero),
+            getattr(world, name)(turned, log_var, zero),
+            rtol=1e-9,
+            atol=1e-9,
+        )
 
 
 def test_gradients_of_kl_and_draw():
-    prior, c, origin, mask, graph, draw = setup(length=5, items=1, seed=3)
+    prior, c, frames, origin, mask, graph, draw = setup(length=5, items=1, seed=3)
     graph = residue_graph(
         origin, mask, torch.zeros(1, 5, dtype=torch.int64), torch.arange(5)[None], 2, 2
     )
     noise = draw(1, 5, 3)
 
     def score(c, origin, mean, log_var):
-        network = prior(c, origin, mask, graph)
+        network = prior(c, frames, origin, mask, graph)
         zero = torch.zeros_like(mean)
         marginal = network.marginal(mean, log_var, zero)
         return network.kl(mean, log_var, zero), marginal, network.sample(noise)
