@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from common.sampler import DrawSampler, epoch_to_draw
 from common.stage import run_stage
+from spatial_ipa.calibration import Calibration
 from spatial_ipa.embeddings import embed
 from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder
 from spatial_ipa.io import read_slides
@@ -22,6 +23,7 @@ from spatial_ipa.minisets import (
     MinisetDataset,
     collate,
 )
+from spatial_ipa.reference_cells import ReferenceCells
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
 
 # Validation minisets are drawn from another seed than training ones.
@@ -37,12 +39,16 @@ class PlacementContext:
         num_candidates: k of the candidate graph it was trained with.
         size: the largest miniset it was trained on.
         noise_h: the noise on the embeddings it was trained with.
+        reference: training cells by which new ones are judged; in exported checkpoints only.
+        calibration: error radii; in exported checkpoints of fits with validation slides only.
     """
 
     encoder: FrozenEncoder | None
     num_candidates: int
     size: int
     noise_h: float
+    reference: ReferenceCells | None = None
+    calibration: Calibration | None = None
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain types only, for ``torch.load(weights_only=True)``."""
@@ -51,6 +57,8 @@ class PlacementContext:
             "num_candidates": self.num_candidates,
             "size": self.size,
             "noise_h": self.noise_h,
+            "reference": None if self.reference is None else self.reference.state(),
+            "calibration": None if self.calibration is None else self.calibration.state(),
         }
 
     def differences(self, other: PlacementContext) -> list[str]:
@@ -73,11 +81,15 @@ class PlacementContext:
     @staticmethod
     def from_state(state: dict[str, Any]) -> PlacementContext:
         encoder = state["encoder"]
+        # Checkpoints from before there were these have neither.
+        reference, calibration = state.get("reference"), state.get("calibration")
         return PlacementContext(
             None if encoder is None else FrozenEncoder.from_state(encoder),
             int(state["num_candidates"]),
             int(state["size"]),
             float(state["noise_h"]),
+            None if reference is None else ReferenceCells.from_state(reference),
+            None if calibration is None else Calibration.from_state(calibration),
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,20 +14,22 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from common.atomic import atomic_path
 from common.edges import EdgeList
 from common.knn import knn_edges
 from common.outputs import prepare_output
 from common.schedules import linear_ramp, ramp_reached
 from common.sparse import edge_softmax
 from spatial_ipa.block import DistanceTerm
+from spatial_ipa.calibration import calibrate_slides, check_slides
 from spatial_ipa.datamodule import MinisetDataModule, PlacementContext
 from spatial_ipa.diagnostics import health_checks
 from spatial_ipa.encoder import EmbeddingKind
+from spatial_ipa.export import MONITOR, export_checkpoint
 from spatial_ipa.gate import EdgeGateSoft
 from spatial_ipa.gate_training import pretrain_gate
+from spatial_ipa.judgement import judge_cells
 from spatial_ipa.losses import geometry_terms, loss_gate
-from spatial_ipa.minisets import Miniset
+from spatial_ipa.minisets import EmbeddedSlide, Miniset
 from spatial_ipa.model import IPALiteModel, Layout
 from spatial_ipa.placement import Placement, place_stitched, place_whole
 from spatial_ipa.predict import (
@@ -40,11 +42,11 @@ from spatial_ipa.predict import (
     provenance,
     write_prediction_file,
 )
+from spatial_ipa.reference_cells import ReferenceCells
 from spatial_ipa.slide import Slide
 
 GraphMode = Literal["gated", "candidates", "true"]
 LAMBDA_GATE = 0.05
-MONITOR = "val/e_geo"
 
 
 class SpatialIPAModule(pl.LightningModule):
@@ -80,6 +82,9 @@ class SpatialIPAModule(pl.LightningModule):
         ramp_epochs: epochs from 0 to the cap; with 0 epoch 1 is the first at the cap.
         export: copy the selected checkpoint (best by the monitor, else the last epoch) to this
             file when the fit ends; null for none.
+        calibration_draws: layouts per validation slide from which the export's error radii are
+            calibrated (:mod:`spatial_ipa.calibration`); radii are given to predictions of as many
+            draws or more; 0 for no radii.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class SpatialIPAModule(pl.LightningModule):
         rw_cap: float = 0.3,
         ramp_epochs: int = 6,
         export: str | None = None,
+        calibration_draws: int = 16,
     ) -> None:
         super().__init__()
         if graph not in ("gated", "candidates", "true"):
@@ -111,8 +117,10 @@ class SpatialIPAModule(pl.LightningModule):
             )
         if ramp_epochs < 0:
             raise ValueError(f"ramp_epochs must not be negative, got {ramp_epochs}")
+        if calibration_draws < 0 or calibration_draws == 1:
+            raise ValueError(f"calibration_draws must be 0 or at least 2, got {calibration_draws}")
         # Not the export: a checkpoint must not bring back the path of an earlier run.
-        self.save_hyperparameters(ignore=["export"])
+        self.save_hyperparameters(ignore=["export", "calibration_draws"])
         self.model = IPALiteModel(
             d_input, c_s, heads, c_head, recycles, noise_std, beta, distance_term
         )
@@ -122,6 +130,7 @@ class SpatialIPAModule(pl.LightningModule):
         self.gate_steps, self.lr, self.lr_final = gate_steps, lr, lr_final
         self.weight_decay, self.rw_cap, self.ramp_epochs = weight_decay, rw_cap, ramp_epochs
         self.export = None if export is None else Path(export)
+        self.calibration_draws = calibration_draws
         self.context: PlacementContext | None = None
 
     def setup(self, stage: str) -> None:
@@ -136,6 +145,11 @@ class SpatialIPAModule(pl.LightningModule):
                 f"are {data.width} wide; set model.init_args.d_input to {data.width}"
             )
         self.context = data.context
+        if stage == "fit" and self.export is not None:
+            # What could not be judged in the end is refused before anything is trained.
+            ReferenceCells.sample(data.train)
+            if self.calibrates_on(data):
+                check_slides(data.train, data.val)
         # A resumed run restores the gate from its checkpoint right after this.
         resumes = self.trainer.ckpt_path is not None
         if stage == "fit" and self.gate is not None and self.gate_steps > 0 and not resumes:
@@ -151,20 +165,39 @@ class SpatialIPAModule(pl.LightningModule):
         for step, value in enumerate(getattr(self, "gate_history", [])):
             for logger in self.loggers:
                 logger.log_metrics({"gate_pretraining/kl": value}, step=step)
+        if self.context is not None:  # those of a checkpoint are of other weights
+            self.context = replace(self.context, reference=None, calibration=None)
 
     def on_fit_end(self) -> None:
         if self.export is None or getattr(self.trainer, "fast_dev_run", False):
             return
-        best = ""
-        for callback in self.trainer.checkpoint_callbacks:
-            if getattr(callback, "monitor", None) == MONITOR:
-                best = getattr(callback, "best_model_path", "")
-                break
-        if not best:
-            self.trainer.save_checkpoint(self.export)
-        elif self.trainer.is_global_zero:
-            with atomic_path(self.export) as temporary:
-                shutil.copyfile(best, temporary)
+        export_checkpoint(self, self.export)
+
+    def calibrates_on(self, data: MinisetDataModule) -> bool:
+        """Whether the end of a fit on ``data`` gives error radii."""
+        return bool(data.val) and self.calibration_draws > 0 and self.graph != "true"
+
+    def calibrate(
+        self, train: Sequence[EmbeddedSlide], val: Sequence[EmbeddedSlide], num_draws: int = 16
+    ) -> None:
+        """Put error radii from validation slides into the context; see `spatial_ipa.calibration`.
+
+        Args:
+            train: slides of the training.
+            val: slides with coordinates that were not trained on.
+            num_draws: draws per placement.
+
+        Raises:
+            ValueError: without placement context, on too few cells, or a slide in both lists.
+        """
+        if self.context is None:
+            raise ValueError("the module has no placement context; load it from a checkpoint")
+
+        def place(h: np.ndarray) -> Placement:
+            return self.place(torch.from_numpy(np.array(h)).to(self.device), "auto", num_draws)
+
+        reference, calibration = calibrate_slides(train, val, place, num_draws)
+        self.context = replace(self.context, reference=reference, calibration=calibration)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.context is not None:
@@ -302,6 +335,8 @@ class SpatialIPAModule(pl.LightningModule):
         h = torch.from_numpy(np.array(encoder.embed(slide, kind))).to(self.device)
         placement = self.place(h, options.inference, options.num_draws, options.seed)
         graph = graph_matrix(*self.gate_graph(h)) if options.write_graph else None
+        columns, judged = judge_cells(self.context, h.cpu().numpy(), placement, slide, options)
+        used = {name: value for name, value in asdict(options).items() if value is not None}
         return CellPrediction(
             as_numpy(placement.xy),
             as_numpy(placement.spread),
@@ -313,8 +348,10 @@ class SpatialIPAModule(pl.LightningModule):
                 num_candidates=self.context.num_candidates,
                 genes=len(encoder.panel),
                 genes_missing=len(set(encoder.panel).difference(slide.genes)),
-                **asdict(options),
+                calibration=judged,
+                **used,
             ),
+            columns,
         )
 
     def predict_step(self, request: PredictionRequest, batch_idx: int) -> dict[str, str]:

@@ -4,9 +4,11 @@
     python -m spatial_ipa.pipeline --slides "['A*.h5ad']" --holdout "['B.h5ad']" --out runs/mine
 
 Stages: simulate (only without slides), encoder, joint training with gate pretraining, evaluation on
-the held-out slides beside regression of coordinates, prediction.  The training stages are the same
-``lightning fit`` commands a user would type.  A stage whose inputs have not changed is reused:
-contents of the slides by role, configs, seed.  Everything is written under ``--out``.
+the held-out slides beside regression of coordinates, prediction.  Error radii are calibrated on the
+validation slides; how far expression fixes position at all is reported for validation and held-out
+slides.  The training stages are the same ``lightning fit`` commands a user would type.  A stage
+whose inputs have not changed is reused: contents of the slides by role, configs, seed.  Everything
+is written under ``--out``.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from common.atomic import atomic_path
 from common.cli import TRACEBACK_VARIABLE, meant_for_user
 from common.figures import save_figure
 from common.stage import run_stage
+from spatial_ipa.calibration import CALIBRATION_VERSION, radius_check
 from spatial_ipa.datamodule import yaml_list
 from spatial_ipa.embeddings import embed
 from spatial_ipa.encoder import ENCODER_VERSION, FrozenEncoder, load_encoder
@@ -37,7 +40,13 @@ from spatial_ipa.io import gene_panel, read_slide, read_slides, reindex, slide_f
 from spatial_ipa.module import SpatialIPAModule
 from spatial_ipa.placement import Placement
 from spatial_ipa.plots import layout_figure
-from spatial_ipa.predict import InferenceMode, PlacementOptions, write_prediction_file
+from spatial_ipa.predict import (
+    CellPrediction,
+    InferenceMode,
+    PlacementOptions,
+    write_prediction_file,
+)
+from spatial_ipa.report import JudgedSlide, write_identifiability
 from spatial_ipa.rivals import pca_features, predict
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
 from spatial_ipa.slide import Slide
@@ -75,14 +84,16 @@ def run(
     Args:
         slides: training slides (files, folders, patterns); simulated tissue when left out.
         holdout: slides to score on, used for nothing else; required with ``slides``.
-        validation: further slides that choose the epoch; the last epoch is kept without them.
+        validation: further slides that choose the epoch and calibrate the error radii; without
+            them the last epoch is kept and there are no radii.
         scrna: dissociated samples to place (files, folders, patterns).
         out: folder of everything written.
         encoder_config: config of the encoder stage; it and those below must name a logger.
         configs: config of the joint stage and its overlays.
         overrides: further ``lightning fit`` arguments of the joint stage.
         tissue: the simulated tissue.
-        num_draws: layouts averaged per prediction.
+        num_draws: layouts averaged per prediction; error radii need as many as calibrated with
+            (``model.init_args.calibration_draws``, 16).
         seed: of the simulation-independent parts: training and placement.
     """
     folder = Path(out)
@@ -144,7 +155,14 @@ def run(
     check_split(encoder.split, train, choosing + test)
     _stage(
         checkpoint,
-        [content, encoder.weights_hash, [Path(c).read_text() for c in configs], overrides, seed],
+        [
+            content,
+            CALIBRATION_VERSION,
+            encoder.weights_hash,
+            [Path(c).read_text() for c in configs],
+            overrides,
+            seed,
+        ],
         lambda: _fit_joint(
             folder, configs, slides, validation, encoder_path, overrides or [], seed
         ),
@@ -160,11 +178,20 @@ def run(
             "another out"
         )
     rows: list[dict[str, Any]] = []
+    radii: dict[str, dict[str, float]] = {}
     for slide, path in zip(test, slide_files(holdout), strict=True):
-        rows += _evaluate(module, encoder, train, slide, path, folder, num_draws, seed)
+        rows += _evaluate(module, encoder, train, slide, path, folder, num_draws, seed, radii)
     for sample, file in zip(samples, sample_files, strict=True):
-        rows += _place_sample(module, sample, file, truth, folder, num_draws, seed)
+        rows += _place_sample(module, sample, file, truth, folder, num_draws, seed, radii)
     _write_table(rows, folder)
+    judged = [
+        JudgedSlide(s.name, role, embed(encoder, s, "st", folder / "cache"), s.xy)
+        for role, members in (("validation", choosing), ("held out", test))
+        for s in members
+        if s.xy is not None
+    ]
+    print(write_identifiability(judged, radii, folder), end="", flush=True)
+    print(f"tables, figures and predicted h5ad files are in {folder}", flush=True)
 
 
 def _fit_joint(
@@ -249,8 +276,12 @@ def _evaluate(
     folder: Path,
     num_draws: int,
     seed: int,
+    radii: dict[str, dict[str, float]],
 ) -> list[dict[str, Any]]:
-    """Score model and rivals on one held-out slide; write its figure and predicted h5ad."""
+    """Score model and rivals on one held-out slide; write its figure and predicted h5ad.
+
+    How its error radii held is added to ``radii``, if there are any.
+    """
     assert slide.xy is not None
     scorer = SlideScorer(slide.xy, seed=seed)
     h = torch.from_numpy(np.array(embed(encoder, slide, "st", folder / "cache")))
@@ -286,7 +317,18 @@ def _evaluate(
     prediction = module.predict_cells(every, "st", PlacementOptions("auto", num_draws, seed=seed))
     write_prediction_file(prediction, every, path, target, overwrite=True)
     print(f"      wrote {target}", flush=True)
+    radii |= _radii(slide.name, prediction, ~every.is_empty, slide.xy)
     return rows
+
+
+def _radii(
+    name: str, prediction: CellPrediction, rows: np.ndarray, xy: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """How the radii of ``rows`` held against their true positions; empty if there are none."""
+    if "radius" not in prediction.columns:
+        return {}
+    radius, abstain = (prediction.columns[column][rows] for column in ("radius", "abstain"))
+    return {name: radius_check(radius, abstain, prediction.xy[rows], xy)}
 
 
 def _place_sample(
@@ -297,6 +339,7 @@ def _place_sample(
     folder: Path,
     num_draws: int,
     seed: int,
+    radii: dict[str, dict[str, float]],
 ) -> list[dict[str, Any]]:
     """Place one dissociated sample; score it where its true positions are known."""
     target = folder / f"predicted_{sample.name}.h5ad"
@@ -309,6 +352,7 @@ def _place_sample(
     xy = read_slide(truth, require_spatial=True, min_spots=2).xy
     assert xy is not None
     layout = prediction.xy
+    radii |= _radii(sample.name, prediction, ~sample.is_empty, xy)
     figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, prediction.spread)
     save_figure(figure, folder / f"layout_{sample.name}.png")
     scores = SlideScorer(xy, seed=seed).score(layout)
@@ -338,7 +382,6 @@ def _write_table(rows: list[dict[str, Any]], folder: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     print("\n".join(lines), flush=True)
-    print(f"tables, figures and predicted h5ad files are in {folder}", flush=True)
 
 
 def main() -> None:

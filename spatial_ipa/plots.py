@@ -1,4 +1,4 @@
-"""Figures: true beside predicted layout, and the uncertainty of each cell."""
+"""Figures: true beside predicted layout, the uncertainty of each cell, identifiability."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from common.align import align
+from spatial_ipa.identifiability import SYMMETRIC, Identifiability
 from spatial_ipa.operators import gauge_fix
 
 
@@ -64,4 +65,30 @@ def layout_figure(
         axis.set_aspect("equal")
         axis.set_xticks([])
         axis.set_yticks([])
+    return figure
+
+
+def identifiability_figure(name: str, true: np.ndarray, found: Identifiability) -> Figure:
+    """A slide's ambiguity on its true layout, its multimodal spots, and its symmetry indices."""
+    figure = Figure(figsize=(11.0, 3.7), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    size = float(np.clip(4000 / len(true), 1.5, 30))
+    x = superpose(true, true)[1]
+    drawn = left.scatter(*x.T, s=size, c=found.ambiguity, cmap="viridis", vmin=0, vmax=1.2)
+    figure.colorbar(drawn, ax=left, shrink=0.8, label="1 = expression tells nothing")
+    left.set_title(f"{name}: ambiguity {found.overall:.2f} (least {found.floor:.2f})")
+    middle.scatter(*x.T, s=size, c=np.where(found.multimodal, "tab:red", "lightgrey"))
+    middle.set_title(f"multimodal: {found.multimodal.mean():.0%} of spots")
+    for axis in (left, middle):
+        axis.set_aspect("equal")
+        axis.set_xticks([])
+        axis.set_yticks([])
+    angle = 180.0 * np.arange(len(found.mirror)) / len(found.mirror)
+    right.plot(angle, found.mirror, "o-", label="mirror axes")
+    right.axhline(found.half_turn, color="tab:green", linestyle=":", label="half-turn")
+    right.axhline(SYMMETRIC, color="tab:red", linestyle="--", label="symmetric from here")
+    right.set_xlabel("degrees from the longest axis")
+    right.set_ylabel("symmetry index")
+    right.set_title(found.verdict)
+    right.legend(fontsize="small")
     return figure

@@ -5,13 +5,19 @@ Written to the output:
     obsm["X_spatial_ipa"]             (n, 2) coordinates: mean 0, RMS radius 1, arbitrary pose
     obs["spatial_ipa_uncertainty"]    RMS spread of the cell over draws, in RMS radii
     obs["spatial_ipa_empty"]          cells without counts: their coordinates mean nothing
+    obs["spatial_ipa_radius"]         error radius, in RMS radii (:mod:`spatial_ipa.calibration`)
+    obs["spatial_ipa_abstain"]        the radius is too large for the position to mean anything
+    obs["spatial_ipa_ambiguity"]      spread of the training cells of like expression, 0 to 1, and
+    obs["spatial_ipa_multimodal"]     share of training slides where they form two groups far apart
+                                      (:mod:`spatial_ipa.reference_cells`)
     obsp["spatial_ipa_gate"]          row-softmax of the gate on the candidate graph, CSR
-    uns["spatial_ipa"]                provenance: versions, hashes, settings, missing genes
+    uns["spatial_ipa"]                provenance: versions, hashes, settings, missing genes; under
+                                      "calibration" what the radii rest on, or why there are none
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -42,16 +48,25 @@ class PlacementOptions:
         num_draws: layouts averaged; their spread is the uncertainty.
         write_graph: also return the gate graph over all cells.
         seed: of the draws.
+        coverage: share of cells whose error radius is to hold their true position.
+        abstain_above: radius, in RMS radii of the layout, above which a cell is abstained from;
+            null for the median distance between two random cells of the validation slides.
     """
 
     inference: InferenceMode = "auto"
     num_draws: int = 16
     write_graph: bool = True
     seed: int = 0
+    coverage: float = 0.9
+    abstain_above: float | None = None
 
     def __post_init__(self) -> None:
         if self.num_draws < 2:
             raise ValueError(f"num_draws must be at least 2 for a spread, got {self.num_draws}")
+        if not 0 < self.coverage < 1:
+            raise ValueError(f"coverage must lie in (0, 1), got {self.coverage}")
+        if self.abstain_above is not None and not self.abstain_above > 0:
+            raise ValueError(f"abstain_above must be positive or null, got {self.abstain_above}")
 
 
 @dataclass(frozen=True)
@@ -68,12 +83,14 @@ class PredictionRequest:
 
 @dataclass(frozen=True)
 class CellPrediction:
-    """Attributes: xy (n, 2); spread (n,); gate graph (n, n) CSR or None; settings used."""
+    """Attributes: xy (n, 2); spread (n,); gate graph (n, n) CSR or None; settings used; further
+    columns (n,) of ``obs`` without their prefix."""
 
     xy: np.ndarray
     spread: np.ndarray
     graph: sp.csr_matrix | None
     settings: dict[str, Any]
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def graph_matrix(weight: Tensor, edges: EdgeList) -> sp.csr_matrix:
@@ -142,6 +159,7 @@ def write_prediction_file(
         obs={
             "spatial_ipa_uncertainty": prediction.spread,
             "spatial_ipa_empty": slide.is_empty,
+            **{f"spatial_ipa_{name}": column for name, column in prediction.columns.items()},
         },
         obsp=None if prediction.graph is None else {"spatial_ipa_gate": prediction.graph},
         uns={"spatial_ipa": prediction.settings},

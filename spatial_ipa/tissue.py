@@ -4,7 +4,8 @@ Anatomy.  One map for all slides: position u in the plane carries P programme ac
 linear gradients in several directions, a zonation 1/(1 + exp(-d)) and bands over the distance d to
 off-centre vessels, and Gaussian niches.  No rotation or reflection maps the programmes onto
 themselves, so expression fixes position up to the gauge; a symmetric tissue would not be
-identifiable, whatever the method.
+identifiable, whatever the method.  With ``mirror_symmetric`` the programmes are those of
+(|u_1|, u_2): such a tissue, for testing that this is noticed.
 
 Expression.  Gene g has abundance a_g and sparse loadings B_pg; cell states c without spatial
 structure (cell cycle, stress) share the genes:
@@ -64,6 +65,7 @@ class TissueSpec:
         dispersion: phi.
         deformation: root mean square displacement of a slide's map, tissue radius 1.
         dropout_half: ``half``, the mean count scale of dropout.
+        mirror_symmetric: both halves of the tissue express the same.
         seed: everything is a function of it.
     """
 
@@ -82,6 +84,7 @@ class TissueSpec:
     dispersion: float = 0.3
     deformation: float = 0.03
     dropout_half: float = 2.0
+    mirror_symmetric: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,7 +97,7 @@ class TissueSpec:
 
 _MAY_BE_ZERO = {
     "num_cells", "num_cell_states", "depth_spread", "slide_depth_spread", "batch_spread",
-    "programme_strength", "state_strength", "dispersion", "deformation", "seed",
+    "programme_strength", "state_strength", "dispersion", "deformation", "mirror_symmetric", "seed",
 }  # fmt: skip
 
 
@@ -178,6 +181,8 @@ class _AnatomyMap:
 
     def programmes(self, u: np.ndarray) -> np.ndarray:
         """(n, P) activities, each of order 1."""
+        if self.spec.mirror_symmetric:
+            u = np.column_stack([np.abs(u[:, 0]), u[:, 1]])
         angles = np.stack([np.cos(self.directions), np.sin(self.directions)])  # (2, 4)
         gradients = 1.5 * u @ angles
         to_vessel = np.linalg.norm(u[:, None] - self.vessels, axis=2)  # (n, 2)

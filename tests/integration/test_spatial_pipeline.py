@@ -27,6 +27,7 @@ OVERRIDES = [
     "--model.init_args.c_head=8",
     "--model.init_args.gate_steps=3",
     "--model.init_args.ramp_epochs=0",
+    "--model.init_args.calibration_draws=2",
     "--data.init_args.minisets.per_epoch=4",
     "--data.init_args.minisets.val_per_slide=2",
     "--data.init_args.minisets.size_min=40",
@@ -91,6 +92,20 @@ def test_scores_figures_and_predictions_are_written(folder: Path) -> None:
         predicted = ad.read_h5ad(out / f"predicted_{name}.h5ad")
         assert predicted.obsm["X_spatial_ipa"].shape == (spots, 2)
         assert np.isfinite(predicted.obsm["X_spatial_ipa"]).all()
+        assert (predicted.obs["spatial_ipa_radius"] > 0).all()
+
+
+def test_identifiability_is_reported(folder: Path) -> None:
+    out = folder / "out"
+    report = json.loads((out / "identifiability.json").read_text())
+    assert {name: r["role"] for name, r in report["slides"].items()} == {
+        "slide_2": "validation", "slide_3": "held out",
+    }  # fmt: skip
+    assert set(report["radii"]) == {"slide_3", "scrna"}
+    assert all(0 <= radii["coverage"] <= 1 for radii in report["radii"].values())
+    for name in ("slide_2", "slide_3"):
+        assert (out / f"identifiability_{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "| slide_3 | held out |" in (out / "identifiability.md").read_text()
 
 
 def test_nothing_is_written_elsewhere(folder: Path) -> None:
@@ -131,6 +146,13 @@ def test_own_slides_with_an_empty_spot_and_a_pattern(tissue: Path, tmp_path: Pat
     predicted = ad.read_h5ad(tmp_path / "out/predicted_held.h5ad")
     assert np.flatnonzero(predicted.obs["spatial_ipa_empty"]).tolist() == [5]
     assert predicted.obsm["X_spatial_ipa"].shape == (80, 2)
+    # Without validation slides there is nothing to calibrate radii on, and it is said so.
+    assert "spatial_ipa_radius" not in predicted.obs
+    assert "spatial_ipa_abstain" not in predicted.obs
+    assert "spatial_ipa_ambiguity" in predicted.obs
+    reason = predicted.uns["spatial_ipa"]["calibration"]["missing"]
+    assert "without validation slides" in reason
+    assert "No error radii" in (tmp_path / "out/identifiability.md").read_text()
     assert (tmp_path / "out/predicted_cells_1.h5ad").exists()
     split = load_encoder(tmp_path / "out/encoder.pt").split
     assert [slide.name for slide in split.train] == ["slide_0", "slide_1"]

@@ -24,6 +24,7 @@ TINY = {
     f"{MODEL}.c_head": 8,
     f"{MODEL}.gate_steps": 6,
     f"{MODEL}.ramp_epochs": 1,
+    f"{MODEL}.calibration_draws": 3,
     f"{MINISETS}.per_epoch": 8,
     f"{MINISETS}.val_per_slide": 2,
     f"{MINISETS}.size_min": 60,
@@ -136,7 +137,10 @@ def trained(tissue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_leaves_what_it_promises(trained: Path) -> None:
     checkpoint = torch.load(trained / "model.ckpt", weights_only=True)
-    assert checkpoint["placement_context"]["num_candidates"] == 20
+    context = checkpoint["placement_context"]
+    assert context["num_candidates"] == 20
+    assert context["calibration"]["slides"] == ["slide_2"]
+    assert context["reference"]["names"] == ["slide_0", "slide_1"]
     assert checkpoint["epoch"] >= 1  # never from inside the ramp
     assert list(trained.rglob("events.out.tfevents.*"))
     assert list(trained.rglob("config_fit.yaml"))
@@ -281,6 +285,13 @@ def test_predict_writes_the_same_file_with_coordinates(
     np.testing.assert_allclose(gate.sum(1), 1, atol=1e-5)
     assert gate.diagonal().sum() == 0
     assert after.uns["spatial_ipa"]["num_draws"] == 3
+    assert (after.obs["spatial_ipa_radius"] > 0).all()
+    assert after.obs["spatial_ipa_abstain"].dtype == bool
+    assert after.obs["spatial_ipa_ambiguity"].between(0, 2).all()
+    assert after.obs["spatial_ipa_multimodal"].between(0, 1).all()
+    about = after.uns["spatial_ipa"]["calibration"]
+    assert list(about["slides"]) == ["slide_2"]
+    assert about["coverage"] == 0.9
     assert not list(tmp_path.glob(".*partial"))
 
 
@@ -319,6 +330,7 @@ BAD = {
     "noise": ([f"--{MINISETS}.augmentation.noise_h=-1"], "noise_h must not be negative"),
     "drop": ([f"--{MINISETS}.augmentation.drop_edges=1.0"], r"drop_edges must lie in \[0, 1\)"),
     "no candidates": ([f"--{MINISETS}.num_candidates=0"], "num_candidates must be at least 1"),
+    "draws": (["--model.init_args.calibration_draws=1"], "calibration_draws must be 0 or at least"),
     "no epochs": (["--trainer.max_epochs=-1"], "max_epochs must be set"),
 }
 
@@ -351,3 +363,30 @@ def test_bad_input_is_refused_by_name(case: str, tissue: Path, tmp_path: Path) -
     assert "Traceback" not in done.stderr
     assert re.search(message, done.stderr), done.stderr[-2000:]
     assert not (tmp_path / "model.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("coverage=1.5", r"coverage must lie in \(0, 1\), got 1.5"),
+        ("abstain_above=-1", "abstain_above must be positive or null"),
+        ("radius=2", "radius"),
+    ],
+)
+def test_bad_placement_is_refused_by_name(
+    option: str, message: str, tissue: Path, trained: Path, tmp_path: Path
+) -> None:
+    done = lightning(
+        "predict",
+        f"--config={ROOT / 'configs/spatial_ipa_predict.yaml'}",
+        f"--ckpt_path={trained / 'model.ckpt'}",
+        f"--data.init_args.input={tissue / 'tissue/scrna.h5ad'}",
+        f"--data.init_args.output={tmp_path / 'placed.h5ad'}",
+        f"--data.init_args.placement.{option}",
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert re.search(message, done.stderr), done.stderr[-2000:]
+    assert not (tmp_path / "placed.h5ad").exists()

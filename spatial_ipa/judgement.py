@@ -1,0 +1,85 @@
+"""What is said about each placed cell: error radius, abstention, and how far expression fixes it.
+
+The quantities are those of :mod:`spatial_ipa.calibration` and :mod:`spatial_ipa.reference_cells`;
+here it is decided whether they may be given, and what is written about them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from spatial_ipa.calibration import cell_features
+from spatial_ipa.datamodule import PlacementContext
+from spatial_ipa.placement import Placement
+from spatial_ipa.predict import PlacementOptions
+from spatial_ipa.slide import Slide
+
+
+def judge_cells(
+    context: PlacementContext,
+    h: np.ndarray,
+    placement: Placement,
+    slide: Slide,
+    options: PlacementOptions,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Columns for ``obs`` and what is to be known about them.
+
+    Args:
+        context: of the model that placed the cells.
+        h: (n, d) embeddings.
+        placement: of the n cells.
+        slide: the cells; only which of them are empty is looked at.
+        options: how they were placed.
+
+    Returns:
+        ``ambiguity`` and ``multimodal`` if the checkpoint holds training cells; ``radius`` (NaN for
+        empty cells) and ``abstain`` if it is calibrated for this placement.  Then a dictionary for
+        ``uns``, whose ``missing`` says why there is no radius.
+
+    Raises:
+        ValueError: if ``options.coverage`` is too high for the number of calibration cells.
+    """
+    if context.reference is None:
+        return {}, {"missing": "the checkpoint holds no training cells: it is not an export"}
+    evidence = context.reference.judge(h)
+    columns = {"ambiguity": evidence.ambiguity, "multimodal": evidence.multimodal}
+    missing = _why_not(context, len(h), options)
+    calibration = context.calibration
+    if calibration is None or missing:
+        return columns, {"missing": missing}
+    features = cell_features(placement, evidence.novelty, evidence.ambiguity)
+    radius = calibration.radius(features, options.coverage)
+    radius[slide.is_empty] = np.nan
+    threshold = calibration.median_pair if options.abstain_above is None else options.abstain_above
+    abstain = ~(radius <= threshold)
+    about = {
+        "coverage": options.coverage,
+        "abstain_above": threshold,
+        "abstained": float(abstain.mean()),
+        "cells": len(calibration.scores),
+        "scale": calibration.scale,
+        "slides": list(calibration.slides),
+        "content_hashes": list(calibration.content_hashes),
+        "identifiability": list(calibration.identifiability),
+    }
+    if calibration.between_slides:
+        about["between_slides"] = np.array(calibration.between_slides)
+    return {**columns, "radius": radius, "abstain": abstain}, about
+
+
+def _why_not(context: PlacementContext, n: int, options: PlacementOptions) -> str:
+    """Why error radii are not given; empty if they are."""
+    if context.calibration is None:
+        return (
+            "the model was fitted without validation slides (data.val_slides) or with "
+            "model.calibration_draws=0"
+        )
+    needed = context.calibration.num_draws
+    if options.num_draws < needed:
+        return f"calibrated with num_draws={needed}, placed with {options.num_draws}; use as many"
+    auto = "whole" if n <= context.size else "stitched"
+    if options.inference not in ("auto", auto):
+        return f"calibrated with inference=auto, which is {auto} here; got {options.inference}"
+    return ""
