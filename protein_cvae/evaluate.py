@@ -43,7 +43,7 @@ from protein_cvae.evaluation_scores import (
 from protein_cvae.evaluation_settings import EvaluationSettings
 from protein_cvae.latents import Latents
 from protein_cvae.metrics import sequence_recovery
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.module import ProteinCVAEModule, kl_values
 from protein_cvae.sampling import Finisher, decode, encode, sample_ensemble, sample_prior
 
 MODES = ("ensemble", "prior")
@@ -157,10 +157,10 @@ def _reconstruct(
         coordinates.append(x.float().cpu())
         predicted.append(decoded.logits.argmax(-1).cpu())
         terms = module.kl_terms(posterior, condition, posterior.mean())
-        for field in fields(terms):
-            if not field.name.startswith("penalty"):  # those are what is trained on
-                share = len(part) / len(case.judged) * float(getattr(terms, field.name))
-                kl[field.name] = kl.get(field.name, 0.0) + share
+        for name, value in kl_values(terms).items():
+            if name.startswith("kl_"):
+                latent, share = name.removeprefix("kl_"), len(part) / len(case.judged)
+                kl[latent] = kl.get(latent, 0.0) + share * float(value)
     return _Decoded(torch.cat(coordinates), torch.cat(predicted), kl)
 
 

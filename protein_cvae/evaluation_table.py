@@ -202,7 +202,7 @@ def _facts(rows: Sequence[Row]) -> str:
                 for key in ("with_sequence", "without_sequence", "commonest"))]],
     )  # fmt: skip
     names = dict.fromkeys(k for row in latents for k in row if k.startswith("kl_"))
-    units = {"kl_z_global": "global", "kl_detail": "detail"}
+    units = {"kl_global": "global", "kl_detail": "detail"}
     use = _table(
         ["latent", "KL, nats per residue", "active units within a protein", "of"],
         [
