@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from common.sampler import DrawSampler, epoch_to_draw
@@ -23,6 +25,7 @@ from spatial_ipa.minisets import (
     MinisetDataset,
     collate,
 )
+from spatial_ipa.placement import aspect_ratio
 from spatial_ipa.reference_cells import ReferenceCells
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
 
@@ -39,6 +42,7 @@ class PlacementContext:
         num_candidates: k of the candidate graph it was trained with.
         size: the largest miniset it was trained on.
         noise_h: the noise on the embeddings it was trained with.
+        aspect: aspect ratio of the training slides, their geometric mean; None where unknown.
         reference: training cells by which new ones are judged; in exported checkpoints only.
         calibration: error radii; in exported checkpoints of fits with validation slides only.
     """
@@ -47,6 +51,7 @@ class PlacementContext:
     num_candidates: int
     size: int
     noise_h: float
+    aspect: float | None = None
     reference: ReferenceCells | None = None
     calibration: Calibration | None = None
 
@@ -57,6 +62,7 @@ class PlacementContext:
             "num_candidates": self.num_candidates,
             "size": self.size,
             "noise_h": self.noise_h,
+            "aspect": self.aspect,
             "reference": None if self.reference is None else self.reference.state(),
             "calibration": None if self.calibration is None else self.calibration.state(),
         }
@@ -81,13 +87,15 @@ class PlacementContext:
     @staticmethod
     def from_state(state: dict[str, Any]) -> PlacementContext:
         encoder = state["encoder"]
-        # Checkpoints from before there were these have neither.
+        # Checkpoints from before there were these have none.
         reference, calibration = state.get("reference"), state.get("calibration")
+        aspect = state.get("aspect")
         return PlacementContext(
             None if encoder is None else FrozenEncoder.from_state(encoder),
             int(state["num_candidates"]),
             int(state["size"]),
             float(state["noise_h"]),
+            None if aspect is None else float(aspect),
             None if reference is None else ReferenceCells.from_state(reference),
             None if calibration is None else Calibration.from_state(calibration),
         )
@@ -156,7 +164,11 @@ class MinisetDataModule(pl.LightningDataModule):
     @property
     def context(self) -> PlacementContext:
         s = self.settings
-        return PlacementContext(self.encoder, s.num_candidates, s.size_max, s.augmentation.noise_h)
+        ratios = [aspect_ratio(torch.from_numpy(np.array(slide.xy))) for slide in self.train]
+        aspect = float(np.exp(np.log(ratios).mean()))
+        return PlacementContext(
+            self.encoder, s.num_candidates, s.size_max, s.augmentation.noise_h, aspect
+        )
 
     def train_dataset(self) -> MinisetDataset:
         return self._dataset(self.train, self.settings.seed, train=True)

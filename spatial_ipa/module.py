@@ -31,7 +31,7 @@ from spatial_ipa.judgement import judge_cells
 from spatial_ipa.losses import geometry_terms, loss_gate
 from spatial_ipa.minisets import EmbeddedSlide, Miniset
 from spatial_ipa.model import IPALiteModel, Layout
-from spatial_ipa.placement import Placement, place_stitched, place_whole
+from spatial_ipa.placement import Placement, place_stitched, place_whole, towards_outline
 from spatial_ipa.predict import (
     CellPrediction,
     InferenceMode,
@@ -307,11 +307,12 @@ class SpatialIPAModule(pl.LightningModule):
 
         self.eval()
         k = self.context.num_candidates
+        noise_h, size, aspect = self.context.noise_h, self.context.size, self.context.aspect
         if inference == "whole":
-            return place_whole(place_graph, h, k, num_draws, seed, self.context.noise_h)
-        return place_stitched(
-            place_graph, h, k, num_draws, seed, self.context.noise_h, self.context.size
-        )
+            placement = place_whole(place_graph, h, k, num_draws, seed, noise_h)
+        else:
+            placement = place_stitched(place_graph, h, k, num_draws, seed, noise_h, size)
+        return placement if aspect is None else towards_outline(placement, aspect)
 
     @torch.no_grad()
     def gate_graph(self, h: Tensor) -> tuple[Tensor, EdgeList]:

@@ -315,7 +315,7 @@ def test_training_slides_and_small_slides_are_refused() -> None:
 
 def context_of(tissue: Tissue) -> PlacementContext:
     _, reference, calibration, _ = tissue
-    return PlacementContext(None, 20, 384, 0.3, reference, calibration)
+    return PlacementContext(None, 20, 384, 0.3, None, reference, calibration)
 
 
 def test_calibration_survives_a_checkpoint(plain_tissue: Tissue, tmp_path: Path) -> None:

@@ -211,9 +211,9 @@ def through_file(context: PlacementContext, path: Path) -> PlacementContext:
 
 
 def test_context_survives_a_checkpoint(tmp_path: Path) -> None:
-    context = PlacementContext(make_encoder(), 80, 384, 0.3)
+    context = PlacementContext(make_encoder(), 80, 384, 0.3, 0.7)
     again = through_file(context, tmp_path / "context.pt")
-    assert (again.num_candidates, again.size, again.noise_h) == (80, 384, 0.3)
+    assert (again.num_candidates, again.size, again.noise_h, again.aspect) == (80, 384, 0.3, 0.7)
     assert context.encoder is not None
     assert again.encoder is not None
     assert again.encoder.weights_hash == context.encoder.weights_hash
@@ -229,8 +229,16 @@ def test_context_without_encoder_survives(tmp_path: Path) -> None:
 
 
 def test_context_describes_the_settings() -> None:
-    context = datamodule(1, 0).context
-    assert context == PlacementContext(None, 10, 40, Augmentation().noise_h)
+    data = datamodule(2, 0)
+    context = data.context
+    assert context.aspect is not None
+    assert replace(context, aspect=None) == PlacementContext(None, 10, 40, Augmentation().noise_h)
+    # The ratio of singular values of the centred coordinates, geometric mean over slides.
+    ratios = []
+    for slide in data.train:
+        values = np.linalg.svd(slide.xy - slide.xy.mean(0), compute_uv=False)
+        ratios.append(values[1] / values[0])
+    assert context.aspect == pytest.approx(np.sqrt(ratios[0] * ratios[1]), rel=1e-6)
 
 
 class Counting:
