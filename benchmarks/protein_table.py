@@ -147,11 +147,11 @@ def read_model(path: Path, data: EnsembleDataModule, device: str) -> ProteinCVAE
 class Rivals:
     """The rivals on one case; ``made`` and ``rebuilt`` by name."""
 
-    def __init__(self, case: EvaluationCase, count: int, seed: int) -> None:
+    def __init__(self, case: EvaluationCase, count: int, seed: int, on_core: bool) -> None:
         self.case, self.count, self.seed = case, count, seed
         self.training = case.coordinates[list(case.given)]
         self.weights = torch.ones(case.prepared.ensemble.length)
-        if case.core is not None:
+        if on_core and case.core is not None:
             self.weights = case.core.float()
 
     def made(self, name: str) -> tuple[Tensor, float]:
@@ -194,9 +194,11 @@ class Rivals:
         return torch.cat(parts)
 
 
-def rival_rows(case: EvaluationCase, name: str, settings: EvaluationSettings) -> list[Row]:
+def rival_rows(
+    case: EvaluationCase, name: str, settings: EvaluationSettings, on_core: bool
+) -> list[Row]:
     """All rows of one rival on one case."""
-    rivals, head = Rivals(case, settings.count, settings.seed), case.head
+    rivals, head = Rivals(case, settings.count, settings.seed, on_core), case.head
     made, seconds = rivals.made(name)
     rows = [conformer_row(head, name, score_conformers(made, case, settings.threshold, seconds))]
     rebuilt = rivals.rebuilt(name)
@@ -221,7 +223,7 @@ def run(options: argparse.Namespace) -> None:
         count=options.count, bandwidth=options.bandwidth, seed=options.seed, figures=0
     )
     for name in RIVALS:
-        makers[name] = partial(rival_rows, name=name, settings=settings)
+        makers[name] = partial(rival_rows, name=name, settings=settings, on_core=options.core)
     if options.ckpt is not None:
         module = read_model(options.ckpt, data, options.device)
         makers[f"{OURS} {options.tag}".strip()] = partial(
@@ -230,7 +232,8 @@ def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.jsonl"
     # Settings and split belong to the key: a row is never taken for one of another experiment.
-    key = {"settings": json.dumps(asdict(settings)), "split": data.split.digest}
+    chosen = {**asdict(settings), "core": options.core}
+    key = {"settings": json.dumps(chosen), "split": data.split.digest}
     done = {(r["protein"], r["maker"], r["settings"], r["split"]) for r in read(path)}
     for case in cases:
         if options.proteins and case.name not in options.proteins:
@@ -294,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--proteins", nargs="+", help="only these")
     parser.add_argument("--count", type=int, default=100, help="conformers per protein")
     parser.add_argument("--bandwidth", type=float, default=EvaluationSettings.bandwidth)
+    parser.add_argument("--core", action="store_true", help="rivals superpose on the core")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
