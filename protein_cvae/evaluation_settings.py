@@ -25,7 +25,7 @@ class EvaluationSettings:
     """
 
     count: int = 100
-    bandwidth: float = 0.7
+    bandwidth: float = 0.5
     temperature: float = 1.0
     threshold: float = 1.0
     chunk: int = 32

@@ -248,6 +248,13 @@ class ProteinCVAEModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.export is not None:
             prepare_output(self.export, "model.export")
+        width = getattr(getattr(self.trainer, "datamodule", None), "embedding_width", None)
+        if width is not None and width != self.model.d_embedding:
+            raise ValueError(
+                f"model.d_embedding is {self.model.d_embedding}, but the sequence embeddings of "
+                f"the data are {width} wide; set model.init_args.d_embedding to {width}, or "
+                "data.init_args.embedder as in training"
+            )
 
     def on_train_batch_start(self, batch: ProteinBatch, batch_idx: int) -> None:
         # Dropout knows the global generator only: seeded here, a resumed run repeats it.

@@ -129,7 +129,7 @@ def sample_ensemble(
     means: Latents,
     count: int,
     generator: torch.Generator,
-    bandwidth: float = 0.7,
+    bandwidth: float = 0.5,
     temperature: float = 1.0,
 ) -> Latents:
     """Draws over an ensemble; see the module's formula.

@@ -107,7 +107,7 @@ class GenerateDataModule(TaskDataModule):
         count: int = 20,
         model: int | None = None,
         temperature: float = 1.0,
-        bandwidth: float = 0.7,
+        bandwidth: float = 0.5,
         seed: int = 0,
         finish: bool = True,
         chains: str = "longest",

@@ -1,0 +1,210 @@
+"""`lightning fit` of protein_cvae on a few simulated ensembles: files, resume, kill, DDP, refusals."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "model.init_args"
+DATA = "data.init_args"
+TINY = {
+    f"{MODEL}.width": 32,
+    f"{MODEL}.layers": 1,
+    f"{MODEL}.condition_layers": 1,
+    f"{MODEL}.heads": 4,
+    f"{MODEL}.feed_forward": 64,
+    f"{MODEL}.dropout": 0.1,
+    f"{MODEL}.d_global": 8,
+    f"{MODEL}.d_local": 12,
+    f"{MODEL}.hidden": 16,
+    f"{MODEL}.decoder_layers": 1,
+    f"{MODEL}.chain_neighbors": 4,
+    f"{MODEL}.spatial_neighbors": 6,
+    f"{DATA}.draws_per_epoch": 8,
+    f"{DATA}.batch_proteins": 4,
+    f"{DATA}.models_per_protein": 2,
+    f"{DATA}.num_workers": 0,
+    f"{DATA}.simulate.num_proteins": 3,
+    f"{DATA}.simulate.num_models": 6,
+    f"{DATA}.simulate.min_length": 24,
+    f"{DATA}.simulate.max_length": 30,
+    "trainer.log_every_n_steps": 1,
+    "trainer.enable_progress_bar": "false",
+}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+COMMAND = [sys.executable, "-m", "common.cli"]
+
+
+def lightning(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def fit_arguments(out: Path, **extra: object) -> list[str]:
+    """Arguments of a fit that exports ``out/model.ckpt``.  Keys use __ for dots."""
+    values = {
+        **TINY,
+        "trainer.max_epochs": 3,
+        "trainer.default_root_dir": out,
+        "trainer.logger.init_args.save_dir": out,
+        f"{MODEL}.export": out / "model.ckpt",
+    }
+    values |= {key.replace("__", "."): value for key, value in extra.items()}
+    return [
+        f"--config={ROOT / 'configs/protein_cvae.yaml'}",
+        f"--config={ROOT / 'configs/trainer/cpu.yaml'}",
+        *(f"--{key}={value}" for key, value in values.items()),
+    ]
+
+
+def fit(out: Path, **extra: object) -> Path:
+    out.mkdir(exist_ok=True)
+    lightning("fit", *fit_arguments(out, **extra), cwd=out)
+    return out / "model.ckpt"
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def last(out: Path) -> Path:
+    (found,) = out.rglob("last.ckpt")
+    return found
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], **tolerance: float) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, msg=lambda m, n=name: f"{n}: {m}", **tolerance)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted single-process run of three epochs."""
+    out = tmp_path_factory.mktemp("single")
+    fit(out)
+    return out
+
+
+def test_run_leaves_what_it_promises(trained: Path) -> None:
+    checkpoint = torch.load(trained / "model.ckpt", weights_only=True)
+    assert checkpoint["epoch"] >= 0
+    assert any("split" in str(value) for value in checkpoint["EnsembleDataModule"])
+    assert list(trained.rglob("events.out.tfevents.*"))
+    assert list(trained.rglob("config_fit.yaml"))
+    assert not list(trained.rglob("*.partial"))
+
+
+def test_same_seed_same_weights(trained: Path, tmp_path: Path) -> None:
+    fit(tmp_path / "again")
+    assert_same(weights(last(trained)), weights(last(tmp_path / "again")), rtol=0, atol=0)
+
+
+def test_killed_and_resumed_equals_uninterrupted(trained: Path, tmp_path: Path) -> None:
+    """SIGKILL after the first of three epochs; resumed weights are bit for bit equal."""
+    out = tmp_path / "killed"
+    out.mkdir()
+    with (
+        open(out / "log", "wb") as log,
+        subprocess.Popen(
+            [*COMMAND, "fit", *fit_arguments(out)],
+            cwd=out, env=ENVIRONMENT, stdout=log, stderr=log,
+        ) as process,
+    ):  # fmt: skip
+        try:
+            checkpoint = wait_for_epoch(out, 0, process)
+        finally:
+            process.kill()
+    assert not (out / "model.ckpt").exists()
+    fit(tmp_path / "resumed", ckpt_path=checkpoint)
+    assert_same(weights(last(trained)), weights(last(tmp_path / "resumed")), rtol=0, atol=0)
+
+
+def wait_for_epoch(out: Path, epoch: int, process: subprocess.Popen[bytes]) -> Path:
+    """The run's ``last.ckpt`` as soon as it is that of ``epoch`` or later."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        for path in out.rglob("last.ckpt"):
+            if torch.load(path, weights_only=True)["epoch"] >= epoch:
+                return path
+        time.sleep(0.005)
+    raise AssertionError(f"no last.ckpt of epoch {epoch} during the run")
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """Two ranks of two proteins are one process of four: same draws, noise and mean gradient.
+
+    Without dropout, whose masks belong to a process.  Gradient descent of plain size: Adam would
+    turn rounding noise of unused directions into steps of the learning rate.
+    """
+    options = {
+        f"{MODEL}.dropout".replace(".", "__"): 0.0,
+        "trainer__max_epochs": 1,
+        f"{MODEL}.lr".replace(".", "__"): 1e-4,
+    }
+    one = weights(fit(tmp_path / "one", **options))
+    options |= {f"{DATA}.batch_proteins".replace(".", "__"): 2}
+    two = weights(
+        fit(tmp_path / "two", trainer__devices=2, trainer__strategy="ddp", **options)
+    )
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(
+            two[name], value, rtol=2e-3, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+BAD = {
+    "unknown key": ([f"--{MODEL}.colour=3"], "colour"),
+    "wrong checkpoint": (["--ckpt_path=absent.ckpt"], "no such file: absent.ckpt"),
+    "no such file": (
+        [f"--{DATA}.simulate=null", f"--{DATA}.structures=['absent.pdb']"],
+        "absent.pdb",
+    ),
+    "nothing given": ([f"--{DATA}.simulate=null"], "structures"),
+    "not a structure": (
+        [f"--{DATA}.simulate=null", f"--{DATA}.structures=['{{folder}}/text.pdb']"],
+        "text.pdb",
+    ),
+    "local latent too small": ([f"--{MODEL}.d_local=6"], "d_local"),
+    "heads": ([f"--{MODEL}.heads=5"], "divisible by heads"),
+    "design": ([f"--{MODEL}.sequence_design=both"], "sequence_design"),
+    "embedding width": ([f"--{MODEL}.d_embedding=64"], "d_embedding"),
+    "share": ([f"--{DATA}.template_dropout=1.5"], "template_dropout must lie in"),
+    "held out": ([f"--{DATA}.held_out_fraction=-0.1"], "held_out_fraction must lie in"),
+    "count": ([f"--{DATA}.batch_proteins=0"], "batch_proteins must be at least 1"),
+    "unknown family": ([f"--{DATA}.families_held_out=['1abc']"], "1abc"),
+    "models": ([f"--{DATA}.min_models=50"], "min_models 50"),
+    "export is a folder": ([f"--{MODEL}.export={{folder}}"], "export must name a file"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_bad_input_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    (tmp_path / "text.pdb").write_text("not a structure\n")
+    arguments, message = BAD[case]
+    done = lightning(
+        "fit",
+        *fit_arguments(tmp_path, trainer__logger="false"),
+        *(a.format(folder=tmp_path) for a in arguments),
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert re.search(message, done.stderr), done.stderr[-2000:]
+    assert not (tmp_path / "model.ckpt").exists()
