@@ -14,6 +14,8 @@ Model, data and trainer come from YAML files and flags, by class path.  Also
 from __future__ import annotations
 
 import dis
+import importlib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -105,10 +107,11 @@ class EdgewiseCLI(LightningCLI):
         if self.subcommand is None:
             return
         restored = _flatten(self.config[self.subcommand].get("model"))
+        unset = _defaults(self.requested.get("class_path"))
         replaced = [
             f"{key}: {self.requested[key]!r} -> {value!r}"
             for key, value in restored.items()
-            if key in self.requested and self.requested[key] != value
+            if key in self.requested and self.requested[key] not in (value, unset.get(key))
         ]
         if replaced:
             rank_zero_warn(
@@ -201,6 +204,18 @@ def _raising_package(error: BaseException) -> str:
     if module == "__main__":  # python -m common.cli
         module = names.get("__package__") or ""
     return str(module).partition(".")[0]
+
+
+def _defaults(class_path: object) -> dict[str, Any]:
+    """Default of each constructor argument as ``init_args.<name>``.
+
+    What equals its default was most likely never asked for: no reason to warn.
+    """
+    if not isinstance(class_path, str):
+        return {}
+    module, _, name = class_path.rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    return {f"init_args.{p.name}": p.default for p in parameters.values()}
 
 
 def _flatten(options: Namespace | None) -> dict[str, Any]:

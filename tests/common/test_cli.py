@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,16 @@ def test_fit_resume_and_predict_keep_one_configuration_each(config, tmp_path):
 def test_a_saved_configuration_runs_again(config, tmp_path):
     run("fit", "--config", config)
     run("fit", "--config", str(tmp_path / "run" / "version_0" / "config_fit.yaml"))
+
+
+def test_defaults_that_the_checkpoint_replaces_are_no_news(config, tmp_path):
+    run("fit", "--config", config)
+    content = yaml.safe_load(Path(config).read_text())
+    del content["model"]["init_args"]  # the class's own default is width 2, the checkpoint's 3
+    Path(config).write_text(yaml.safe_dump(content))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*restores the checkpoint's hyperparameters.*")
+        run("predict", "--config", config, "--ckpt_path", str(checkpoint(tmp_path)))
 
 
 def test_settings_replaced_by_the_checkpoint_are_named(config, tmp_path):
