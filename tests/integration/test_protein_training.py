@@ -1,4 +1,4 @@
-"""`lightning fit` of protein_cvae on a few simulated ensembles: files, resume, kill, DDP, refusals."""
+"""`lightning fit` of protein_cvae on simulated ensembles: files, resume, kill, DDP, refusals."""
 
 from __future__ import annotations
 
@@ -158,9 +158,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     }
     one = weights(fit(tmp_path / "one", **options))
     options |= {f"{DATA}.batch_proteins".replace(".", "__"): 2}
-    two = weights(
-        fit(tmp_path / "two", trainer__devices=2, trainer__strategy="ddp", **options)
-    )
+    two = weights(fit(tmp_path / "two", trainer__devices=2, trainer__strategy="ddp", **options))
     assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(
