@@ -16,7 +16,8 @@ from protein_cvae.losses import (
     weighted,
     weighted_geometry,
 )
-from protein_cvae.model import ProteinCVAE, axis_angle, displacement
+from protein_cvae.model import ProteinCVAE
+from protein_cvae.motion import axis_angle, displacement
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 REFLECTION = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))

@@ -1,0 +1,104 @@
+"""The divergences of a batch: every latent from its prior, in nats per residue (spec §4.8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from protein_cvae.kl import free_bits, gaussian_kl
+from protein_cvae.latents import Latents
+from protein_cvae.losses import LossWeights
+from protein_cvae.model import Condition, Posterior, ProteinCVAE
+
+
+@dataclass(frozen=True)
+class KLSettings:
+    """The guard against posterior collapse.
+
+    Attributes:
+        cycles: cycles of the weight (Fu et al. 2019).
+        ramp: fraction of a cycle spent rising.
+        free_bits: nats that each dimension of z_global and of the detail may keep for nothing.
+    """
+
+    cycles: int = 4
+    ramp: float = 0.5
+    free_bits: float = 0.02
+
+
+@dataclass(frozen=True)
+class KLTerms:
+    """Nats per residue: of z_global and of the parts of z_local, then what else is trained on.
+
+    ``marginal`` is that of the shifts, ``free_...`` are with free bits.
+    """
+
+    z_global: Tensor
+    detail: Tensor
+    shift: Tensor
+    turn: Tensor
+    marginal: Tensor
+    free_global: Tensor
+    free_detail: Tensor
+
+    def penalty(self, weights: LossWeights, factor: float = 1.0) -> Tensor:
+        """What is trained on.
+
+        ``factor`` is the cycle's.  Shift and turn have it not: their posterior means are data,
+        which cannot collapse, and while z_global is free it pays to explain them.
+        """
+        annealed = weights.kl_global * self.free_global + weights.kl_local * self.free_detail
+        return factor * annealed + weights.kl_local * (self.shift + self.marginal + self.turn)
+
+
+def kl_terms(
+    model: ProteinCVAE, posterior: Posterior, condition: Condition, z: Latents, floor: float
+) -> KLTerms:
+    """KL of each latent in nats per residue; the global latent's is spread over residues.
+
+    The local priors are given z_global and the shift: their terms are those of the sample ``z``.
+    ``floor`` is :attr:`KLSettings.free_bits`.
+    """
+    count = condition.mask.sum(1).clamp_min(1)
+    prior_global = model.prior_global(condition)
+    prior = model.prior_local(condition, z.z_global, z.shift)
+    prior_shift = model.prior_shift(condition, z.z_global)
+    on_global = gaussian_kl(
+        posterior.z_global.mean,
+        posterior.z_global.log_var,
+        prior_global.mean,
+        prior_global.log_var,
+    )  # (B, G)
+    on_detail = gaussian_kl(
+        posterior.detail.mean, posterior.detail.log_var, prior.detail.mean, prior.detail.log_var
+    )[condition.mask]  # (N, D)
+    on_turn = gaussian_kl(
+        posterior.turn.mean, posterior.turn.log_var, prior.turn.mean, prior.turn.log_var
+    ).sum(-1)
+    seen = condition.mask & condition.templated[:, None]
+    shifts = posterior.shift, posterior.shift_log_var, prior_shift
+    on_shift = condition.network.kl(*shifts)
+    length = count.float().mean()
+    shift = (on_shift / count).mean()
+    turn = ((on_turn * seen).sum(1) / count).mean()
+    return KLTerms(
+        z_global=(on_global.sum(1) / count).mean(),
+        detail=on_detail.sum(1).mean(),
+        shift=shift,
+        turn=turn,
+        marginal=(condition.network.marginal(*shifts) / count).mean(),
+        free_global=free_bits(on_global, floor).sum() / length,
+        free_detail=free_bits(on_detail, floor).sum(),
+    )
+
+
+def kl_values(kl: KLTerms) -> dict[str, Tensor]:
+    """What is logged of them, nats per residue."""
+    return {
+        "kl_global": kl.z_global,
+        "kl_shift": kl.shift,
+        "kl_turn": kl.turn,
+        "kl_detail": kl.detail,
+        "shift_marginal": kl.marginal,
+    }
