@@ -133,12 +133,8 @@ def model_kl(module: ProteinCVAEModule, posterior: Posterior, condition: Conditi
     """KL of each model from the prior; see the module."""
     mean = posterior.mean()
     prior = module.model.prior_local(condition, mean.z_global, mean.shift)
-    frames = condition.rotation
-    on_shift = condition.network.kl(
-        (frames @ posterior.shift[..., None])[..., 0],
-        posterior.shift_log_var,
-        (frames @ module.model.prior_shift(condition, mean.z_global)[..., None])[..., 0],
-    )
+    prior_shift = module.model.prior_shift(condition, mean.z_global)
+    on_shift = condition.network.kl(posterior.shift, posterior.shift_log_var, prior_shift)
     return ModelKL(
         z_global=_kl(posterior.z_global, module.model.prior_global(condition)),
         shift=on_shift,
