@@ -1,0 +1,92 @@
+"""Do error radii hold on other slides?  Calibrate on each held-out slide, check on the others.
+
+    python benchmarks/spatial_radii.py --checkpoint runs/spatial_ipa.ckpt \\
+        --train "DATA/her2st/A[1-5].h5ad" --heldout DATA/her2st/A6.h5ad DATA/her2st/B[13].h5ad
+
+``--train`` are the slides the checkpoint was trained on, ``--heldout`` slides it was not.  Rows of
+the second table are the calibration slides, columns the checked ones; an entry is the share of
+spots within their 90 % radius, the median radius, and the share abstained from.  A slide checked by
+itself shows the fit, not the coverage of new slides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+
+import numpy as np
+import torch
+
+from spatial_ipa.calibration import PlacedSlide, calibrate, check_slides, place_slide
+from spatial_ipa.identifiability import slide_identifiability
+from spatial_ipa.io import read_slides
+from spatial_ipa.minisets import EmbeddedSlide
+from spatial_ipa.module import SpatialIPAModule
+from spatial_ipa.placement import Placement
+from spatial_ipa.reference_cells import ReferenceCells
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Coverage of error radii between slides.")
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--train", nargs="+", required=True, help="slides of the training")
+    parser.add_argument("--heldout", nargs="+", required=True, help="other slides, two or more")
+    parser.add_argument("--num-draws", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    module = SpatialIPAModule.load_from_checkpoint(
+        args.checkpoint, map_location="cpu", weights_only=True
+    )
+    if module.context is None or module.context.encoder is None:
+        raise SystemExit(f"{args.checkpoint} holds no encoder")
+    encoder = module.context.encoder
+    train, heldout = (
+        [
+            EmbeddedSlide(s.name, encoder.embed(s, "st"), s.xy)
+            for s in read_slides(paths)
+            if s.xy is not None
+        ]
+        for paths in (args.train, args.heldout)
+    )
+    check_slides(train, heldout)
+    reference = ReferenceCells.sample(train)
+
+    def place(h: np.ndarray) -> Placement:
+        return module.place(torch.from_numpy(np.array(h)), "auto", args.num_draws)
+
+    print(f"command: {' '.join(sys.argv)}")
+    print(f"{platform.machine()}, {args.threads} thread(s), torch {torch.__version__}\n")
+    print("| slide | RMSE | ambiguity | mirror index | verdict | seconds |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    placed: list[PlacedSlide] = []
+    for slide in heldout:
+        start = time.perf_counter()
+        placed.append(place_slide(slide, place, reference))
+        seconds = time.perf_counter() - start
+        found = slide_identifiability(slide.h, slide.xy)
+        rmse = np.sqrt((placed[-1].error ** 2).mean())
+        summary = found.summary()
+        print(
+            f"| {slide.name} | {rmse:.3f} | {found.overall:.2f} | {summary['mirror_index']:.2f} | "
+            f"{found.verdict} | {seconds:.1f} |",
+            flush=True,
+        )
+    print("\n| calibrated on | " + " | ".join(f"on {slide.name}" for slide in placed) + " |")
+    print("|" + " --- |" * (len(placed) + 1))
+    for source in placed:
+        calibration = calibrate([source], args.num_draws)
+        cells = []
+        for slide in placed:
+            radius = calibration.radius(slide.features)
+            cells.append(
+                f"{(slide.error <= radius).mean():.2f}, {np.median(radius):.2f}, "
+                f"{(radius > calibration.median_pair).mean():.2f}"
+            )
+        print(f"| {source.name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
