@@ -79,10 +79,10 @@ def main() -> None:
     for source in placed:
         calibration = calibrate([source], args.num_draws)
         cells = []
-        for slide in placed:
-            radius = calibration.radius(slide.features)
+        for checked in placed:
+            radius = calibration.radius(checked.features)
             cells.append(
-                f"{(slide.error <= radius).mean():.2f}, {np.median(radius):.2f}, "
+                f"{(checked.error <= radius).mean():.2f}, {np.median(radius):.2f}, "
                 f"{(radius > calibration.median_pair).mean():.2f}"
             )
         print(f"| {source.name} | " + " | ".join(cells) + " |")
