@@ -31,7 +31,8 @@ class KLSettings:
 class KLTerms:
     """Nats per residue: of z_global and of the parts of z_local, then what else is trained on.
 
-    ``marginal`` is that of the shifts, ``free_...`` are with free bits.
+    ``marginal`` is that of the shifts, ``sequence`` the KL of the separate design's own latent
+    (else 0), ``free_...`` are with free bits.
     """
 
     z_global: Tensor
@@ -39,6 +40,7 @@ class KLTerms:
     shift: Tensor
     turn: Tensor
     marginal: Tensor
+    sequence: Tensor
     free_global: Tensor
     free_detail: Tensor
 
@@ -48,7 +50,8 @@ class KLTerms:
         ``factor`` is the cycle's.  Shift and turn have it not: their posterior means are data,
         which cannot collapse, and while z_global is free it pays to explain them.
         """
-        annealed = weights.kl_global * self.free_global + weights.kl_local * self.free_detail
+        annealed = weights.kl_global * self.free_global
+        annealed = annealed + weights.kl_local * (self.free_detail + self.sequence)
         return factor * annealed + weights.kl_local * (self.shift + self.marginal + self.turn)
 
 
@@ -76,6 +79,12 @@ def kl_terms(
     on_turn = gaussian_kl(
         posterior.turn.mean, posterior.turn.log_var, prior.turn.mean, prior.turn.log_var
     ).sum(-1)
+    on_sequence = on_detail.new_zeros(())
+    prior_sequence = model.prior_sequence(condition)
+    if posterior.sequence is not None and prior_sequence is not None:
+        p, q = prior_sequence, posterior.sequence
+        each = gaussian_kl(q.mean, q.log_var, p.mean, p.log_var)[condition.mask]
+        on_sequence = each.sum(1).mean()
     seen = condition.mask & condition.templated[:, None]
     shifts = posterior.shift, posterior.shift_log_var, prior_shift
     on_shift = condition.network.kl(*shifts)
@@ -88,6 +97,7 @@ def kl_terms(
         shift=shift,
         turn=turn,
         marginal=(condition.network.marginal(*shifts) / count).mean(),
+        sequence=on_sequence,
         free_global=free_bits(on_global, floor).sum() / length,
         free_detail=free_bits(on_detail, floor).sum(),
     )

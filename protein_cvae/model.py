@@ -77,13 +77,14 @@ class Condition:
 
 @dataclass(frozen=True)
 class Posterior:
-    """q(z | X, T, sequence); ``shift_log_var`` is (B, L)."""
+    """q(z | X, T, sequence); ``shift_log_var`` is (B, L), ``sequence`` of the separate design."""
 
     z_global: Gaussian
     shift: Tensor
     shift_log_var: Tensor
     turn: Gaussian
     detail: Gaussian
+    sequence: Gaussian | None
 
     def mean(self) -> Latents:
         return Latents(self.z_global.mean, self.shift, self.turn.mean, self.detail.mean)
@@ -209,9 +210,9 @@ class ProteinCVAE(nn.Module):
             d_decoder, hidden, decoder_layers, chain_neighbors, spatial_neighbors
         )
         d_sequence = {"direct": d_global + 6 + detail, "shared": hidden, "separate": width // 4}
-        self.sequence_latent = (
-            GaussianHead(width, width, width // 4) if sequence_design == "separate" else None
-        )
+        separate = sequence_design == "separate"
+        self.sequence_latent = GaussianHead(width, width, quarter) if separate else None
+        self.sequence_prior = GaussianHead(width, width, quarter) if separate else None
         self.sequence_head = perceptron(d_sequence[sequence_design], width, NUM_AMINO_ACIDS)
 
     # -- condition ------------------------------------------------------------------------------
@@ -273,11 +274,8 @@ class ProteinCVAE(nn.Module):
             shift_log_var=bounded(self.shift_log_var(h)[..., 0]),
             turn=Gaussian(turn, bounded(self.turn_log_var(h))),
             detail=detail,
+            sequence=None if self.sequence_latent is None else self.sequence_latent(h),
         )
-
-    def sequence_posterior(self, batch: ProteinBatch, condition: Condition) -> Gaussian | None:
-        """Latents of the ``separate`` design, from the condition; None in the other designs."""
-        return None if self.sequence_latent is None else self.sequence_latent(condition.c)
 
     # -- prior ----------------------------------------------------------------------------------
 
@@ -303,6 +301,10 @@ class ProteinCVAE(nn.Module):
             around.append((gap[..., None, :] @ condition.rotation)[..., 0, :])
         states = torch.cat([self._given(condition, z_global), *around], dim=-1)
         return LocalPrior(self.turn_prior(states), self.detail_prior(states))
+
+    def prior_sequence(self, condition: Condition) -> Gaussian | None:
+        """p(z_sequence | c) of the ``separate`` design; None in the other designs."""
+        return None if self.sequence_prior is None else self.sequence_prior(condition.c)
 
     def _given(self, condition: Condition, z_global: Tensor) -> Tensor:
         wide = z_global[:, None].expand(-1, condition.c.shape[1], -1)

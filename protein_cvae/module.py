@@ -139,6 +139,14 @@ class ProteinCVAEModule(pl.LightningModule):
             posterior.detail.sample(noise.detail),
         )
 
+    def _sequence_sample(self, batch: ProteinBatch, posterior: Posterior) -> Tensor | None:
+        if posterior.sequence is None:
+            return None
+        mean = posterior.sequence.mean
+        key = combined_key(self.seed, 3, self.global_step, batch.protein, batch.model)
+        noise = counter_normal(key, mean[0].numel(), mean.dtype)
+        return posterior.sequence.sample(noise.view_as(mean))
+
     def sample_prior(
         self, condition: Condition, noise: Latents, temperature: float = 1.0
     ) -> Latents:
@@ -158,15 +166,25 @@ class ProteinCVAEModule(pl.LightningModule):
         """See :func:`~protein_cvae.divergence.kl_terms`."""
         return kl_terms(self.model, posterior, condition, z, self.kl.free_bits)
 
-    def decode(self, batch: ProteinBatch, condition: Condition, z: Latents) -> Decoded:
-        sequence = self.model.sequence_posterior(batch, condition)
-        return self.model.decode(batch, condition, z, None if sequence is None else sequence.mean)
+    def decode(
+        self,
+        batch: ProteinBatch,
+        condition: Condition,
+        z: Latents,
+        sequence: Tensor | None = None,
+    ) -> Decoded:
+        """Decode latents; the separate design takes its prior's mean where ``sequence`` is None."""
+        prior = self.model.prior_sequence(condition)
+        if sequence is None and prior is not None:
+            sequence = prior.mean
+        return self.model.decode(batch, condition, z, sequence)
 
     def reconstruct(self, batch: ProteinBatch) -> tuple[Decoded, Posterior, Condition]:
         """Decode the posterior means of a batch."""
         condition = self.model.condition(batch)
         posterior = self.model.encode(batch, condition)
-        return self.decode(batch, condition, posterior.mean()), posterior, condition
+        sequence = None if posterior.sequence is None else posterior.sequence.mean
+        return self.decode(batch, condition, posterior.mean(), sequence), posterior, condition
 
     # -- training -------------------------------------------------------------------------------
 
@@ -199,7 +217,7 @@ class ProteinCVAEModule(pl.LightningModule):
         condition = self.model.condition(batch)
         posterior = self.model.encode(batch, condition)
         z = self.sample_posterior(posterior, self.noise(batch, self.global_step, 0))
-        decoded = self.decode(batch, condition, z)
+        decoded = self.decode(batch, condition, z, self._sequence_sample(batch, posterior))
         mask, weights = condition.mask, self.weights
         fit = fit_terms(decoded.coordinates, decoded.logits, batch, mask, weights.tail)
         shape = geometry_terms(decoded.coordinates, batch.aatype, batch.bonded, mask)

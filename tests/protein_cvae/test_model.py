@@ -10,16 +10,21 @@ from protein_cvae.geometry.frames import residue_frames, rotation_from_axis_angl
 from protein_cvae.latents import Latents
 from protein_cvae.losses import (
     LossWeights,
-    batch_mean,
     fit_terms,
     geometry_terms,
     weighted,
     weighted_geometry,
 )
 from protein_cvae.model import ProteinCVAE
+from protein_cvae.module import ProteinCVAEModule
 from protein_cvae.motion import axis_angle, displacement
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
+SMALL = {
+    "width": 32, "layers": 2, "condition_layers": 1, "heads": 4, "feed_forward": 64,
+    "dropout": 0.0, "d_global": 8, "d_local": 14, "hidden": 16, "decoder_layers": 2,
+    "chain_neighbors": 4, "spatial_neighbors": 6,
+}  # fmt: skip
 REFLECTION = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
 
 
@@ -64,12 +69,7 @@ def conformer(
 
 def small_model(**options: object) -> ProteinCVAE:
     torch.manual_seed(0)
-    settings = {
-        "width": 32, "layers": 2, "condition_layers": 1, "heads": 4, "feed_forward": 64,
-        "dropout": 0.0, "d_global": 8, "d_local": 14, "hidden": 16, "decoder_layers": 2,
-        "chain_neighbors": 4, "spatial_neighbors": 6,
-    }  # fmt: skip
-    model = ProteinCVAE(**(settings | options)).double().eval()
+    model = ProteinCVAE(**(SMALL | options)).double().eval()
     # Layers that start at 0 would hide what they do.
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -262,41 +262,45 @@ def test_missing_residues_neither_enter_nor_poison():
         torch.testing.assert_close(a[0][present], b[0][present], **TOLERANCE)
 
 
+class Training(ProteinCVAEModule):
+    """A module in the middle of a training, without a trainer."""
+
+    global_step = 7
+
+    def progress(self) -> float:
+        return 0.5
+
+    def kl_weight(self) -> float:
+        return 0.7
+
+    def log(self, *args: object, **options: object) -> None:
+        pass
+
+    def log_dict(self, *args: object, **options: object) -> None:
+        pass
+
+
 @pytest.mark.parametrize("design", ["direct", "shared", "separate"])
-def test_gradients_reach_every_parameter_and_stay_finite(design):
-    model = small_model(sequence_design=design)
+def test_a_training_step_gives_every_parameter_a_finite_gradient(design):
+    """Also what DDP asks for: no parameter without a gradient."""
+    module = Training(sequence_design=design, **SMALL).double()
     items = [conformer(18, 0), conformer(24, 1, templated=False), conformer(21, 2, sequence=False)]
     batch = collate([dataclasses.replace(i, weight=i.weight.float()) for i in items])
-    condition = model.condition(batch)
-    q = model.encode(batch, condition)
-    noise = latents(model, batch)
-    z = Latents(
-        q.z_global.sample(noise.z_global),
-        q.shift + (0.5 * q.shift_log_var).exp()[..., None] * noise.shift,
-        q.turn.sample(noise.turn),
-        q.detail.sample(noise.detail),
-    )
-    sequence = model.sequence_posterior(batch, condition)
-    decoded = model.decode(batch, condition, z, None if sequence is None else sequence.mean)
-    prior = model.prior_local(condition, z.z_global, z.shift)
-    prior_shift, prior_global = (
-        model.prior_shift(condition, z.z_global),
-        model.prior_global(condition),
-    )
-    weights = LossWeights()
-    fit = fit_terms(decoded.coordinates, decoded.logits, batch, condition.mask, weights.tail)
-    shape = geometry_terms(decoded.coordinates, batch.aatype, batch.bonded, condition.mask)
-    loss = batch_mean(weighted(weights, fit, 0.5) + weighted_geometry(weights, shape, 0.5),
-                      batch.weight)  # fmt: skip
-    loss = loss + condition.network.kl(q.shift, q.shift_log_var, prior_shift).sum()
-    for gaussian in (prior.turn, prior.detail, prior_global, q.turn, q.detail, q.z_global):
-        loss = loss + gaussian.mean.square().sum() + gaussian.log_var.square().sum()
-    if sequence is not None:
-        loss = loss + sequence.log_var.square().sum()
-    loss.backward()
-    for name, parameter in model.named_parameters():
+    module.training_step(batch, 0).backward()
+    for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_a_training_step_repeats_and_its_noise_ignores_the_neighbours():
+    module = Training(**SMALL).double()
+    items = [conformer(18, 0), conformer(24, 1)]
+    batch = collate([dataclasses.replace(i, weight=i.weight.float()) for i in items])
+    assert torch.equal(module.training_step(batch, 0), module.training_step(batch, 0))
+    together, alone = module.noise(batch, 3, 0), module.noise(items[0], 3, 0)
+    assert torch.equal(together.z_global[:1], alone.z_global)
+    assert torch.equal(together.detail[:1, :18], alone.detail)
+    assert not torch.equal(module.noise(batch, 4, 0).shift, together.shift)
 
 
 def test_displacement_of_a_moved_copy_is_zero_and_a_moving_tail_does_not_drag_the_rest():
