@@ -111,8 +111,10 @@ def posterior_means(
 
 
 def joined(parts: Sequence[_Fields]) -> _Fields:
-    """Dataclasses of tensors, or of such dataclasses, joined along the first axis."""
+    """Dataclasses of tensors, of such dataclasses or of None, joined along the first axis."""
     first = parts[0]
+    if first is None:
+        return first
     if isinstance(first, torch.Tensor):
         return torch.cat(list(parts))  # type: ignore[arg-type, return-value]
     names = [field.name for field in dataclasses.fields(first)]  # type: ignore[arg-type]
