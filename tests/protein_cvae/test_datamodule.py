@@ -269,19 +269,29 @@ def test_training_never_sees_held_out_models(folder: Path, tmp_path: Path) -> No
         assert len(step) == 4  # 2 proteins of 2 models
 
 
-def test_test_and_predict_score_every_held_out_model(folder: Path, tmp_path: Path) -> None:
+def test_predict_encodes_every_held_out_model_and_test_takes_every_protein_once(
+    folder: Path, tmp_path: Path
+) -> None:
     data = make_module(
         folder, families_held_out=["apart"], val_models_per_protein=1, held_out_fraction=0.4
     )
     trainer = make_trainer(tmp_path, 1, enable_checkpointing=False)
     counts = []
-    for run in (trainer.validate, trainer.test, trainer.predict):
+    for run in (trainer.validate, trainer.predict):
         model = Recorder()
         run(model, datamodule=data)  # type: ignore[operator]
         counts.append((len(model.seen[0]), len(model.seen[1])))
     every = sum(len(e.entry.heldout) for e in data.known)
     assert every > 4
-    assert counts == [(4, 1), (every, 5), (every, 5)]
+    assert counts == [(4, 1), (every, 5)]
+    data.trainer = trainer
+    cases = list(data.test_dataloader())
+    assert sorted(case.name for case in cases) == sorted(
+        e.ensemble.name for e in [*data.known, *data.unseen]
+    )
+    for case in cases:
+        assert case.judged
+        assert set(case.judged).isdisjoint(case.given)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
