@@ -20,6 +20,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 
+def best_checkpoint(trainer: Trainer, monitor: str) -> str:
+    """Path of the best checkpoint by ``monitor``; "" where none was kept."""
+    for callback in trainer.checkpoint_callbacks:
+        if getattr(callback, "monitor", None) == monitor:
+            return str(getattr(callback, "best_model_path", ""))
+    return ""
+
+
 class RampedEarlyStopping(EarlyStopping):
     """Early stopping that counts patience only from the first logged value of ``monitor``.
 

@@ -34,12 +34,12 @@ from torch import Tensor, nn
 
 from protein_cvae.features import (
     ANGSTROM,
+    NUM_RADIAL,
     NUM_SEPARATIONS,
     ResidueGraph,
     radial_basis,
 )
 
-_RADIAL = 16
 # Stiffness and ground springs lie within e^±7 Å⁻²: displacements between 0.03 and 33 Å.
 _LOG_RANGE = 7.0
 _LOG_STIFFNESS = 1.0
@@ -105,7 +105,7 @@ class ElasticPrior(nn.Module):
         super().__init__()
         self.separation = nn.Embedding(NUM_SEPARATIONS, hidden)
         self.state = nn.Linear(width, hidden)
-        self.distance = nn.Linear(_RADIAL, hidden)
+        self.distance = nn.Linear(NUM_RADIAL, hidden)
         self.isotropy = nn.Parameter(torch.zeros(()))
         self.stiffness = nn.Sequential(nn.GELU(), _constant_at_start(hidden, _LOG_STIFFNESS))
         self.ground = nn.Sequential(

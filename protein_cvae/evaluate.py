@@ -22,7 +22,6 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import torch
@@ -44,7 +43,14 @@ from protein_cvae.evaluation_settings import EvaluationSettings
 from protein_cvae.latents import Latents
 from protein_cvae.metrics import sequence_recovery
 from protein_cvae.module import ProteinCVAEModule, kl_values
-from protein_cvae.sampling import Finisher, decode, encode, sample_ensemble, sample_prior
+from protein_cvae.sampling import (
+    Finisher,
+    decode,
+    encode,
+    evaluating,
+    sample_ensemble,
+    sample_prior,
+)
 
 MODES = ("ensemble", "prior")
 
@@ -66,7 +72,7 @@ def evaluate_case(
     Returns:
         The scores, and the conformers (K, L, 3, 3) they are of, on the CPU, by method.
     """
-    with _evaluating(module):
+    with evaluating(module):
         judged = _reconstruct(module, case, finish, settings.chunk)
         free = _reconstruct(module, case, finish, settings.chunk, template=False)
         hidden = _reconstruct(module, case, None, settings.chunk, sequence=False)
@@ -201,14 +207,3 @@ def _clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-@contextmanager
-def _evaluating(module: ProteinCVAEModule) -> Iterator[None]:
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(training)

@@ -23,11 +23,11 @@ from protein_cvae.geometry.frames import residue_frames, to_local
 ANGSTROM = 0.1  # network units per Å
 _SHIFTS = (-2, -1, 1, 2)
 RESIDUE_FEATURES = len(_SHIFTS) * (9 + 1) + 3 * (2 + 1)
-_NUM_RADIAL = 16
+NUM_RADIAL = 16
 _RADIAL_MAX = 2.0  # 20 Å
 _MAX_SEPARATION = 16  # in sequence; farther, and other chains, share one class
 NUM_SEPARATIONS = 2 * _MAX_SEPARATION + 2
-EDGE_FEATURES = _NUM_RADIAL + 1 + 3 + 9
+EDGE_FEATURES = NUM_RADIAL + 1 + 3 + 9
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def residue_graph(
         keys = torch.cat([keys, near.dst * n + near.src])
     keys = keys.unique()  # sorted: by destination, then by source
     dst, src = keys // max(n, 1), keys % max(n, 1)
-    edges = EdgeList.from_edge_index(torch.stack([src, dst]), n)
+    degree = torch.bincount(dst, minlength=n)
+    edges = EdgeList(src, dst, torch.cat([degree.new_zeros(1), degree.cumsum(0)]))
     position = residue_index.flatten()[nodes]
     gap = (position[edges.src] - position[edges.dst]).clamp(-_MAX_SEPARATION, _MAX_SEPARATION)
     same = chain[edges.src] == chain[edges.dst]
@@ -154,7 +155,7 @@ def edge_features(rotation: Tensor, origin: Tensor, edges: EdgeList) -> Tensor:
 def radial_basis(distance: Tensor) -> Tensor:
     """(...) in units of 10 Å -> (..., 16) Gaussians with centres on [0, 20] Å."""
     centres = torch.linspace(
-        0.0, _RADIAL_MAX, _NUM_RADIAL, dtype=distance.dtype, device=distance.device
+        0.0, _RADIAL_MAX, NUM_RADIAL, dtype=distance.dtype, device=distance.device
     )
-    width = _RADIAL_MAX / (_NUM_RADIAL - 1)
+    width = _RADIAL_MAX / (NUM_RADIAL - 1)
     return (-0.5 * ((distance[..., None] - centres) / width).square()).exp()

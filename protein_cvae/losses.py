@@ -16,6 +16,7 @@ from common.align import align
 from protein_cvae.batch import ProteinBatch
 from protein_cvae.geometry import constants
 from protein_cvae.geometry.dihedrals import backbone_dihedrals, peptide_mask
+from protein_cvae.geometry.internal import angle, distance
 from protein_cvae.geometry.ramachandran import (
     outlier_energy,
     ramachandran_class,
@@ -123,12 +124,12 @@ def fit_terms(
     dihedral, defined_pairs = coordinates.new_zeros(len(mask)), coordinates.new_zeros(len(mask))
     decoded, defined = backbone_dihedrals(coordinates, batch.bonded, mask)
     true, defined_true = backbone_dihedrals(batch.coordinates.to(coordinates), batch.bonded, mask)
-    for angle, angle_true, known, known_true in zip(
+    for torsion, torsion_true, known, known_true in zip(
         decoded, true, defined, defined_true, strict=True
     ):
         both = (known & known_true).to(coordinates)
         # |(sin a, cos a) - (sin b, cos b)|² = 2 - 2 cos(a - b)
-        dihedral = dihedral + ((2 - 2 * (angle - angle_true).cos()) * both).sum(1)
+        dihedral = dihedral + ((2 - 2 * (torsion - torsion_true).cos()) * both).sum(1)
         defined_pairs = defined_pairs + both.sum(1)
 
     named = mask & (batch.aatype < logits.shape[-1])
@@ -153,10 +154,10 @@ def geometry_terms(
     link = peptide_mask(bonded, mask)
     n, ca, c = coordinates.unbind(2)
     n_next, ca_next = n.roll(-1, 1), ca.roll(-1, 1)
-    bond = _huber(_norm(n_next - c) - constants.C_N.ideal, _BOND_DELTA)
-    first = _angle(ca - c, n_next - c) - constants.CA_C_N.ideal
-    second = _angle(c - n_next, ca_next - n_next) - constants.C_N_CA.ideal
-    angle = _huber(first, _ANGLE_DELTA) + _huber(second, _ANGLE_DELTA)
+    bond = _huber(distance(c, n_next, link) - constants.C_N.ideal, _BOND_DELTA)
+    first = angle(ca, c, n_next, link) - constants.CA_C_N.ideal
+    second = angle(c, n_next, ca_next, link) - constants.C_N_CA.ideal
+    bend = _huber(first, _ANGLE_DELTA) + _huber(second, _ANGLE_DELTA)
 
     angles, defined = backbone_dihedrals(coordinates, bonded, mask)
     kind = ramachandran_class(aatype, angles.omega.detach(), bonded)
@@ -170,7 +171,7 @@ def geometry_terms(
     clash = torch.where(pair, overlap, torch.zeros_like(overlap)).sum((1, 2))
     return GeometryTerms(
         bond=_mean(bond, link),
-        angle=_mean(angle, link),
+        angle=_mean(bend, link),
         ramachandran=_mean(energy, defined.phi & defined.psi),
         clash=clash / mask.sum(1).clamp_min(1),
     )
@@ -223,12 +224,6 @@ def _norm(x: Tensor) -> Tensor:
 
 def _distances(x: Tensor) -> Tensor:
     return _norm(x[:, :, None] - x[:, None, :])
-
-
-def _angle(first: Tensor, second: Tensor) -> Tensor:
-    """Angle between vectors (..., 3), radians; finite gradient everywhere."""
-    across = _norm(torch.linalg.cross(first, second))
-    return torch.atan2(across, (first * second).sum(-1))
 
 
 def _huber(x: Tensor, delta: float) -> Tensor:

@@ -12,14 +12,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from common.align import align
+from common.align import aligned_rmsd
 from common.atomic import atomic_path
+from common.callbacks import best_checkpoint
 from common.outputs import prepare_output
 from common.rng import combined_key, counter_normal
 from common.schedules import cosine_decay, cyclical
 from protein_cvae.batch import ProteinBatch
 from protein_cvae.divergence import KLSettings, KLTerms, kl_terms, kl_values
 from protein_cvae.evaluation_settings import EvaluationSettings
+from protein_cvae.geometry.constants import CA
 from protein_cvae.latents import Latents
 from protein_cvae.losses import (
     LossWeights,
@@ -297,13 +299,14 @@ class ProteinCVAEModule(pl.LightningModule):
             1
         )
         sigma = (0.5 * posterior.shift_log_var).exp() * mask
+        ca, ca_true = decoded.coordinates[:, :, CA], batch.coordinates[:, :, CA].to(sigma)
         core = torch.where((batch.core & mask).any(1, keepdim=True), batch.core & mask, mask)
         values = means(fit, batch.weight) | means(shape, batch.weight)
         values |= {f"prior_{k}": v for k, v in means(free_shape, batch.weight).items()}
         values |= {
             "loss": loss,
-            "rmsd": ca_rmsd(decoded.coordinates, batch.coordinates, mask),
-            "rmsd_core": ca_rmsd(decoded.coordinates, batch.coordinates, core),
+            "rmsd": aligned_rmsd(ca, ca_true, mask),
+            "rmsd_core": aligned_rmsd(ca, ca_true, core),
             "sequence_accuracy": right,
             "shift_sigma": sigma.sum(1) / mask.sum(1).clamp_min(1),
         }
@@ -323,11 +326,7 @@ class ProteinCVAEModule(pl.LightningModule):
     def on_fit_end(self) -> None:
         if self.export is None or getattr(self.trainer, "fast_dev_run", False):
             return
-        best = ""
-        for callback in self.trainer.checkpoint_callbacks:
-            if getattr(callback, "monitor", None) == MONITOR:
-                best = getattr(callback, "best_model_path", "")
-                break
+        best = best_checkpoint(self.trainer, MONITOR)
         if not best:
             self.trainer.save_checkpoint(self.export)
         elif self.trainer.is_global_zero:
@@ -367,12 +366,3 @@ class ProteinCVAEModule(pl.LightningModule):
             print(result.message())
             print(f"wrote {' and '.join(map(str, paths))}", flush=True)
         return {"output": [str(path) for path in paths]}
-
-
-def ca_rmsd(coordinates: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """(B,) CA-RMSD after superposition over ``mask``, Å; inputs (B, L, 3, 3), (B, L) bool."""
-    here, there = coordinates[:, :, 1], target[:, :, 1].to(coordinates)
-    moved = align(here, there, mask).apply(here)
-    square = (moved - there).square().sum(-1)
-    square = torch.where(mask, square, torch.zeros_like(square))
-    return (square.sum(1) / mask.sum(1).clamp_min(1)).sqrt()

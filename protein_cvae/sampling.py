@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -27,6 +28,18 @@ from protein_cvae.module import ProteinCVAEModule
 
 # (coordinates (B, L, 3, 3), batch, mask (B, L)) -> coordinates with valid geometry.
 Finisher = Callable[[Tensor, ProteinBatch, Tensor], Tensor]
+
+
+@contextmanager
+def evaluating(module: ProteinCVAEModule) -> Iterator[None]:
+    """Without dropout and gradients; the module's mode is restored."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
 
 
 def repeat_item(batch: ProteinBatch, count: int) -> ProteinBatch:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from common.atomic import atomic_path
+from common.callbacks import best_checkpoint
 from spatial_ipa.datamodule import MinisetDataModule
 from spatial_ipa.reference_cells import ReferenceCells
 
@@ -30,11 +31,7 @@ def export_checkpoint(module: SpatialIPAModule, path: Path) -> None:
     """Write the best checkpoint by the monitor, else the last weights; call it on every rank."""
     trainer = module.trainer
     data = getattr(trainer, "datamodule", None)
-    best = ""
-    for callback in trainer.checkpoint_callbacks:
-        if getattr(callback, "monitor", None) == MONITOR:
-            best = getattr(callback, "best_model_path", "")
-            break
+    best = best_checkpoint(trainer, MONITOR)
     if not best:
         if trainer.is_global_zero and isinstance(data, MinisetDataModule):
             _judge(module, data)

@@ -27,14 +27,13 @@ from protein_cvae.latents import Gaussian, Latents
 from protein_cvae.model import Condition, Posterior
 from protein_cvae.module import ProteinCVAEModule
 from protein_cvae.prepare import PreparedEnsemble
-from protein_cvae.sampling import repeat_condition
+from protein_cvae.sampling import evaluating, repeat_condition
 from protein_cvae.tasks.inputs import (
     check_complete,
     check_length,
     model_position,
     prepare,
 )
-from protein_cvae.tasks.outputs import evaluating
 from protein_cvae.tasks.request import check_embedder
 
 _CHUNK = 8  # models at once; bounds the memory

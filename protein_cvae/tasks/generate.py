@@ -33,6 +33,7 @@ from protein_cvae.latents import Latents
 from protein_cvae.metrics import core_mask
 from protein_cvae.module import ProteinCVAEModule
 from protein_cvae.prepare import PreparedEnsemble
+from protein_cvae.sampling import evaluating
 from protein_cvae.tasks.encode import joined, posterior_means
 from protein_cvae.tasks.inputs import (
     check_complete,
@@ -42,7 +43,6 @@ from protein_cvae.tasks.inputs import (
 )
 from protein_cvae.tasks.outputs import (
     bundle,
-    evaluating,
 )
 from protein_cvae.tasks.request import check_embedder
 

@@ -24,6 +24,7 @@ from protein_cvae.finishing import geometry_finisher, template_cis
 from protein_cvae.geometry.constants import CA
 from protein_cvae.module import ProteinCVAEModule
 from protein_cvae.prepare import PreparedEnsemble
+from protein_cvae.sampling import evaluating
 from protein_cvae.tasks.encode import posterior_means
 from protein_cvae.tasks.inputs import (
     check_complete,
@@ -33,7 +34,6 @@ from protein_cvae.tasks.inputs import (
 )
 from protein_cvae.tasks.outputs import (
     bundle,
-    evaluating,
 )
 from protein_cvae.tasks.request import check_embedder
 

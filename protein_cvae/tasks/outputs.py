@@ -13,8 +13,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,18 +36,6 @@ from protein_cvae.module import ProteinCVAEModule
 _MIN_SUPERPOSED = 4
 _SPREAD_MODELS = 100  # the pairs of more would take minutes and tell nothing new
 _VALIDITY_NUMBERS = 20_000_000  # of CA distances at once
-
-
-@contextmanager
-def evaluating(module: ProteinCVAEModule) -> Iterator[None]:
-    """Without dropout and gradients; the module's mode is restored."""
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(training)
 
 
 def superposing(core: Tensor, mask: Tensor) -> Tensor:
