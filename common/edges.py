@@ -3,7 +3,8 @@
 An edge (j, i) says that node i attends to, or receives from, node j.  In PyG's terms
 ``edge_index[0]`` holds the sources j and ``edge_index[1]`` the destinations i.  Edges are sorted by
 destination and, within a destination, by source, so ``ptr`` is the row pointer of a CSR matrix
-whose rows are destinations: the in-edges of node i are ``src[ptr[i]:ptr[i + 1]]``.
+whose rows are destinations: the in-edges of node i are ``src[ptr[i]:ptr[i + 1]]``.  Node indices
+are int64 or int32, which halves the memory of the graph; row pointers are always int64.
 
 Several graphs are held as one disjoint union: their nodes are concatenated and their indices
 shifted, as PyG batches them.  No operation on the union ever loops over its graphs.
@@ -20,13 +21,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class EdgeList:
-    """Edges sorted by destination.  Build it with :meth:`from_edge_index`; fields are read-only.
+    """Edges sorted by destination; fields are read-only.
+
+    Build it with :meth:`from_edge_index` from edges in any order, or with :meth:`from_csr` from
+    rows that are sorted already.
 
     Two lists are equal only if they are the same object; compare ``edge_index`` for content.
 
     Attributes:
-        src: (E,) int64, source node j of each edge.
-        dst: (E,) int64, destination node i of each edge, non-decreasing.
+        src: (E,) int64 or int32, source node j of each edge.
+        dst: (E,) like src, destination node i of each edge, non-decreasing.
         ptr: (N + 1,) int64, ``ptr[i]:ptr[i + 1]`` are the in-edges of node i.
     """
 
@@ -40,7 +44,8 @@ class EdgeList:
         """Sort and check a PyG ``edge_index``.
 
         Args:
-            edge_index: (2, E) integer, row 0 sources, row 1 destinations, any order.
+            edge_index: (2, E) integer, row 0 sources, row 1 destinations, any order.  int32 stays
+                int32, other types become int64.
             num_nodes: N, the number of nodes; nodes without edges are allowed.
 
         Raises:
@@ -50,6 +55,7 @@ class EdgeList:
             raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
         if edge_index.is_floating_point() or edge_index.dtype == torch.bool:
             raise ValueError(f"edge_index must hold integers, got {edge_index.dtype}")
+        kind = torch.int32 if edge_index.dtype == torch.int32 else torch.int64
         edge_index = edge_index.long()
         if edge_index.numel():
             low, high = int(edge_index.min()), int(edge_index.max())
@@ -59,7 +65,46 @@ class EdgeList:
                 )
         order = torch.argsort(edge_index[1] * max(num_nodes, 1) + edge_index[0], stable=True)
         src, dst = edge_index[0][order], edge_index[1][order]
-        return EdgeList(src, dst, _row_pointer(dst, num_nodes))
+        return EdgeList(src.to(kind), dst.to(kind), _row_pointer(dst, num_nodes))
+
+    @staticmethod
+    def from_csr(ptr: Tensor, src: Tensor) -> EdgeList:
+        """Take rows that are in order, refuse others.
+
+        Args:
+            ptr: (N + 1,) integer row pointer, from 0 to E, non-decreasing.
+            src: (E,) int64 or int32, the sources of each row in non-decreasing order.
+
+        Raises:
+            ValueError: naming the first row or edge that is out of order or out of range.
+        """
+        if ptr.dim() != 1 or ptr.numel() < 1 or ptr.is_floating_point() or ptr.dtype == torch.bool:
+            raise ValueError(f"ptr must be an integer vector (N + 1,), got {_describe(ptr)}")
+        if src.dim() != 1 or src.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"src must be an int32 or int64 vector (E,), got {_describe(src)}")
+        if src.device != ptr.device:
+            raise ValueError(f"src is on {src.device} and ptr on {ptr.device}; move one of them")
+        ptr, nodes = ptr.long(), ptr.numel() - 1
+        degree = ptr.diff()
+        if int(ptr[0]) != 0 or int(ptr[-1]) != src.numel():
+            raise ValueError(
+                f"ptr must run from 0 to the {src.numel()} edges of src, got {int(ptr[0])} to "
+                f"{int(ptr[-1])}"
+            )
+        if bool((degree < 0).any()):
+            raise ValueError(f"ptr falls after row {int((degree < 0).nonzero()[0])}")
+        if src.numel() and (int(src.min()) < 0 or int(src.max()) >= nodes):
+            wrong = int(((src < 0) | (src >= nodes)).nonzero()[0])
+            raise ValueError(f"src must lie in [0, {nodes}), got {int(src[wrong])} at edge {wrong}")
+        dst = torch.repeat_interleave(torch.arange(nodes, device=src.device), degree).to(src.dtype)
+        falls = (src.diff() < 0) & (dst.diff() == 0)
+        if bool(falls.any()):
+            edge = int(falls.nonzero()[0])
+            raise ValueError(
+                f"sources of row {int(dst[edge])} are not sorted at edge {edge}; use "
+                "EdgeList.from_edge_index for edges in any order"
+            )
+        return EdgeList(src, dst, ptr)
 
     @staticmethod
     def disjoint_union(graphs: Sequence[EdgeList]) -> EdgeList:
@@ -86,7 +131,7 @@ class EdgeList:
 
     @property
     def edge_index(self) -> Tensor:
-        """(2, E) int64 in PyG's order: sources, destinations."""
+        """(2, E) in PyG's order: sources, destinations."""
         return torch.stack([self.src, self.dst])
 
     @property
@@ -102,8 +147,8 @@ class EdgeList:
         in order of destination.
         """
         if "rev_edge" not in self._cache:
-            self._cache["rev_edge"] = torch.argsort(self.src, stable=True)
-            self._cache["rev_ptr"] = _row_pointer(self.src[self._cache["rev_edge"]], self.num_nodes)
+            self._cache["rev_edge"] = torch.argsort(self.src, stable=True).to(self.src.dtype)
+            self._cache["rev_ptr"] = _row_pointer(self.src, self.num_nodes)
         return self._cache["rev_ptr"], self._cache["rev_edge"]
 
     def to(self, device: torch.device | str) -> EdgeList:
@@ -114,6 +159,19 @@ class EdgeList:
             {k: t.to(device) for k, t in self._cache.items()},
         )
 
+    def int32(self) -> EdgeList:
+        """The same edges with int32 indices.
+
+        Raises:
+            ValueError: if nodes or edges are too many to number with them.
+        """
+        if max(self.num_nodes, self.num_edges) > torch.iinfo(torch.int32).max:
+            raise ValueError(
+                f"{self.num_nodes} nodes and {self.num_edges} edges do not fit int32 indices; keep "
+                "int64"
+            )
+        return EdgeList(self.src.int(), self.dst.int(), self.ptr)
+
     def select(self, keep: Tensor) -> EdgeList:
         """The sub-list of edges where ``keep`` (E,) bool is true; nodes stay."""
         return EdgeList(
@@ -121,7 +179,11 @@ class EdgeList:
         )
 
 
-def _row_pointer(sorted_index: Tensor, num_nodes: int) -> Tensor:
-    """(N + 1,) row pointer of a sorted index (E,)."""
-    count = torch.bincount(sorted_index, minlength=num_nodes)
+def _row_pointer(index: Tensor, num_nodes: int) -> Tensor:
+    """(N + 1,) int64 row pointer of the sorted order of ``index`` (E,)."""
+    count = torch.bincount(index, minlength=num_nodes)
     return torch.cat([count.new_zeros(1), count.cumsum(0)])
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype}"

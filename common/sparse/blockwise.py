@@ -66,7 +66,7 @@ def gather_sum(ptr: Tensor, col: Tensor, weight: Tensor, dense: Tensor) -> Tenso
     return F.embedding_bag(
         col,
         dense.contiguous(),
-        ptr,
+        ptr.to(col.dtype),
         mode="sum",
         per_sample_weights=weight.contiguous(),
         include_last_offset=True,

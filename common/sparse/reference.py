@@ -104,5 +104,5 @@ def spmm(weight: Tensor, edges: EdgeList, dense: Tensor) -> Tensor:
 
 def _rows(logits: Tensor, edges: EdgeList) -> Tensor:
     """Destination of every entry of ``logits``, in its shape."""
-    index = edges.dst.view(-1, *[1] * (logits.dim() - 1))
+    index = edges.dst.long().view(-1, *[1] * (logits.dim() - 1))
     return index.expand_as(logits)

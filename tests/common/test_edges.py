@@ -132,3 +132,57 @@ def test_equality_is_identity():
     assert edges == edges
     assert edges != same
     assert len({edges, same}) == 2
+
+
+@settings(deadline=None)
+@given(graphs())
+def test_int32_indices_hold_the_same_graph(graph):
+    edge_index, nodes = graph
+    wide = EdgeList.from_edge_index(edge_index, nodes)
+    narrow = EdgeList.from_edge_index(edge_index.int(), nodes)
+    union = EdgeList.disjoint_union([narrow, narrow])
+    kept = narrow.select(narrow.src != 0)
+    for edges in (narrow, wide.int32(), union, kept, narrow.to("cpu")):
+        assert edges.src.dtype == edges.dst.dtype == edges.by_source[1].dtype == torch.int32
+        assert edges.ptr.dtype == edges.by_source[0].dtype == torch.int64
+    for got in (narrow, wide.int32()):
+        assert torch.equal(got.edge_index, wide.edge_index.int())
+        assert torch.equal(got.ptr, wide.ptr)
+        assert all(torch.equal(a, b) for a, b in zip(got.by_source, wide.by_source, strict=True))
+
+
+@settings(deadline=None)
+@given(graphs())
+def test_from_csr_takes_what_from_edge_index_made(graph):
+    edges = EdgeList.from_edge_index(*graph)
+    for index in (edges.src, edges.src.int()):
+        again = EdgeList.from_csr(edges.ptr, index)
+        assert again.dst.dtype == index.dtype
+        assert torch.equal(again.edge_index, edges.edge_index.to(index.dtype))
+        assert torch.equal(again.ptr, edges.ptr)
+
+
+@pytest.mark.parametrize(
+    ("ptr", "src", "message"),
+    [
+        ([0, 2, 3], [1, 0, 1], "sources of row 0 are not sorted at edge 0"),
+        ([0, 2, 1, 3], [0, 1, 2], "ptr falls after row 1"),
+        ([0, 1, 2], [0, 1, 1], "from 0 to the 3 edges of src, got 0 to 2"),
+        ([1, 2], [0, 0], "got 1 to 2"),
+        ([0, 1, 2], [0, 2], r"in \[0, 2\), got 2 at edge 1"),
+        ([0, 1, 2], [-1, 0], "got -1 at edge 0"),
+        ([0.0, 1.0], [0], "ptr must be an integer vector"),
+        ([0, 1], [0.0], "src must be an int32 or int64 vector"),
+    ],
+)
+def test_from_csr_refuses_rows_that_are_out_of_order(ptr, src, message):
+    with pytest.raises(ValueError, match=message):
+        EdgeList.from_csr(torch.tensor(ptr), torch.tensor(src))
+
+
+def test_int32_refuses_what_it_cannot_number():
+    far = 2**31
+    edges = EdgeList(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64),
+                     torch.zeros(1, dtype=torch.int64).expand(far + 1))  # fmt: skip
+    with pytest.raises(ValueError, match="do not fit int32"):
+        edges.int32()

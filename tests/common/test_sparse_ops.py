@@ -127,6 +127,18 @@ def test_backends_match_the_plain_forms(backend: str, size: tuple[int, ...]) -> 
             assert float((got - want).abs().sum()) <= 1e-10 * scale, (name, n)
 
 
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_int32_indices_give_the_same_bits(backend: str) -> None:
+    problem = Problem(SIZES[-1])
+    with use_backend(backend):  # type: ignore[arg-type]
+        wide = {n: values_and_gradients(*o) for n, o in problem.operations().items()}
+        problem.edges = problem.edges.int32()
+        assert problem.edges.by_source[1].dtype == torch.int32
+        narrow = {n: values_and_gradients(*o) for n, o in problem.operations().items()}
+    for name, tensors in wide.items():
+        assert all(torch.equal(a, b) for a, b in zip(tensors, narrow[name], strict=True)), name
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("size", SIZES[3:], ids=str)
 def test_float32_stays_within_its_rounding(backend: str, size: tuple[int, ...]) -> None:

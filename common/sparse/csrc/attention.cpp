@@ -40,16 +40,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
   const auto gate = packed(gate_in), bias = packed(bias_in);
   Tensor out = at::empty_like(q), dx = at::empty_like(x);
   Tensor lse = at::empty({N, H}, q.options()), moment = at::empty({N, H, C}, q.options());
-  AT_DISPATCH_FLOATING_TYPES(q.scalar_type(), "edgewise::attention", [&] {
-    using T = scalar_t;
-    const AttentionArgs<T> args{
+  EDGEWISE_DISPATCH(q, src, "edgewise::attention", {
+    const AttentionArgs<T, I> args{
         H, q.size(2), C, static_cast<T>(1 / std::sqrt(double(D))), static_cast<T>(beta),
-        src.const_data_ptr<int64_t>(), ptr.const_data_ptr<int64_t>(), q.const_data_ptr<T>(),
+        src.const_data_ptr<I>(), ptr.const_data_ptr<int64_t>(), q.const_data_ptr<T>(),
         k.const_data_ptr<T>(), v.const_data_ptr<T>(), x.const_data_ptr<T>(),
         w.const_data_ptr<T>(), pointer<T>(gate), pointer<T>(bias), out.data_ptr<T>(),
         dx.data_ptr<T>(), lse.data_ptr<T>(), moment.data_ptr<T>()};
     parallel_rows(args.ptr, N, [&](int64_t begin, int64_t end) {
-      kernels<T>().attention(args, begin, end);
+      kernels<T, I>().attention(args, begin, end);
     });
   });
   return {out.size(-1) == D ? out : out.slice(-1, 0, D).contiguous(), dx, lse, moment};
@@ -73,23 +72,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
   Tensor pair = at::empty({E, H, 2}, q.options());
   Tensor dgate = at::empty({gate ? E : 0}, q.options());
   Tensor dbias = at::empty({bias ? E : 0, H}, q.options());
-  AT_DISPATCH_FLOATING_TYPES(q.scalar_type(), "edgewise::attention_backward", [&] {
-    using T = scalar_t;
-    const AttentionArgs<T> fwd{
+  EDGEWISE_DISPATCH(q, src, "edgewise::attention_backward", {
+    const AttentionArgs<T, I> fwd{
         H, q.size(2), C, static_cast<T>(1 / std::sqrt(double(D))), static_cast<T>(beta),
-        src.const_data_ptr<int64_t>(), ptr.const_data_ptr<int64_t>(), q.const_data_ptr<T>(),
+        src.const_data_ptr<I>(), ptr.const_data_ptr<int64_t>(), q.const_data_ptr<T>(),
         k.const_data_ptr<T>(), v.const_data_ptr<T>(), x.const_data_ptr<T>(),
         w.const_data_ptr<T>(), pointer<T>(gate), pointer<T>(bias),
         const_cast<T*>(out.const_data_ptr<T>()), nullptr, const_cast<T*>(lse.const_data_ptr<T>()),
         const_cast<T*>(moment.const_data_ptr<T>())};
-    const AttentionGradArgs<T> args{
-        fwd, dst.const_data_ptr<int64_t>(), rev_ptr.const_data_ptr<int64_t>(),
-        rev_edge.const_data_ptr<int64_t>(), grad_out.const_data_ptr<T>(),
+    const AttentionGradArgs<T, I> args{
+        fwd, dst.const_data_ptr<I>(), rev_edge.const_data_ptr<I>(),
+        rev_ptr.const_data_ptr<int64_t>(), grad_out.const_data_ptr<T>(),
         grad_dx.const_data_ptr<T>(), pair.data_ptr<T>(), pull.data_ptr<T>(), dq.data_ptr<T>(),
         dk.data_ptr<T>(), dv.data_ptr<T>(), gate ? dgate.data_ptr<T>() : nullptr,
         bias ? dbias.data_ptr<T>() : nullptr, dx.data_ptr<T>()};
     parallel_rows(fwd.ptr, N, [&](int64_t begin, int64_t end) {
-      kernels<T>().attention_grad_dst(args, begin, end);
+      kernels<T, I>().attention_grad_dst(args, begin, end);
     });
     // dW[h, c, c'] = sum_i grad_dx[i, c] moment[i, h, c'], one after another in double precision
     std::vector<double> sum(H * C * C);
@@ -101,7 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
               double(moments[(i * H + h) * C + n % C]);
     std::copy(sum.begin(), sum.end(), dw.data_ptr<T>());
     parallel_rows(args.rev_ptr, N, [&](int64_t begin, int64_t end) {
-      kernels<T>().attention_grad_src(args, begin, end);
+      kernels<T, I>().attention_grad_src(args, begin, end);
     });
   });
   auto trim = [&](const Tensor& t) {

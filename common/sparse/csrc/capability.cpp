@@ -32,14 +32,16 @@ int level() {
 #define EDGEWISE_PICK(name) baseline::name
 #endif
 
-template <>
-const Kernels<float>& kernels<float>() {
-  return EDGEWISE_PICK(f32);
-}
-template <>
-const Kernels<double>& kernels<double>() {
-  return EDGEWISE_PICK(f64);
-}
+#define EDGEWISE_KERNELS(T, I, name)    \
+  template <>                           \
+  const Kernels<T, I>& kernels<T, I>() { \
+    return EDGEWISE_PICK(name);         \
+  }
+EDGEWISE_KERNELS(float, int32_t, f32_i32)
+EDGEWISE_KERNELS(float, int64_t, f32_i64)
+EDGEWISE_KERNELS(double, int32_t, f64_i32)
+EDGEWISE_KERNELS(double, int64_t, f64_i64)
+#undef EDGEWISE_KERNELS
 
 const char* cpu_capability() {
   return level() == 2 ? "avx512" : level() == 1 ? "avx2" : "default";

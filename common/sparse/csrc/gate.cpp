@@ -42,11 +42,11 @@ Padded pad(
   return p;
 }
 
-template <class T>
-GateArgs<T> arguments(
+template <class T, class I>
+GateArgs<T, I> arguments(
     const Padded& p, const Tensor& src, const Tensor& dst, const Tensor& b_out, Tensor* gate) {
   return {
-      p.features, p.hidden, src.const_data_ptr<int64_t>(), dst.const_data_ptr<int64_t>(),
+      p.features, p.hidden, src.const_data_ptr<I>(), dst.const_data_ptr<I>(),
       p.h.const_data_ptr<T>(), p.at_dst.const_data_ptr<T>(), p.at_src.const_data_ptr<T>(),
       p.w_in.const_data_ptr<T>(), p.w_mid.const_data_ptr<T>(), p.b_mid.const_data_ptr<T>(),
       p.w_out.const_data_ptr<T>(), b_out.item<T>(), gate ? gate->data_ptr<T>() : nullptr};
@@ -73,12 +73,11 @@ Tensor edge_gate(
   const Padded p = pad(at_dst, at_src, h, w_in, w_mid, b_mid, w_out);
   const int64_t E = src.size(0);
   Tensor gate = at::empty({E}, h.options());
-  AT_DISPATCH_FLOATING_TYPES(h.scalar_type(), "edgewise::edge_gate", [&] {
-    using T = scalar_t;
-    const auto args = arguments<T>(p, src, dst, b_out, &gate);
+  EDGEWISE_DISPATCH(h, src, "edgewise::edge_gate", {
+    const auto args = arguments<T, I>(p, src, dst, b_out, &gate);
     at::parallel_for(0, E, 4 * kTile, [&](int64_t begin, int64_t end) {
       std::vector<T> scratch(gate_scratch(p.features, p.hidden));
-      kernels<T>().gate(args, begin, end, scratch.data());
+      kernels<T, I>().gate(args, begin, end, scratch.data());
     });
   });
   return gate;
@@ -112,10 +111,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> edge_
   Tensor dz = at::empty({largest, M}, h.options());
   Tensor dh_src = at::empty({need_h ? largest : 0, F}, h.options());
 
-  AT_DISPATCH_FLOATING_TYPES(h.scalar_type(), "edgewise::edge_gate_backward", [&] {
-    using T = scalar_t;
-    const auto fwd = arguments<T>(p, src, dst, b_out, nullptr);
-    const auto& table = kernels<T>();
+  EDGEWISE_DISPATCH(h, src, "edgewise::edge_gate_backward", {
+    const auto fwd = arguments<T, I>(p, src, dst, b_out, nullptr);
+    const auto& table = kernels<T, I>();
     for (size_t b = 0; b + 1 < blocks.size(); ++b) {
       const int64_t first = rows[blocks[b]], last = rows[blocks[b + 1]];
       if (first == last) continue;
@@ -125,7 +123,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> edge_
         for (int64_t s = begin; s < end; ++s) {
           if (edges[s] == edges[s + 1]) continue;
           T* sum = sums.data_ptr<T>() + s * per_slot;
-          const GateGradArgs<T> args{
+          const GateGradArgs<T, I> args{
               fwd, w_in_t.const_data_ptr<T>(), w_mid_t.const_data_ptr<T>(),
               grad.const_data_ptr<T>(), first, dz.data_ptr<T>(),
               need_h ? dh_src.data_ptr<T>() : nullptr, need_h ? dh.data_ptr<T>() : nullptr,

@@ -1,5 +1,6 @@
 // Serial kernels over ranges of rows or edges, compiled once per instruction set and chosen at run
-// time.  Arrays are contiguous; "padded" widths are multiples of kPad so that no loop has a tail.
+// time.  T is the floating type, I that of node and edge indices; row pointers are int64.  Arrays are
+// contiguous; "padded" widths are multiples of kPad so that no loop has a tail.
 // Formulas: common/sparse/reference.py.
 #pragma once
 
@@ -10,11 +11,12 @@ namespace edgewise {
 constexpr int64_t kPad = 16;  // elements; a multiple of every vector width
 constexpr int64_t kTile = 192;  // edges handled together by the gate kernels
 
-template <class T>
+template <class T, class I>
 struct AttentionArgs {
   int64_t heads, dim, coords;  // H, padded D, C
   T scale, beta;
-  const int64_t *src, *ptr;
+  const I *src;  // (E)
+  const int64_t *ptr;  // (N + 1)
   const T *q, *k, *v;  // (N, H, D)
   const T *x;  // (N, C)
   const T *w_x;  // (H, C, C)
@@ -26,10 +28,11 @@ struct AttentionArgs {
   T *moment;  // (N, H, C) sum_e a_eh (x_j - x_i)
 };
 
-template <class T>
+template <class T, class I>
 struct AttentionGradArgs {
-  AttentionArgs<T> fwd;  // out, lse and moment are read here
-  const int64_t *dst, *rev_ptr, *rev_edge;
+  AttentionArgs<T, I> fwd;  // out, lse and moment are read here
+  const I *dst, *rev_edge;  // (E)
+  const int64_t *rev_ptr;  // (N + 1)
   const T *grad_out;  // (N, H, D)
   const T *grad_dx;  // (N, C)
   T *pair;  // (E, H, 2) workspace: weight a and logit gradient
@@ -40,10 +43,10 @@ struct AttentionGradArgs {
   T *dx;  // (N, C)
 };
 
-template <class T>
+template <class T, class I>
 struct GateArgs {
   int64_t features, hidden;  // padded F and M
-  const int64_t *src, *dst;
+  const I *src, *dst;  // (E)
   const T *h;  // (N, F)
   const T *at_dst, *at_src;  // (N, M) node parts of the first layer, the first with its bias
   const T *w_in;  // (2F, M) first layer on |h_i - h_j| and h_i * h_j, input-major
@@ -53,9 +56,9 @@ struct GateArgs {
   T *gate;  // (E)
 };
 
-template <class T>
+template <class T, class I>
 struct GateGradArgs {
-  GateArgs<T> fwd;
+  GateArgs<T, I> fwd;
   const T *w_in_t;  // (M, 2F)
   const T *w_mid_t;  // (M, M)
   const T *grad;  // (E)
@@ -67,26 +70,26 @@ struct GateGradArgs {
   T *dw_in, *dw_mid, *db_mid, *dw_out, *db_out;  // added to, in the layouts above
 };
 
-template <class T>
+template <class T, class I>
 struct Kernels {
   // Rows [begin, end) are destinations, for attention_grad_src sources.
-  void (*attention)(const AttentionArgs<T>&, int64_t begin, int64_t end);
-  void (*attention_grad_dst)(const AttentionGradArgs<T>&, int64_t begin, int64_t end);
-  void (*attention_grad_src)(const AttentionGradArgs<T>&, int64_t begin, int64_t end);
+  void (*attention)(const AttentionArgs<T, I>&, int64_t begin, int64_t end);
+  void (*attention_grad_dst)(const AttentionGradArgs<T, I>&, int64_t begin, int64_t end);
+  void (*attention_grad_src)(const AttentionGradArgs<T, I>&, int64_t begin, int64_t end);
   // Edges [begin, end); `scratch` has gate_scratch(...) elements.
-  void (*gate)(const GateArgs<T>&, int64_t begin, int64_t end, T* scratch);
-  void (*gate_grad)(const GateGradArgs<T>&, int64_t begin, int64_t end, T* scratch);
+  void (*gate)(const GateArgs<T, I>&, int64_t begin, int64_t end, T* scratch);
+  void (*gate_grad)(const GateGradArgs<T, I>&, int64_t begin, int64_t end, T* scratch);
   // out[r] = sum over p in ptr[r]..ptr[r+1] of weight[e] dense[col[e]], e = perm[p], or p if null.
   void (*gather_sum)(
-      const int64_t* ptr, const int64_t* perm, const int64_t* col, const T* weight, const T* dense,
+      const int64_t* ptr, const I* perm, const I* col, const T* weight, const T* dense,
       T* out, int64_t width, int64_t begin, int64_t end);
   // out[e] = a[row[e]] . b[col[e]]
   void (*gather_dot)(
-      const int64_t* row, const int64_t* col, const T* a, const T* b, T* out, int64_t width,
+      const I* row, const I* col, const T* a, const T* b, T* out, int64_t width,
       int64_t begin, int64_t end);
   // out[row[e] - ...] += values[e - first] for edges whose row lies in [row_begin, row_end).
   void (*scatter_add)(
-      const int64_t* row, int64_t first, int64_t last, const T* values, T* out, int64_t width,
+      const I* row, int64_t first, int64_t last, const T* values, T* out, int64_t width,
       int64_t row_begin, int64_t row_end);
   // Log-softmax of (E, H) within each row, and its gradient.
   void (*log_softmax)(
@@ -102,14 +105,16 @@ inline int64_t gate_scratch(int64_t features, int64_t hidden) {
 
 // The table for this processor; the variable EDGEWISE_CPU_CAPABILITY (default, avx2, avx512)
 // lowers the choice, as ATEN_CPU_CAPABILITY does for PyTorch.
-template <class T>
-const Kernels<T>& kernels();
+template <class T, class I>
+const Kernels<T, I>& kernels();
 const char* cpu_capability();
 
-#define EDGEWISE_DECLARE(ns)         \
-  namespace ns {                     \
-  extern const Kernels<float> f32;   \
-  extern const Kernels<double> f64;  \
+#define EDGEWISE_DECLARE(ns)                       \
+  namespace ns {                                   \
+  extern const Kernels<float, int32_t> f32_i32;    \
+  extern const Kernels<float, int64_t> f32_i64;    \
+  extern const Kernels<double, int32_t> f64_i32;   \
+  extern const Kernels<double, int64_t> f64_i64;   \
   }
 EDGEWISE_DECLARE(baseline)
 EDGEWISE_DECLARE(avx2)

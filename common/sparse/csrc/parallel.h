@@ -2,9 +2,20 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+
+// Run the body with T the floating type of `value` and I the index type of `index`.
+#define EDGEWISE_DISPATCH(value, index, name, ...)                       \
+  AT_DISPATCH_FLOATING_TYPES((value).scalar_type(), name, [&] {          \
+    using T = scalar_t;                                                  \
+    AT_DISPATCH_INDEX_TYPES((index).scalar_type(), name, [&] {           \
+      using I = index_t;                                                 \
+      __VA_ARGS__                                                        \
+    });                                                                  \
+  })
 
 namespace edgewise {
 

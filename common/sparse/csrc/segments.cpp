@@ -14,11 +14,10 @@ Tensor gather_sum(
   const Tensor weight = weight_in.contiguous(), dense = dense_in.contiguous();
   const int64_t rows = ptr.size(0) - 1, width = dense.size(1);
   Tensor out = at::empty({rows, width}, dense.options());
-  AT_DISPATCH_FLOATING_TYPES(dense.scalar_type(), "edgewise::gather_sum", [&] {
-    using T = scalar_t;
+  EDGEWISE_DISPATCH(dense, col, "edgewise::gather_sum", {
     parallel_rows(ptr.const_data_ptr<int64_t>(), rows, [&](int64_t begin, int64_t end) {
-      kernels<T>().gather_sum(
-          ptr.const_data_ptr<int64_t>(), pointer<int64_t>(perm), col.const_data_ptr<int64_t>(),
+      kernels<T, I>().gather_sum(
+          ptr.const_data_ptr<int64_t>(), pointer<I>(perm), col.const_data_ptr<I>(),
           weight.const_data_ptr<T>(), dense.const_data_ptr<T>(), out.data_ptr<T>(), width, begin,
           end);
     });
@@ -31,11 +30,10 @@ Tensor gather_dot(
   const Tensor a = a_in.contiguous(), b = b_in.contiguous();
   const int64_t E = row.size(0), width = a.size(1);
   Tensor out = at::empty({E}, a.options());
-  AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "edgewise::gather_dot", [&] {
-    using T = scalar_t;
+  EDGEWISE_DISPATCH(a, row, "edgewise::gather_dot", {
     at::parallel_for(0, E, 2048, [&](int64_t begin, int64_t end) {
-      kernels<T>().gather_dot(
-          row.const_data_ptr<int64_t>(), col.const_data_ptr<int64_t>(), a.const_data_ptr<T>(),
+      kernels<T, I>().gather_dot(
+          row.const_data_ptr<I>(), col.const_data_ptr<I>(), a.const_data_ptr<T>(),
           b.const_data_ptr<T>(), out.data_ptr<T>(), width, begin, end);
     });
   });
@@ -49,7 +47,7 @@ Tensor log_softmax(const Tensor& logits_in, const Tensor& ptr) {
   AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "edgewise::log_softmax", [&] {
     using T = scalar_t;
     parallel_rows(ptr.const_data_ptr<int64_t>(), ptr.size(0) - 1, [&](int64_t b, int64_t e) {
-      kernels<T>().log_softmax(
+      kernels<T, int64_t>().log_softmax(
           ptr.const_data_ptr<int64_t>(), logits.const_data_ptr<T>(), out.data_ptr<T>(), heads, b,
           e);
     });
@@ -64,7 +62,7 @@ Tensor log_softmax_backward(const Tensor& grad_in, const Tensor& out, const Tens
   AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "edgewise::log_softmax_backward", [&] {
     using T = scalar_t;
     parallel_rows(ptr.const_data_ptr<int64_t>(), ptr.size(0) - 1, [&](int64_t b, int64_t e) {
-      kernels<T>().log_softmax_grad(
+      kernels<T, int64_t>().log_softmax_grad(
           ptr.const_data_ptr<int64_t>(), out.const_data_ptr<T>(), grad.const_data_ptr<T>(),
           dlogits.data_ptr<T>(), heads, b, e);
     });
