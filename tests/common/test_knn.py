@@ -8,9 +8,8 @@ import torch
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from common import knn
 from common.edges import EdgeList
-from common.knn import knn_edges, knn_index
+from common.knn import exact, knn_edges, knn_index
 
 
 def neighbours(edges: EdgeList, i: int) -> set[int]:
@@ -58,7 +57,7 @@ def test_coincident_points_never_return_self() -> None:
 @pytest.mark.parametrize("block", [64, 1000, 2**22])
 def test_union_equals_each_graph_alone(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs of all sizes, also smaller than k, whatever the block size."""
-    monkeypatch.setattr(knn, "_BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(exact, "_BLOCK_ELEMENTS", block)
     sizes = [30, 1, 4, 57, 2, 19]
     parts = [torch.randn(n, 3, generator=torch.Generator().manual_seed(n)) for n in sizes]
     ptr = torch.tensor([0, *sizes]).cumsum(0)
@@ -76,8 +75,8 @@ def test_chunks_of_columns_change_nothing(d: int, monkeypatch: pytest.MonkeyPatc
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 3, (300, d), generator=generator).float()
     whole, _ = knn_index(x, 17)
-    monkeypatch.setattr(knn, "_BLOCK_ELEMENTS", 500)
-    monkeypatch.setattr(knn, "_MIN_ROWS", 40)  # 12 columns at a time, fewer than k
+    monkeypatch.setattr(exact, "_BLOCK_ELEMENTS", 500)
+    monkeypatch.setattr(exact, "_MIN_ROWS", 40)  # 12 columns at a time, fewer than k
     assert torch.equal(knn_index(x, 17)[0], whole)
     distance = ((x[:, None] - x[None]) ** 2).sum(2)
     distance.fill_diagonal_(torch.inf)
