@@ -36,7 +36,7 @@ from spatial_ipa.minisets import EmbeddedSlide, Miniset, collate
 from spatial_ipa.module import LAMBDA_GATE, SpatialIPAModule
 from spatial_ipa.rivals import pca_features
 
-# Operations of the profile, by the kind of work they are.  The forward of a custom operator is timed
+# Operations of the profile, by kind of work.  The forward of a custom operator is timed
 # under the name of the autograd node that calls it.
 _NODE = "GeneratedBackwardFor_edgewise_"
 _KINDS = {
