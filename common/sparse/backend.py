@@ -1,13 +1,15 @@
-"""Which implementation runs: ``reference``, ``torch`` or ``cpp``.
+"""Which implementation runs: ``reference``, ``torch``, ``cpp`` or ``triton``.
 
 ``reference`` is plain PyTorch on edge lists, ``torch`` works by blocks with little memory on any
-device, and ``cpp`` is the compiled CPU extension.  By default, CPU tensors go to
-``cpp`` where it was built and to ``torch`` otherwise.
+device, ``cpp`` is the compiled CPU extension and ``triton`` the kernels for CUDA devices.  By
+default, CPU tensors go to ``cpp`` where it was built, CUDA tensors to ``triton`` where it is
+installed, and all others to ``torch``.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from common.sparse import compiled
 
-Backend = Literal["reference", "torch", "cpp"]
+Backend = Literal["reference", "torch", "cpp", "triton"]
 
 _forced: ContextVar[Backend | None] = ContextVar("sparse_backend", default=None)
 
@@ -32,7 +34,8 @@ def use_backend(name: Backend) -> Iterator[None]:
 
     Raises:
         ValueError: for an unknown name.
-        RuntimeError: for ``cpp`` when the extension was not built.
+        RuntimeError: for ``cpp`` when the extension was not built, and for ``triton`` when it is
+            not installed.
     """
     if name not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {name!r}")
@@ -40,6 +43,8 @@ def use_backend(name: Backend) -> Iterator[None]:
         raise RuntimeError(
             "backend 'cpp' needs the compiled extension: run `python setup.py build_ext --inplace`"
         )
+    if name == "triton" and not triton_installed():
+        raise RuntimeError("backend 'triton' needs Triton: run `pip install triton` (Linux)")
     token = _forced.set(name)
     try:
         yield
@@ -48,11 +53,23 @@ def use_backend(name: Backend) -> Iterator[None]:
 
 
 def backend_for(tensor: Tensor) -> Backend:
-    """The backend that an operation on ``tensor`` will use."""
+    """The backend that an operation on ``tensor`` will use.
+
+    Raises:
+        RuntimeError: if ``triton`` was asked for and cannot run on the device of ``tensor``.
+    """
     forced = _forced.get()
+    kind = tensor.device.type
+    if forced == "triton" and not (kind == "cuda" or (kind == "cpu" and triton_interpreted())):
+        raise RuntimeError(
+            f"backend 'triton' needs CUDA tensors, got a tensor on {tensor.device}; to run its "
+            "kernels on CPU, slowly, set TRITON_INTERPRET=1 in the environment before Python starts"
+        )
     if forced is not None:
         return forced
-    if tensor.device.type != "cpu":
+    if kind == "cuda" and triton_installed():
+        return "triton"
+    if kind != "cpu":
         return "torch"
     if extension_loaded():
         return "cpp"
@@ -78,6 +95,17 @@ def extension_loaded() -> bool:
         return False
     compiled.register()
     return True
+
+
+@cache
+def triton_installed() -> bool:
+    """Whether Triton can be imported; it is not imported here."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 @cache

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from common.edges import EdgeList
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 def check_shape(name: str, tensor: Tensor, shape: Sequence[int | None], axes: str) -> None:
     """Raise ValueError unless ``tensor`` has ``shape``; None allows any size on that axis."""
@@ -22,13 +24,16 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int | None], axes: st
 
 
 def check_dtypes(edges: EdgeList, **tensors: Tensor | None) -> None:
-    """Raise ValueError unless all tensors share one floating dtype and the device of the edges."""
+    """Raise ValueError unless all tensors share one floating dtype and the device of the edges.
+
+    Half precision is computed in float32 and counts as such.
+    """
     given = {name: t for name, t in tensors.items() if t is not None}
     first, reference = next(iter(given.items()))
     for name, tensor in given.items():
         if not tensor.is_floating_point():
             raise ValueError(f"{name} must be floating, got {tensor.dtype}")
-        if tensor.dtype != reference.dtype:
+        if _computed_in(tensor) != _computed_in(reference):
             raise ValueError(
                 f"{name} must have the dtype of {first}, {reference.dtype}, got {tensor.dtype}"
             )
@@ -38,7 +43,10 @@ def check_dtypes(edges: EdgeList, **tensors: Tensor | None) -> None:
             )
 
 
+def _computed_in(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.dtype in _HALF else tensor.dtype
+
+
 def at_least_float32(*tensors: Any) -> list[Any]:
     """Half-precision tensors in float32, for sums over many edges; others and None as they are."""
-    half = (torch.float16, torch.bfloat16)
-    return [t.float() if t is not None and t.dtype in half else t for t in tensors]
+    return [t.float() if t is not None and t.dtype in _HALF else t for t in tensors]

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.edges import EdgeList
-from common.sparse import blockwise, compiled, reference
+from common.sparse import blockwise, compiled, reference, triton_ops
 from common.sparse.backend import backend_for
 from common.sparse.checks import at_least_float32, check_dtypes, check_shape
 
-_MODULES = {"torch": blockwise, "cpp": compiled}
+_MODULES = {"torch": blockwise, "cpp": compiled, "triton": triton_ops}
 
 
 def neighbor_attention(
@@ -61,9 +61,10 @@ def neighbor_attention(
         )
     check_shape("w_x", w_x, (heads, coords, coords), "(H, C, C)")
     kind, kind_x = v.dtype, x.dtype
-    q, k, v, x, w_x, gate, bias = at_least_float32(q, k, v, x, w_x, gate, bias)
     check_dtypes(edges, q=q, k=k, v=v, x=x, w_x=w_x, gate=gate, bias=bias)
     backend = backend_for(q)
+    if backend != "triton":  # whose kernels read half precision and compute in float32
+        q, k, v, x, w_x, gate, bias = at_least_float32(q, k, v, x, w_x, gate, bias)
     module = reference if backend == "reference" else _MODULES[backend]
     out, dx = module.neighbor_attention(q, k, v, x, edges, w_x, gate, beta, bias)
     return out.to(kind), dx.to(kind_x)

@@ -1,0 +1,155 @@
+"""The operators of the Triton backend, with their gradients and fake shapes.
+
+Registered with ``torch.library`` as ``edgewise::triton_*``, so that ``torch.compile`` takes them as
+they are.  What is saved for backward and what is recomputed: :mod:`common.sparse.triton_attention`.
+Importing this module does not import Triton.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.edges import EdgeList
+from common.sparse import blockwise, triton_launch
+
+Grads = tuple[Tensor | None, ...]
+
+_ATTENTION = (
+    "Tensor q, Tensor k, Tensor v, Tensor x, Tensor src, Tensor dst, Tensor ptr, Tensor rev_ptr, "
+    "Tensor rev_edge, Tensor w_x, Tensor? gate, float beta, Tensor? bias"
+)
+
+
+def neighbor_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    x: Tensor,
+    edges: EdgeList,
+    w_x: Tensor,
+    gate: Tensor | None,
+    beta: float,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    rev_ptr, rev_edge = _reverse(edges, q, k, v, x, w_x, gate, bias)
+    graph = (edges.src, edges.dst, edges.ptr, rev_ptr, rev_edge)
+    out, dx, _, _ = attention(q, k, v, x, *graph, w_x, gate, beta, bias)
+    return out, dx
+
+
+# Block-wise PyTorch runs on the device of its inputs.
+edge_gate = blockwise.edge_gate
+spmm = blockwise.spmm
+edge_log_softmax = blockwise.edge_log_softmax
+
+
+def _reverse(edges: EdgeList, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The reverse CSR if a gradient will read it, otherwise stand-ins that nothing reads."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        return edges.by_source
+    return edges.ptr, edges.src
+
+
+@torch.library.custom_op(
+    "edgewise::triton_attention",
+    mutates_args=(),
+    schema=f"({_ATTENTION}) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    x: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    ptr: Tensor,
+    rev_ptr: Tensor,
+    rev_edge: Tensor,
+    w_x: Tensor,
+    gate: Tensor | None,
+    beta: float,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return triton_launch.attention_forward(q, k, v, x, src, ptr, w_x, gate, beta, bias)
+
+
+@torch.library.custom_op(
+    "edgewise::triton_attention_backward",
+    mutates_args=(),
+    schema=(
+        f"(Tensor grad_out, Tensor grad_dx, {_ATTENTION}, Tensor out, Tensor lse, Tensor moment) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+)
+def attention_backward(
+    grad_out: Tensor,
+    grad_dx: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    x: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    ptr: Tensor,
+    rev_ptr: Tensor,
+    rev_edge: Tensor,
+    w_x: Tensor,
+    gate: Tensor | None,
+    beta: float,
+    bias: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    moment: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    graph = (src, dst, ptr, rev_ptr, rev_edge)
+    return triton_launch.attention_backward(
+        grad_out, grad_dx, q, k, v, x, *graph, w_x, gate, beta, bias, out, lse, moment
+    )
+
+
+@attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, x: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    nodes, heads, _width = q.shape
+    wide = triton_launch.accumulator(q)
+    lse = q.new_empty(nodes, heads, dtype=wide)
+    return _like(v), _like(x), lse, q.new_empty(nodes, heads, x.shape[1], dtype=wide)
+
+
+@attention_backward.register_fake
+def _(
+    grad_out: Tensor, grad_dx: Tensor, q: Tensor, k: Tensor, v: Tensor, x: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    src, w_x, gate, bias = rest[0], rest[5], rest[6], rest[8]
+    dgate = q.new_empty(0) if gate is None else gate.new_empty(len(src))
+    dbias = q.new_empty(0, q.shape[1]) if bias is None else bias.new_empty(len(src), q.shape[1])
+    return *(_like(t) for t in (q, k, v, x, w_x)), dgate, dbias
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)
+
+
+def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, gate, beta, bias = inputs
+    out, _, lse, moment = output
+    ctx.beta = beta
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, gate, bias, out, lse, moment)
+
+
+def _attention_backward(ctx: Any, grad_out: Tensor, grad_dx: Tensor, *_: Tensor) -> Grads:
+    *tensors, gate, bias, out, lse, moment = ctx.saved_tensors
+    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+    grad_dx = torch.zeros_like(tensors[3]) if grad_dx is None else grad_dx
+    dq, dk, dv, dx, dw, dgate, dbias = attention_backward(
+        grad_out, grad_dx, *tensors, gate, ctx.beta, bias, out, lse, moment
+    )
+    dgate = None if gate is None else dgate
+    dbias = None if bias is None else dbias
+    return dq, dk, dv, dx, None, None, None, None, None, dw, dgate, None, dbias
+
+
+attention.register_autograd(_attention_backward, setup_context=_attention_setup)
