@@ -106,8 +106,9 @@ def nearest_to_rows(
     for start in range(0, rows.numel(), step):
         block = rows[start : start + step]
         best = _best_keys(x, block, columns, k, graph, pruned)
-        index[start : start + step, : best.shape[1]] = node_of(best)
-        valid[start : start + step, : best.shape[1]] = best != FAR
+        there = best != FAR
+        index[start : start + step, : best.shape[1]] = torch.where(there, node_of(best), 0)
+        valid[start : start + step, : best.shape[1]] = there
     return index, valid
 
 
@@ -117,7 +118,7 @@ def keys_of(d2: Tensor, nodes: Tensor) -> Tensor:
 
 
 def node_of(keys: Tensor) -> Tensor:
-    """The node of :func:`keys_of`; 2³² − 1 where the key is ``FAR``."""
+    """The node of :func:`keys_of`; no node, but 2³² − 1, where the key is ``FAR``."""
     return keys & 0xFFFFFFFF
 
 
