@@ -19,6 +19,7 @@ from common.knn import knn_edges
 from common.outputs import prepare_output
 from common.schedules import linear_ramp, ramp_reached
 from common.sparse import edge_softmax
+from common.stopwatch import Stopwatch
 from spatial_ipa.block import DistanceTerm
 from spatial_ipa.calibration import calibrate_slides, check_slides
 from spatial_ipa.datamodule import MinisetDataModule, PlacementContext
@@ -315,28 +316,50 @@ class SpatialIPAModule(pl.LightningModule):
         return placement if aspect is None else towards_outline(placement, aspect)
 
     @torch.no_grad()
-    def gate_graph(self, h: Tensor) -> tuple[Tensor, EdgeList]:
-        """Row-softmax (E,) of the gate on the candidate graph; uniform without gate."""
+    def gate_graph(
+        self, h: Tensor, approximate_above: int | None = None
+    ) -> tuple[Tensor, EdgeList]:
+        """Row-softmax (E,) of the gate on the candidate graph; uniform without gate.
+
+        Args:
+            h: (n, d) embeddings.
+            approximate_above: cells above which the candidates are searched approximately; never
+                when None.
+        """
         if self.context is None:
             raise ValueError("the module has no placement context; load it from a checkpoint")
-        edges = knn_edges(h, self.context.num_candidates)
+        edges = knn_edges(h, self.context.num_candidates, approximate_above=approximate_above)
         logit = h.new_zeros(edges.num_edges) if self.gate is None else self.gate(h, edges)
         return edge_softmax(logit, edges), edges
 
     def predict_cells(
-        self, slide: Slide, kind: EmbeddingKind, options: PlacementOptions
+        self,
+        slide: Slide,
+        kind: EmbeddingKind,
+        options: PlacementOptions,
+        clock: Stopwatch | None = None,
     ) -> CellPrediction:
-        """Embed and place one file's cells, with everything that is written about them."""
+        """Embed and place one file's cells, with everything that is written about them.
+
+        ``clock`` is given the seconds of the stages embed, place, graph and judge.
+        """
         if self.context is None or self.context.encoder is None:
             raise ValueError(
                 "the checkpoint holds no encoder, so expression cannot be embedded; train with "
                 "spatial_ipa.datamodule.SlideDataModule"
             )
         encoder = self.context.encoder
-        h = torch.from_numpy(np.array(encoder.embed(slide, kind))).to(self.device)
-        placement = self.place(h, options.inference, options.num_draws, options.seed)
-        graph = graph_matrix(*self.gate_graph(h)) if options.write_graph else None
-        columns, judged = judge_cells(self.context, h.cpu().numpy(), placement, slide, options)
+        clock = Stopwatch() if clock is None else clock
+        with clock.stage("embed"):
+            h = torch.from_numpy(np.array(encoder.embed(slide, kind))).to(self.device)
+        with clock.stage("place"):
+            placement = self.place(h, options.inference, options.num_draws, options.seed)
+        with clock.stage("judge"):
+            columns, judged = judge_cells(self.context, h.cpu().numpy(), placement, slide, options)
+        graph = None
+        if options.write_graph:
+            with clock.stage("graph"):
+                graph = graph_matrix(*self.gate_graph(h, options.approximate_above))
         used = {name: value for name, value in asdict(options).items() if value is not None}
         return CellPrediction(
             as_numpy(placement.xy),
@@ -357,12 +380,14 @@ class SpatialIPAModule(pl.LightningModule):
 
     def predict_step(self, request: PredictionRequest, batch_idx: int) -> dict[str, str]:
         """Place the cells of one file and write the result, on rank zero."""
-        prediction = self.predict_cells(request.slide, request.kind, request.options)
+        clock = request.clock
+        prediction = self.predict_cells(request.slide, request.kind, request.options, clock)
         if self.trainer.is_global_zero:
-            write_prediction_file(
-                prediction, request.slide, request.path_in, request.path_out, request.overwrite
-            )
-            print(f"wrote {request.path_out}", flush=True)
+            with clock.stage("write"):
+                write_prediction_file(
+                    prediction, request.slide, request.path_in, request.path_out, request.overwrite
+                )
+            print(f"{clock.table()}\nwrote {request.path_out}", flush=True)
         return {"output": str(request.path_out)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

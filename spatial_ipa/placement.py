@@ -26,6 +26,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from common.align import align
 from common.edges import EdgeList
@@ -38,6 +39,7 @@ PlaceGraph = Callable[[Tensor, EdgeList, Tensor, int, Tensor], Tensor]
 PlacementMode = Literal["whole", "stitched"]
 # Nodes placed in one call of the model when stitching; bounds the memory, not the result.
 _NODES_PER_CALL = 16_384
+_SHOW_AFTER = 2.0  # seconds before a progress bar appears
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def place_whole(
     edges = knn_edges(h, num_candidates)
     graph = torch.zeros(n, dtype=torch.int64, device=h.device)
     layouts = []
-    for draw in range(num_draws):
+    for draw in tqdm(range(num_draws), "placing", unit="draw", delay=_SHOW_AFTER, leave=False):
         generator = generator_for(seed, draw)
         start = torch.randn(n, 2, generator=generator).to(h)
         layouts.append(place(_noisy(h, noise_h, generator), edges, graph, 1, start))
@@ -175,12 +177,17 @@ def place_stitched(
     if n <= size:
         return place_whole(place, h, num_candidates, num_draws, seed, noise_h)
     passes = []
+    parts_per_pass = -(-(n - num_anchors) // (size - num_anchors))
+    bar = tqdm(
+        total=num_draws * parts_per_pass, desc="placing", unit="miniset", delay=_SHOW_AFTER,
+        leave=False,
+    )  # fmt: skip
     for draw in range(num_draws):
         generator = generator_for(seed, draw)
         order = torch.randperm(n, generator=generator)
         anchors, rest = order[:num_anchors], order[num_anchors:]
         # Equal parts: a last miniset of a few cells would be unlike all the model has seen.
-        parts = list(rest.tensor_split(-(-len(rest) // (size - num_anchors))))
+        parts = list(rest.tensor_split(parts_per_pass))
         per_call = max(1, _NODES_PER_CALL // size)
         xy = h.new_zeros(n, 2)
         reference: Tensor | None = None
@@ -200,8 +207,10 @@ def place_stitched(
             )
             for part, moved in zip(group, fit.apply(others), strict=True):
                 xy[part] = moved[: len(part)]
+            bar.update(len(group))
         xy[anchors] = anchor_sum / len(parts)
         passes.append(gauge_fix(xy))
+    bar.close()
     return consensus(torch.stack(passes))
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.edges import EdgeList
+from common.stopwatch import Stopwatch
 from spatial_ipa.encoder import EmbeddingKind
 from spatial_ipa.h5ad import write_prediction
 from spatial_ipa.io import read_slide
@@ -47,6 +49,8 @@ class PlacementOptions:
             size, superposed.  ``auto``: whole up to the trained size, stitched above.
         num_draws: layouts averaged; their spread is the uncertainty.
         write_graph: also return the gate graph over all cells.
+        approximate_above: cells above which the candidates of that graph come from an approximate
+            search with a recall of 0.95 (needs ``faiss-cpu``); the layout never does.
         seed: of the draws.
         coverage: share of cells whose error radius is to hold their true position.
         abstain_above: radius, in RMS radii of the layout, above which a cell is abstained from;
@@ -56,6 +60,7 @@ class PlacementOptions:
     inference: InferenceMode = "auto"
     num_draws: int = 16
     write_graph: bool = True
+    approximate_above: int = 100_000
     seed: int = 0
     coverage: float = 0.9
     abstain_above: float | None = None
@@ -63,6 +68,8 @@ class PlacementOptions:
     def __post_init__(self) -> None:
         if self.num_draws < 2:
             raise ValueError(f"num_draws must be at least 2 for a spread, got {self.num_draws}")
+        if self.approximate_above < 1:
+            raise ValueError(f"approximate_above must be positive, got {self.approximate_above}")
         if not 0 < self.coverage < 1:
             raise ValueError(f"coverage must lie in (0, 1), got {self.coverage}")
         if self.abstain_above is not None and not self.abstain_above > 0:
@@ -79,6 +86,7 @@ class PredictionRequest:
     path_in: Path
     path_out: Path
     overwrite: bool
+    clock: Stopwatch
 
 
 @dataclass(frozen=True)
@@ -139,12 +147,25 @@ class CellDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage != "predict":
             raise ValueError("CellDataModule only serves `lightning predict`")
-        self.slide = read_slide(self.input, require_spatial=False, layer=self.layer, min_spots=2)
+        self.clock = Stopwatch()
+        with self.clock.stage("read"):
+            self.slide = read_slide(
+                self.input, require_spatial=False, layer=self.layer, min_spots=2
+            )
+        options = self.placement
+        large = options.write_graph and len(self.slide) > options.approximate_above
+        if large and find_spec("faiss") is None:
+            raise ImportError(
+                f"{self.input}: the gate graph of {len(self.slide)} cells needs faiss: pip install "
+                "'edgewise[approximate]', or set data.placement.write_graph=false, or "
+                "data.placement.approximate_above higher for a slow exact search"
+            )
 
     def predict_dataloader(self) -> DataLoader[Any]:
         request = PredictionRequest(
-            self.slide, self.kind, self.placement, self.input, self.output, self.overwrite
-        )
+            self.slide, self.kind, self.placement, self.input, self.output, self.overwrite,
+            self.clock,
+        )  # fmt: skip
         return DataLoader([request], batch_size=None)  # type: ignore[arg-type]
 
 

@@ -39,6 +39,7 @@ from common.rng import numpy_generator_for
 
 _SPACING = 100.0  # coordinate units between neighbouring spots, before the slide's own scale
 _MAP, _SLIDE, _CELLS = 0, 1, 2  # first random key: what is drawn
+_CELLS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,26 @@ class _AnatomyMap:
         is_cell: bool = False,
     ) -> sp.csr_matrix:
         """(n, genes) int32 counts at the anatomical positions ``u`` (n, 2)."""
+        spread = self.spec.batch_spread * (2.0 if is_cell else 1.0)
+        batch = spread * rng.standard_normal(self.spec.num_genes)
+        # Means of all cells at once would be n x genes in double precision, several times.
+        blocks = [
+            self._counts_of_block(part, batch, depth, rng, strength=strength, is_cell=is_cell)
+            for part in np.array_split(u, max(1, -(-len(u) // _CELLS_AT_ONCE)))
+        ]
+        return sp.vstack(blocks, format="csr")
+
+    def _counts_of_block(
+        self,
+        u: np.ndarray,
+        batch: np.ndarray,
+        depth: float,
+        rng: np.random.Generator,
+        *,
+        strength: float,
+        is_cell: bool,
+    ) -> sp.csr_matrix:
         spec, num = self.spec, len(u)
-        batch = spec.batch_spread * (2.0 if is_cell else 1.0) * rng.standard_normal(spec.num_genes)
         states = strength * rng.standard_normal((num, spec.num_cell_states))
         log_mean = self.abundance + batch + self.programmes(u) @ self.loading
         mean = np.exp(log_mean + states @ self.state_loading)
