@@ -8,8 +8,8 @@ All runs have the same small model, data, split and number of steps, and differ 
 ``sequence_design`` and in the seed of weights, draws and noise.  Per protein, over up to four
 judged models decoded from posterior means against the central given model:
 
-* accuracy: residues named right when the encoder is given the sequence; in the direct and the
-  separate design this is how well the latents carry it, not recovery;
+* accuracy: residues named right when the sequence is given; this is how well latents, or in the
+  shared design the decoder, which sees the condition, carry it, and no recovery;
 * recovery: the same with the sequence withheld from encoder, condition and prior;
 * commonest: always naming the commonest residue of the training proteins;
 * RMSD of CA in Å after superposition, with the template and without, decoder output unfinished.
@@ -152,7 +152,8 @@ def train(
         accelerator="cpu",
         devices=1,
         logger=False,
-        callbacks=[curve, ModelCheckpoint(folder, save_last=True, save_top_k=0)],
+        # Without a monitor the one that is kept is the latest.
+        callbacks=[curve, ModelCheckpoint(folder, "last", enable_version_counter=False)],
         gradient_clip_val=1.0,
         limit_val_batches=0,
         enable_progress_bar=False,
