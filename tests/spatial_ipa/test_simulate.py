@@ -54,6 +54,21 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
     assert hashes[0].xy_hash != hashes[1].xy_hash
 
 
+def test_many_cells_come_in_blocks_of_one_tissue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks share the batch effect and the map: gene means differ by sampling alone."""
+    spec = replace(SMALL, num_slides=1, num_cells=2000)
+    whole = simulate_tissue(spec)
+    monkeypatch.setattr("spatial_ipa.tissue._CELLS_AT_ONCE", 300)
+    blocks = simulate_tissue(spec)
+    assert np.array_equal(whole.scrna_true_xy, blocks.scrna_true_xy)
+    assert np.array_equal(whole.slides[0].X.toarray(), blocks.slides[0].X.toarray())
+    assert blocks.scrna.shape == whole.scrna.shape
+    one, two = (t.scrna.X.toarray().astype(float) for t in (whole, blocks))
+    assert not np.array_equal(one, two)
+    error = np.sqrt((one.var(axis=0) + two.var(axis=0)) / len(one))
+    assert (np.abs(one.mean(axis=0) - two.mean(axis=0)) < 5 * error).all()
+
+
 def test_a_slide_does_not_depend_on_the_number_of_slides() -> None:
     more = simulate_tissue(replace(SMALL, num_slides=3))
     few = simulate_tissue(SMALL)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import anndata as ad
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from spatial_ipa.gate import EdgeGateSoft
 from spatial_ipa.gate_training import pretrain_gate
 from spatial_ipa.losses import loss_gate
 from spatial_ipa.minisets import Augmentation, EmbeddedSlide, Miniset, MinisetDataset
+from spatial_ipa.module import SpatialIPAModule
 from spatial_ipa.predict import CellDataModule, PlacementOptions
 from spatial_ipa.slide import Slide
 
@@ -345,6 +347,45 @@ def test_cells_are_for_prediction_only(tmp_path: Path) -> None:
 def test_one_draw_has_no_spread() -> None:
     with pytest.raises(ValueError, match="at least 2 for a spread, got 1"):
         PlacementOptions(num_draws=1)
+    with pytest.raises(ValueError, match="approximate_above must be positive, got 0"):
+        PlacementOptions(approximate_above=0)
+
+
+def test_a_graph_that_needs_faiss_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = tmp_path / "cells.h5ad"
+    ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32)).write_h5ad(cells)
+    monkeypatch.setattr("spatial_ipa.predict.find_spec", lambda name: None)
+
+    def module(**options: object) -> CellDataModule:
+        placement = PlacementOptions(**options)  # type: ignore[arg-type]
+        return CellDataModule(str(cells), str(tmp_path / "out.h5ad"), placement=placement)
+
+    with pytest.raises(ImportError, match=r"12 cells needs faiss.*write_graph=false"):
+        module(approximate_above=11).setup("predict")
+    for options in ({"approximate_above": 12}, {"approximate_above": 1, "write_graph": False}):
+        data = module(**options)
+        data.setup("predict")
+        assert list(data.clock.seconds) == ["read"]
+
+
+def test_an_approximate_gate_graph_holds_nearly_the_exact_one() -> None:
+    pytest.importorskip("faiss")
+    torch.manual_seed(0)
+    module = SpatialIPAModule(d_input=D)
+    module.context = PlacementContext(None, 20, 100, 0.0)
+    h = torch.from_numpy(learnable_slide("many", 3000).h)
+    exact_weight, exact = module.gate_graph(h)
+    weight, edges = module.gate_graph(h, approximate_above=2999)
+    same_weight, same = module.gate_graph(h, approximate_above=3000)
+    assert torch.equal(same.edge_index, exact.edge_index)
+    assert torch.equal(same_weight, exact_weight)
+    pairs = [set(map(tuple, e.edge_index.T.tolist())) for e in (edges, exact)]
+    assert len(pairs[0]) == len(pairs[1]) == 20 * 3000
+    assert len(pairs[0] & pairs[1]) >= 0.95 * len(pairs[1])
+    row_sums = torch.zeros(3000).index_add(0, edges.dst, weight)
+    torch.testing.assert_close(row_sums, torch.ones(3000))
 
 
 # ---- stages
