@@ -1,7 +1,8 @@
 """A whole evaluation: cases in, tables, lines of JSON and figures out.
 
 Written to the folder: ``evaluation.md``, ``evaluation.jsonl`` and, for some proteins of each group,
-``figures/<protein>_{traces,rmsf,ramachandran,distances}.png``; ``figures/latents.png`` for all.
+``figures/<protein>_{traces,rmsf,ramachandran,distances,effects}.png`` and lines of
+``latent_effects.jsonl``, what each latent moves; ``figures/latents.png`` for all.
 """
 
 from __future__ import annotations
@@ -19,13 +20,24 @@ from torch import Tensor
 
 from common.atomic import atomic_path
 from common.figures import save_figure
-from protein_cvae.evaluate import evaluate_case
+from common.rng import generator_for
+from protein_cvae.effect_plots import effects_figure
+from protein_cvae.evaluate import MODES, case_key, evaluate_case
 from protein_cvae.evaluation_data import EvaluationCase
 from protein_cvae.evaluation_scores import CaseResult, pooled_active_units
 from protein_cvae.evaluation_settings import EvaluationSettings
-from protein_cvae.evaluation_table import METHODS, Row, case_rows, report, to_json_lines
+from protein_cvae.evaluation_table import (
+    METHODS,
+    Row,
+    case_rows,
+    effect_row,
+    effect_table,
+    report,
+    to_json_lines,
+)
 from protein_cvae.finishing import geometry_finisher
 from protein_cvae.geometry.constants import CA
+from protein_cvae.latent_effects import EffectOptions, LatentEffects, effect_rows, latent_effects
 from protein_cvae.module import ProteinCVAEModule
 from protein_cvae.plots import (
     distance_figure,
@@ -34,7 +46,8 @@ from protein_cvae.plots import (
     rmsf_figure,
     traces_figure,
 )
-from protein_cvae.sampling import Finisher
+from protein_cvae.sampling import Finisher, evaluating
+from protein_cvae.tasks.encode import posterior_means
 
 FigureSink = Callable[[str, Figure], None]
 
@@ -61,6 +74,7 @@ class EvaluationRun:
         self.module, self.settings, self.output = module, settings, output
         self.finish, self.show = finish, show
         self.results: list[CaseResult] = []
+        self.effects: list[Row] = []
         try:
             (output / "figures").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -74,16 +88,24 @@ class EvaluationRun:
         if drawn < self.settings.figures:
             for kind, figure in case_figures(case, conformers).items():
                 self._draw(f"{case.name}_{kind}", figure)
+            effects = case_effects(self.module, case, self.settings)
+            self.effects += [effect_row(case.head, row) for row in effect_rows(effects)]
+            self._draw(f"{case.name}_effects", effects_figure(case.name, effects))
         return result
 
     def close(self) -> list[Row]:
         """Gather all ranks' results, write the files and return the rows; every rank calls this."""
-        results = _gathered(self.results)
+        results, effects = _gathered(self.results), _gathered_rows(self.effects)
         rows = [row for result in results for row in case_rows(result)]
         if dist.is_initialized() and dist.get_rank() != 0:
             return rows
         text = report(rows, self._notes(results))
-        for name, content in (("evaluation.md", text), ("evaluation.jsonl", to_json_lines(rows))):
+        written = {"evaluation.jsonl": to_json_lines(rows)}
+        if effects:
+            text = f"{text.rstrip()}\n\n{effect_table(effects)}\n"
+            written["latent_effects.jsonl"] = to_json_lines(effects)
+        written["evaluation.md"] = text
+        for name, content in written.items():
             with atomic_path(self.output / name) as partial:
                 partial.write_text(content, encoding="utf-8")
         if self.settings.figures and results:
@@ -171,6 +193,30 @@ def case_figures(case: EvaluationCase, conformers: dict[str, Tensor]) -> dict[st
         "ramachandran": ramachandran_figure(case.name, titled, ensemble.bonded, ensemble.aatype),
         "distances": distance_figure(case.name, ca),
     }
+
+
+def case_effects(
+    module: ProteinCVAEModule, case: EvaluationCase, settings: EvaluationSettings
+) -> LatentEffects:
+    """What each latent of the central given model moves; the draws are those of this protein."""
+    central = case.prepared.central
+    options = EffectOptions(chunk=settings.chunk)
+    with evaluating(module):
+        means = posterior_means(module, case.prepared, case.given, central)
+    # Modes of generation have the numbers before it.
+    generator = generator_for(settings.seed, case_key(case.name), len(MODES))
+    return latent_effects(module, case.item().to(module.device), means, generator, options)
+
+
+def _gathered_rows(rows: list[Row]) -> list[Row]:
+    """Those of all ranks, known proteins first, by name; a protein that filled up a rank once."""
+    parts: list[list[Row] | None] = [rows]
+    if dist.is_available() and dist.is_initialized():
+        parts = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, rows)
+    names = ("group", "protein", "latent", "unit", "size")
+    found = {tuple(row[n] for n in names): row for part in parts for row in part or []}
+    return sorted(found.values(), key=lambda row: (row["group"], row["protein"]))
 
 
 def _gathered(results: list[CaseResult]) -> list[CaseResult]:

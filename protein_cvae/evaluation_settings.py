@@ -15,9 +15,10 @@ class EvaluationSettings:
         temperature: of the draws; 1 is what was learned.
         threshold: RMSD below which a real model counts as covered, Å.
         chunk: conformers decoded at once; bounds the memory, not the result.
-        figures: proteins of each group (known, unseen) that get figures; 0 for none at all.
+        figures: proteins of each group (known, unseen) that get figures and whose latents are
+            moved one by one; 0 for none at all.
         seed: of the draws.
-        output: folder of evaluation.md, evaluation.jsonl and figures/; null for "evaluation" in
+        output: folder of evaluation.md, lines of JSON and figures/; null for "evaluation" in
             the log folder.
 
     Raises:

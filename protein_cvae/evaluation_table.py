@@ -5,6 +5,7 @@ A row is a flat dict of strings, numbers and lists.  Its ``kind`` says what it h
 * ``conformers``: one protein and one method; ``_c`` marks the core, ``_a`` all residues.
 * ``reconstruction``: one protein and one method, an RMSD per judged model.
 * ``sequence`` and ``latents``: one protein.
+* ``effects``: one protein, latent and size of its moves; see :mod:`protein_cvae.latent_effects`.
 
 Tables are means over proteins, each protein counting once, known and unseen ones apart.  A value
 that does not exist (a core too small, no helix) is null in JSON, and no part of a mean.
@@ -56,6 +57,15 @@ RECONSTRUCTION_COLUMNS = {
     "backbone_core": "N, CA, C core",
     "backbone_all": "N, CA, C all",
 }
+EFFECT_COLUMNS = {
+    "rms": "all residues, Å rms",
+    "own": "moved residue, Å",
+    "largest": "residue that moves most, Å",
+    "extent": "extent",
+    "within_5": "within 5 residues",
+    "within_10A": "within 10 Å",
+    "still": "moves without effect",
+}
 PROTEIN_COLUMNS = (
     "min_rmsd_c",
     "min_rmsd_a",
@@ -97,6 +107,11 @@ def case_rows(result: CaseResult) -> list[Row]:
         _plain({"kind": "sequence", **head, **asdict(result.sequence)}),
         _plain({"kind": "latents", **head, **latents}),
     ]
+
+
+def effect_row(head: Mapping[str, Any], row: Mapping[str, Any]) -> Row:
+    """An ``effects`` row; ``head`` names the protein and its group."""
+    return _plain({"kind": "effects", **head, **row})
 
 
 def to_json_lines(rows: Iterable[Row]) -> str:
@@ -190,6 +205,21 @@ def protein_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
     return _table(
         ["protein", "core", "models given + judged", "reconstruction CA core / all, Å", *titles],
         body,
+    )
+
+
+def effect_table(rows: Sequence[Row]) -> str:
+    """What moving one number of a latent moves: one line per latent and size, over proteins."""
+    body = []
+    for latent, unit, size in dict.fromkeys((r["latent"], r["unit"], r["size"]) for r in rows):
+        mine = [r for r in rows if (r["latent"], r["unit"], r["size"]) == (latent, unit, size)]
+        cells = [_text(mean(mine, key)) for key in EFFECT_COLUMNS]
+        body.append([latent, f"±{size:g} sd of the {unit}", *cells])
+    proteins = ", ".join(dict.fromkeys(row["protein"] for row in rows))
+    table = _table(["one number of", "moved by", *EFFECT_COLUMNS.values()], body)
+    return (
+        f"## What each latent moves\n\n{table}\n\nMeans over {proteins}; decoder output. within: "
+        "share of the squared displacement; extent: 1 / L if one residue moves, 1 if all alike."
     )
 
 

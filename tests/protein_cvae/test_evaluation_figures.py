@@ -21,6 +21,7 @@ from protein_cvae.evaluation_settings import EvaluationSettings
 from protein_cvae.geometry.dihedrals import Torsions
 from protein_cvae.geometry.nerf import build_backbone
 from protein_cvae.geometry.ramachandran import CLASS_NAMES
+from protein_cvae.latent_effects import FOLLOWED, GLOBAL, LOCAL
 from protein_cvae.metrics import rmsf
 from protein_cvae.module import ProteinCVAEModule
 from protein_cvae.plots import (
@@ -166,5 +167,11 @@ def test_lightning_test_writes_the_evaluation(tmp_path: Path, capsys: pytest.Cap
     assert (folder / "evaluation.md").read_text().strip() in capsys.readouterr().out
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     figures = {path.stem for path in (folder / "figures").iterdir()}
-    assert len(figures) == 4 + 1
+    assert len(figures) == 5 + 1
+    effects = [json.loads(x) for x in (folder / "latent_effects.jsonl").read_text().splitlines()]
+    assert {row["protein"] for row in effects} == {"simulated_0_0"}  # one protein has figures
+    assert {(row["latent"], row["size"]) for row in effects} == {
+        (latent, size) for latent in (GLOBAL, FOLLOWED, *LOCAL) for size in (1.0, 2.0)
+    }
+    assert "## What each latent moves" in (folder / "evaluation.md").read_text()
     assert set(events.Tags()["images"]) == {f"evaluation/{name}" for name in figures}

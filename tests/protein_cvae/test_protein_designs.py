@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 IGNORED = ("seconds",)
+CHOSEN = ("direct", "separate")
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,7 @@ def results(designs: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(designs, "EPOCHS", 3)
         designs.main(
-            ["run", "--steps", "3", "--out", str(out), "--seeds", "0"]
-            + ["--designs", "direct", "separate"]
+            ["run", "--steps", "3", "--out", str(out), "--seeds", "0", "--designs", *CHOSEN]
         )
     return out
 
