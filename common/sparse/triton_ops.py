@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.edges import EdgeList
-from common.sparse import blockwise, triton_launch
+from common.sparse import blockwise, triton_gate_launch, triton_launch
 
 Grads = tuple[Tensor | None, ...]
 
@@ -40,8 +40,32 @@ def neighbor_attention(
     return out, dx
 
 
+def edge_gate(
+    at_dst: Tensor,
+    at_src: Tensor,
+    h: Tensor,
+    edges: EdgeList,
+    w_in: Tensor,
+    w_mid: Tensor,
+    b_mid: Tensor,
+    w_out: Tensor,
+    b_out: Tensor,
+) -> Tensor:
+    weights = (w_in, w_mid, b_mid, w_out, b_out)
+    if not triton_serves_gate(h, w_mid):
+        return blockwise.edge_gate(at_dst, at_src, h, edges, *weights)
+    rev_ptr, rev_edge = _reverse(edges, at_dst, at_src, h, *weights)
+    graph = (edges.src, edges.dst, edges.ptr, rev_ptr, rev_edge)
+    return gate(at_dst, at_src, h, *graph, *weights)
+
+
+def triton_serves_gate(h: Tensor, w_mid: Tensor) -> bool:
+    """Whether :func:`edge_gate` runs in Triton: 1 to 64 hidden units, float32 on CUDA devices."""
+    fits = 0 < w_mid.shape[0] <= triton_gate_launch.MAX_HIDDEN and h.shape[1] > 0
+    return fits and (h.dtype == torch.float32 or not h.is_cuda)
+
+
 # Block-wise PyTorch runs on the device of its inputs.
-edge_gate = blockwise.edge_gate
 spmm = blockwise.spmm
 edge_log_softmax = blockwise.edge_log_softmax
 
@@ -153,3 +177,80 @@ def _attention_backward(ctx: Any, grad_out: Tensor, grad_dx: Tensor, *_: Tensor)
 
 
 attention.register_autograd(_attention_backward, setup_context=_attention_setup)
+
+
+_GATE = (
+    "Tensor at_dst, Tensor at_src, Tensor h, Tensor src, Tensor dst, Tensor ptr, Tensor rev_ptr, "
+    "Tensor rev_edge, Tensor w_in, Tensor w_mid, Tensor b_mid, Tensor w_out"
+)
+
+
+@torch.library.custom_op(
+    "edgewise::triton_edge_gate", mutates_args=(), schema=f"({_GATE}, Tensor b_out) -> Tensor"
+)
+def gate(
+    at_dst: Tensor,
+    at_src: Tensor,
+    h: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    ptr: Tensor,
+    rev_ptr: Tensor,
+    rev_edge: Tensor,
+    w_in: Tensor,
+    w_mid: Tensor,
+    b_mid: Tensor,
+    w_out: Tensor,
+    b_out: Tensor,
+) -> Tensor:
+    weights = (w_in, w_mid, b_mid, w_out, b_out)
+    return triton_gate_launch.gate_forward(at_dst, at_src, h, src, dst, *weights)
+
+
+@torch.library.custom_op(
+    "edgewise::triton_edge_gate_backward",
+    mutates_args=(),
+    schema=(f"(Tensor grad, {_GATE}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"),
+)
+def gate_backward(
+    grad: Tensor,
+    at_dst: Tensor,
+    at_src: Tensor,
+    h: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    ptr: Tensor,
+    rev_ptr: Tensor,
+    rev_edge: Tensor,
+    w_in: Tensor,
+    w_mid: Tensor,
+    b_mid: Tensor,
+    w_out: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    graph = (src, dst, ptr, rev_ptr, rev_edge)
+    return triton_gate_launch.gate_backward(
+        grad, at_dst, at_src, h, *graph, w_in, w_mid, b_mid, w_out
+    )
+
+
+@gate.register_fake
+def _(at_dst: Tensor, at_src: Tensor, h: Tensor, src: Tensor, *_: Any) -> Tensor:
+    return h.new_empty(len(src))
+
+
+@gate_backward.register_fake
+def _(grad: Tensor, at_dst: Tensor, at_src: Tensor, h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return tuple(_like(t) for t in (at_dst, at_src, h, *rest[5:]))
+
+
+def _gate_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, _b_out = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gate_backward(ctx: Any, grad: Tensor) -> Grads:
+    dat_dst, dat_src, dh, *dweights = gate_backward(grad, *ctx.saved_tensors)
+    return dat_dst, dat_src, dh, None, None, None, None, None, *dweights, grad.sum().reshape(1)
+
+
+gate.register_autograd(_gate_backward, setup_context=_gate_setup)
