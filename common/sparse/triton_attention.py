@@ -22,7 +22,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _finite_shift(peak):
+def finite_shift(peak):
     """The maximum to subtract before exp: 0 where there is none, as -inf - -inf is NaN."""
     return tl.where(peak == float("-inf"), 0.0, peak)
 
@@ -100,7 +100,7 @@ def attention_forward(
         logit = tl.where(valid[:, :, None], logit, float("-inf"))
 
         higher = tl.maximum(peak, logit)
-        shift = _finite_shift(higher)
+        shift = finite_shift(higher)
         weight = tl.exp(logit - shift)
         decay = tl.exp(peak - shift)
         peak = higher
@@ -110,7 +110,7 @@ def attention_forward(
         shift_x = shift_x * decay[:, :, :, None] + weight[:, :, :, None] * step[:, :, None, :]
 
     top = tl.max(peak, 1)  # [BR, BH]
-    shift = _finite_shift(top)
+    shift = finite_shift(top)
     merge = tl.exp(peak - shift[:, None, :])
     total = tl.sum(total * merge, 1)
     positive = tl.where(total == 0.0, 1.0, total)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.edges import EdgeList
-from common.sparse import blockwise, triton_gate_launch, triton_launch
+from common.sparse import blockwise, triton_gate_launch, triton_launch, triton_segment_ops
 
 Grads = tuple[Tensor | None, ...]
 
@@ -65,9 +65,8 @@ def triton_serves_gate(h: Tensor, w_mid: Tensor) -> bool:
     return fits and (h.dtype == torch.float32 or not h.is_cuda)
 
 
-# Block-wise PyTorch runs on the device of its inputs.
-spmm = blockwise.spmm
-edge_log_softmax = blockwise.edge_log_softmax
+spmm = triton_segment_ops.spmm
+edge_log_softmax = triton_segment_ops.edge_log_softmax
 
 
 def _reverse(edges: EdgeList, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:

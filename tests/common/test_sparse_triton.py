@@ -27,6 +27,7 @@ from common.sparse import (
     spmm,
     triton_launch,
     triton_ops,
+    triton_segment_ops,
     use_backend,
 )
 from common.sparse.backend import triton_installed, triton_interpreted
@@ -348,6 +349,8 @@ def test_operators_pass_the_checks_of_torch_library() -> None:
         torch.library.opcheck(triton_ops.attention, (*qkvx, *graph, problem.w_x, *optional))
     at_dst, at_src = problem.draw(torch.float32, 5, 5), problem.draw(torch.float32, 5, 5)
     w_in = problem.layers[0].detach()[:, :6].contiguous().requires_grad_()
+    torch.library.opcheck(triton_segment_ops.product, (gate, *graph, problem.h))
+    torch.library.opcheck(triton_segment_ops.log_softmax, (problem.bias, edges.ptr))
     torch.library.opcheck(
         triton_ops.gate, (at_dst, at_src, problem.h, *graph, w_in, *problem.layers[2:])
     )
