@@ -279,7 +279,8 @@ def tables(found: dict[str, Any]) -> str:
         f"`{found['command']}`",
         "",
         f"{found['machine']}, {found['threads']} thread(s), torch {found['torch']}, "
-        f"{found['clock']} time, load {found['load'][0]:.1f} at the start and {found['load'][1]:.1f} at the end.",
+        f"{found['clock']} time, load {found['load'][0]:.1f} at the start and "
+        f"{found['load'][1]:.1f} at the end.",
         "",
         f"Training: {whole:.3f} s per step (sd {step['seconds_per_step_sd'] or 0:.3f} over "
         f"{step['steps_timed']} steps), {step['seconds_per_epoch']:.0f} s per epoch of "
