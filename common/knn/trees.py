@@ -20,7 +20,6 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from common.knn import exact
@@ -113,6 +112,8 @@ def _ranked(x: Tensor, rows: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scipy_tree(points: Tensor) -> Query:
+    from scipy.spatial import cKDTree  # here, as it takes longer to load than all else
+
     tree = cKDTree(points.numpy())
 
     def query(rows: Tensor, m: int) -> Tensor:
