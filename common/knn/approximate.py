@@ -7,7 +7,9 @@ engine, is at least the one asked for, two standard errors of the sample below i
 
 Lists instead of a navigable graph (HNSW) because they are the faster whole: every node is a query
 here, just once, so building counts, and a list that is in the cache serves all rows of its
-neighbourhood, which are asked one after the other.
+neighbourhood, which are asked one after the other.  Where distances say little, as between noisy
+cells in many principal components, a third of the lists may have to be probed, and below some
+20,000 nodes the exact engine is then faster.
 
 Distances are float32 sums of squared differences, ranked with the node index as everywhere in
 :mod:`common.knn`.  The result depends on ``x``, ``k``, ``recall``, ``seed`` and faiss' build; the

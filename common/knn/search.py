@@ -172,7 +172,8 @@ def _checked(x: Tensor, k: int, graph_ptr: Tensor | None) -> tuple[Tensor, Tenso
         raise ValueError(f"x must be finite; {bad} of {x.shape[0]} rows hold NaN or infinity")
     values = x.detach().float()
     # |a - b|² <= 4 max |x|²; an overflow would make far nodes tie.
-    if values.numel() and not bool(torch.isfinite(4 * values.square().sum(1).max())):
+    longest = float(torch.linalg.vector_norm(values, dim=1).max()) if values.numel() else 0.0
+    if not 4 * longest**2 <= torch.finfo(torch.float32).max:
         raise ValueError(
             f"x must be below about 1e19 for squared distances in float32, got values up to "
             f"{float(x.abs().max()):.3g}; scale x"
