@@ -22,8 +22,8 @@ from protein_cvae.features import (
     ANGSTROM,
     EDGE_FEATURES,
     NUM_SEPARATIONS,
+    ChainGraph,
     edge_features,
-    residue_graph,
 )
 from protein_cvae.geometry.frames import atoms_from_frames, rotation_from_axis_angle
 from protein_cvae.layers import perceptron
@@ -115,15 +115,13 @@ class EquivariantDecoder(nn.Module):
             coordinates (B, L, 3, 3) N, CA, C, Å, and states (B, L, hidden); 0 at absent residues.
         """
         b, length = mask.shape
-        nodes = mask.flatten().nonzero().squeeze(1)
+        chain = ChainGraph.build(mask, chain_index, residue_index, self.neighbors[0])
+        nodes = chain.nodes
         h = self.to_states(z).flatten(0, 1)[nodes]
         turn = rotation.reshape(-1, 3, 3)[nodes]
         x = origin.reshape(-1, 3)[nodes]
         for layer in self.layers:
-            everywhere = origin.new_zeros(b * length, 3).index_copy(0, nodes, x)
-            graph = residue_graph(
-                everywhere.view(b, length, 3), mask, chain_index, residue_index, *self.neighbors
-            )
+            graph = chain.with_near(x, self.neighbors[1])
             h, turn, x = layer(h, turn, x, graph.edges, graph.separation)
         atoms = atoms_from_frames(turn, x)  # (N, 3, 3)
         coordinates = atoms.new_zeros(b * length, 3, 3).index_copy(0, nodes, atoms)

@@ -79,6 +79,77 @@ def residue_features(
     return torch.cat(parts, dim=-1)
 
 
+@dataclass(frozen=True)
+class ChainGraph:
+    """What the graphs of a batch share while its residues move: its edges along the chains.
+
+    Attributes:
+        nodes: (N,) int64 place of each node in the flattened (B·L).
+        ptr: (B + 1,) int64, nodes of item b are ptr[b] to ptr[b + 1].
+        chain, position: (N,) int64.
+        keys: (E,) int64, sorted, destination · N + source of each edge.
+    """
+
+    nodes: Tensor
+    ptr: Tensor
+    chain: Tensor
+    position: Tensor
+    keys: Tensor
+
+    @staticmethod
+    def build(
+        mask: Tensor, chain_index: Tensor, residue_index: Tensor, neighbors: int
+    ) -> ChainGraph:
+        """Connect each present residue to ``neighbors`` in sequence, half of them on each side.
+
+        Args:
+            mask: (B, L) bool.
+            chain_index: (B, L) int64.
+            residue_index: (B, L) int64, position in the chain.
+            neighbors: even, or the odd one is left out.
+        """
+        b, length = mask.shape
+        device = mask.device
+        nodes = mask.flatten().nonzero().squeeze(1)  # (N,)
+        n = len(nodes)
+        at = torch.full((b * length,), -1, dtype=torch.int64, device=device)
+        at[nodes] = torch.arange(n, device=device)
+        half = neighbors // 2
+        # In rising order, so that the keys are sorted.
+        shifts = torch.cat([torch.arange(-half, 0), torch.arange(1, half + 1)]).to(device)
+        column = nodes % length
+        place = column[:, None] + shifts  # (N, 2 half)
+        inside = (place >= 0) & (place < length)
+        source = at[((nodes - column)[:, None] + place.clamp(0, length - 1))]
+        dst = torch.arange(n, device=device)[:, None].expand_as(source)
+        chain = chain_index.flatten()[nodes]
+        keep = inside & (source >= 0)
+        keep &= chain[source.clamp_min(0)] == chain[:, None]
+        keys = dst[keep] * n + source[keep]
+        ptr = torch.cat([nodes.new_zeros(1), mask.sum(1).cumsum(0)])
+        return ChainGraph(nodes, ptr, chain, residue_index.flatten()[nodes], keys)
+
+    def with_near(self, origin: Tensor, neighbors: int) -> ResidueGraph:
+        """These edges and those of the kNN graph over the CA of each item.
+
+        Args:
+            origin: (N, 3) CA of the nodes, Å.
+            neighbors: k; 0 for none.
+        """
+        n, keys = len(self.nodes), self.keys
+        if neighbors > 0:
+            near = knn_edges(origin.detach(), neighbors, self.ptr)
+            # Unique keys are sorted: by destination, then by source.
+            keys = torch.cat([keys, near.dst * n + near.src]).unique()
+        dst, src = keys // max(n, 1), keys % max(n, 1)
+        degree = torch.bincount(dst, minlength=n)
+        edges = EdgeList(src, dst, torch.cat([degree.new_zeros(1), degree.cumsum(0)]))
+        gap = (self.position[src] - self.position[dst]).clamp(-_MAX_SEPARATION, _MAX_SEPARATION)
+        other = torch.full_like(gap, NUM_SEPARATIONS - 1)
+        same = self.chain[src] == self.chain[dst]
+        return ResidueGraph(self.nodes, edges, torch.where(same, gap + _MAX_SEPARATION, other))
+
+
 def residue_graph(
     origin: Tensor,
     mask: Tensor,
@@ -97,36 +168,8 @@ def residue_graph(
         chain_neighbors: neighbours in sequence, half of them on each side.
         spatial_neighbors: k of the kNN graph over CA of one item; 0 for none.
     """
-    b, length = mask.shape
-    device = mask.device
-    nodes = mask.flatten().nonzero().squeeze(1)  # (N,)
-    n = len(nodes)
-    at = torch.full((b * length,), -1, dtype=torch.int64, device=device)
-    at[nodes] = torch.arange(n, device=device)
-    half = chain_neighbors // 2
-    shifts = torch.cat([torch.arange(-half, 0), torch.arange(1, half + 1)]).to(device)
-    column = nodes % length
-    place = column[:, None] + shifts  # (N, 2 half)
-    inside = (place >= 0) & (place < length)
-    source = at[((nodes - column)[:, None] + place.clamp(0, length - 1))]
-    dst = torch.arange(n, device=device)[:, None].expand_as(source)
-    chain = chain_index.flatten()[nodes]
-    keep = inside & (source >= 0)
-    keep &= chain[source.clamp_min(0)] == chain[:, None]
-    keys = dst[keep] * n + source[keep]
-    if spatial_neighbors > 0:
-        ptr = torch.cat([nodes.new_zeros(1), mask.sum(1).cumsum(0)])
-        near = knn_edges(origin.detach().reshape(-1, 3)[nodes], spatial_neighbors, ptr)
-        keys = torch.cat([keys, near.dst * n + near.src])
-    keys = keys.unique()  # sorted: by destination, then by source
-    dst, src = keys // max(n, 1), keys % max(n, 1)
-    degree = torch.bincount(dst, minlength=n)
-    edges = EdgeList(src, dst, torch.cat([degree.new_zeros(1), degree.cumsum(0)]))
-    position = residue_index.flatten()[nodes]
-    gap = (position[edges.src] - position[edges.dst]).clamp(-_MAX_SEPARATION, _MAX_SEPARATION)
-    same = chain[edges.src] == chain[edges.dst]
-    other = torch.full_like(gap, NUM_SEPARATIONS - 1)
-    return ResidueGraph(nodes, edges, torch.where(same, gap + _MAX_SEPARATION, other))
+    chain = ChainGraph.build(mask, chain_index, residue_index, chain_neighbors)
+    return chain.with_near(origin.reshape(-1, 3)[chain.nodes], spatial_neighbors)
 
 
 def edge_features(rotation: Tensor, origin: Tensor, edges: EdgeList) -> Tensor:
