@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from lightning_runs import (
+    ROOT,
+    assert_refused,
+    assert_same,
+    killed_fit,
+    last,
+    lightning,
+    options,
+    weights,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL = "model.init_args"
 DATA = "data.init_args"
 TINY = {
@@ -39,18 +43,6 @@ TINY = {
     "trainer.log_every_n_steps": 1,
     "trainer.enable_progress_bar": "false",
 }
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-COMMAND = [sys.executable, "-m", "common.cli"]
-
-
-def lightning(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    if check:
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
 
 
 def fit_arguments(out: Path, **extra: object) -> list[str]:
@@ -66,7 +58,7 @@ def fit_arguments(out: Path, **extra: object) -> list[str]:
     return [
         f"--config={ROOT / 'configs/protein_cvae.yaml'}",
         f"--config={ROOT / 'configs/trainer/cpu.yaml'}",
-        *(f"--{key}={value}" for key, value in values.items()),
+        *options(values),
     ]
 
 
@@ -74,21 +66,6 @@ def fit(out: Path, **extra: object) -> Path:
     out.mkdir(exist_ok=True)
     lightning("fit", *fit_arguments(out, **extra), cwd=out)
     return out / "model.ckpt"
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-def last(out: Path) -> Path:
-    (found,) = out.rglob("last.ckpt")
-    return found
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], **tolerance: float) -> None:
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        torch.testing.assert_close(b[name], value, msg=lambda m, n=name: f"{n}: {m}", **tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -116,33 +93,10 @@ def test_same_seed_same_weights(trained: Path, tmp_path: Path) -> None:
 def test_killed_and_resumed_equals_uninterrupted(trained: Path, tmp_path: Path) -> None:
     """SIGKILL after the first of three epochs; resumed weights are bit for bit equal."""
     out = tmp_path / "killed"
-    out.mkdir()
-    with (
-        open(out / "log", "wb") as log,
-        subprocess.Popen(
-            [*COMMAND, "fit", *fit_arguments(out)],
-            cwd=out, env=ENVIRONMENT, stdout=log, stderr=log,
-        ) as process,
-    ):  # fmt: skip
-        try:
-            checkpoint = wait_for_epoch(out, 0, process)
-        finally:
-            process.kill()
+    checkpoint = killed_fit(fit_arguments(out), out, 0)
     assert not (out / "model.ckpt").exists()
     fit(tmp_path / "resumed", ckpt_path=checkpoint)
     assert_same(weights(last(trained)), weights(last(tmp_path / "resumed")), rtol=0, atol=0)
-
-
-def wait_for_epoch(out: Path, epoch: int, process: subprocess.Popen[bytes]) -> Path:
-    """The run's ``last.ckpt`` as soon as it is that of ``epoch`` or later."""
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the run ended before it could be killed"
-        for path in out.rglob("last.ckpt"):
-            if torch.load(path, weights_only=True)["epoch"] >= epoch:
-                return path
-        time.sleep(0.005)
-    raise AssertionError(f"no last.ckpt of epoch {epoch} during the run")
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
@@ -151,19 +105,15 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     Without dropout, whose masks belong to a process.  Gradient descent of plain size: Adam would
     turn rounding noise of unused directions into steps of the learning rate.
     """
-    options = {
+    settings = {
         f"{MODEL}.dropout".replace(".", "__"): 0.0,
         "trainer__max_epochs": 1,
         f"{MODEL}.lr".replace(".", "__"): 1e-4,
     }
-    one = weights(fit(tmp_path / "one", **options))
-    options |= {f"{DATA}.batch_proteins".replace(".", "__"): 2}
-    two = weights(fit(tmp_path / "two", trainer__devices=2, trainer__strategy="ddp", **options))
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(
-            two[name], value, rtol=2e-3, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
+    one = weights(fit(tmp_path / "one", **settings))
+    settings |= {f"{DATA}.batch_proteins".replace(".", "__"): 2}
+    two = weights(fit(tmp_path / "two", trainer__devices=2, trainer__strategy="ddp", **settings))
+    assert_same(one, two, rtol=2e-3, atol=5e-5)
 
 
 BAD = {
@@ -202,7 +152,5 @@ def test_bad_input_is_refused_by_name(case: str, tmp_path: Path) -> None:
         cwd=tmp_path,
         check=False,
     )
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
-    assert re.search(message, done.stderr), done.stderr[-2000:]
+    assert_refused(done, message)
     assert not (tmp_path / "model.ckpt").exists()

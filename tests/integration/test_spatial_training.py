@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
 import torch
+from lightning_runs import (
+    ROOT,
+    assert_refused,
+    assert_same,
+    killed_fit,
+    last,
+    lightning,
+    options,
+    weights,
+)
 
 from spatial_ipa.encoder import load_encoder, save_encoder
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL = "model.init_args"
 MINISETS = "data.init_args.minisets"
 TINY = {
@@ -40,24 +47,6 @@ ENCODER = {
     "trainer.max_epochs": 1,
     "trainer.enable_progress_bar": "false",
 }
-
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-COMMAND = [sys.executable, "-m", "common.cli"]
-
-
-def lightning(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    if check:
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
-
-
-def options(values: dict[str, object]) -> list[str]:
-    return [f"--{key}={value}" for key, value in values.items()]
 
 
 @pytest.fixture(scope="module")
@@ -112,21 +101,6 @@ def fit(tissue: Path, out: Path, **extra: object) -> Path:
     return out / "model.ckpt"
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-def last(out: Path) -> Path:
-    (found,) = out.rglob("last.ckpt")
-    return found
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], **tolerance: float) -> None:
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        torch.testing.assert_close(b[name], value, msg=lambda m, n=name: f"{n}: {m}", **tolerance)
-
-
 @pytest.fixture(scope="module")
 def trained(tissue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an uninterrupted single-process run of three epochs."""
@@ -160,18 +134,6 @@ def test_resumed_equals_uninterrupted(tissue: Path, trained: Path, tmp_path: Pat
     assert_same(weights(last(trained)), weights(last(tmp_path / "second")), rtol=0, atol=0)
 
 
-def wait_for_epoch(out: Path, epoch: int, process: subprocess.Popen[bytes]) -> Path:
-    """The run's ``last.ckpt`` as soon as it is that of ``epoch`` or later."""
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the run ended before it could be killed"
-        for path in out.rglob("last.ckpt"):
-            if torch.load(path, weights_only=True)["epoch"] >= epoch:
-                return path
-        time.sleep(0.005)
-    raise AssertionError(f"no last.ckpt of epoch {epoch} during the run")
-
-
 def test_killed_and_resumed_equals_uninterrupted(
     tissue: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -180,18 +142,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     The resumed run gives another export: the checkpoint must not bring the first one's back.
     """
     out = tmp_path / "killed"
-    out.mkdir()
-    arguments = fit_arguments(tissue, out)
-    with (
-        open(out / "log", "wb") as log,
-        subprocess.Popen(
-            [*COMMAND, "fit", *arguments], cwd=out, env=ENVIRONMENT, stdout=log, stderr=log
-        ) as process,
-    ):
-        try:
-            checkpoint = wait_for_epoch(out, 1, process)
-        finally:
-            process.kill()
+    checkpoint = killed_fit(fit_arguments(tissue, out), out, 1)
     assert not (out / "model.ckpt").exists()
     fit(tissue, tmp_path / "resumed", ckpt_path=checkpoint)
     assert not (out / "model.ckpt").exists()
@@ -233,9 +184,7 @@ def test_a_checkpoint_of_another_encoder_is_refused(
     values = {"data.init_args.encoder": tmp_path / "other.pt"}
     arguments = fit_arguments(tissue, tmp_path, ckpt_path=last(trained), **values)
     done = lightning(command, *arguments, cwd=tmp_path, check=False)
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
-    assert "trained on embeddings of another encoder" in done.stderr
+    assert_refused(done, "trained on embeddings of another encoder")
     assert not (tmp_path / "model.ckpt").exists()
 
 
@@ -359,9 +308,7 @@ def test_bad_input_is_refused_by_name(case: str, tissue: Path, tmp_path: Path) -
         cwd=tmp_path,
         check=False,
     )
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
-    assert re.search(message, done.stderr), done.stderr[-2000:]
+    assert_refused(done, message)
     assert not (tmp_path / "model.ckpt").exists()
 
 
@@ -386,7 +333,5 @@ def test_bad_placement_is_refused_by_name(
         cwd=tmp_path,
         check=False,
     )
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
-    assert re.search(message, done.stderr), done.stderr[-2000:]
+    assert_refused(done, message)
     assert not (tmp_path / "placed.h5ad").exists()
