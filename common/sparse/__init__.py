@@ -6,11 +6,13 @@
 :func:`edge_softmax`        softmax over the in-edges of each node, and :func:`edge_log_softmax`
 :func:`edge_gate`           perceptron on pair features that are never built
 :func:`spmm`                weighted adjacency times a dense matrix
-:func:`use_backend`         force the plain, the block-wise or the compiled implementation
+:func:`use_backend`         force the plain, the block-wise, the compiled or the Triton one
 =========================== =====================================================================
 
-On CPU the compiled extension does the work where it was built; otherwise, and on other devices,
-block-wise PyTorch with the same results.  :mod:`common.sparse.reference` holds the plain forms.
+On CPU the compiled extension does the work where it was built, on CUDA devices Triton where it is
+installed; otherwise block-wise PyTorch with the same results.  An edge gate that is too wide for
+the Triton kernels goes to block-wise PyTorch too (:func:`common.sparse.triton_ops.edge_gate`).
+:mod:`common.sparse.reference` holds the plain forms.
 """
 
 from common.sparse.backend import Backend, backend_for, use_backend

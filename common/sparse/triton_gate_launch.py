@@ -21,6 +21,7 @@ from common.sparse.triton_launch import (
 
 MAX_HIDDEN = 64  # backward with 128 hidden units needs 426 KB of shared memory, an H200 has 227
 FORWARD_EDGES = 64
+SHARED_MEMORY = 160_000  # bytes a block may use, for backward with 64 hidden units
 TILE_EDGES = 32  # of backward; compiled for sm_90 it takes 147 KB, with 64 edges 262 KB
 OWN_ROWS = 16  # nodes of a program of the node gradients
 PARTIALS = 256  # partial sums of the weight gradients, at most

@@ -60,9 +60,18 @@ def edge_gate(
 
 
 def triton_serves_gate(h: Tensor, w_mid: Tensor) -> bool:
-    """Whether :func:`edge_gate` runs in Triton: 1 to 64 hidden units, float32 on CUDA devices."""
-    fits = 0 < w_mid.shape[0] <= triton_gate_launch.MAX_HIDDEN and h.shape[1] > 0
-    return fits and (h.dtype == torch.float32 or not h.is_cuda)
+    """Whether :func:`edge_gate` runs in Triton; block-wise PyTorch takes what is left.
+
+    1 to 64 hidden units; on CUDA devices float32, and shared memory for backward (A100, H100 and
+    later data-centre devices have it; torch tells from 2.7 on).
+    """
+    if not (0 < w_mid.shape[0] <= triton_gate_launch.MAX_HIDDEN and h.shape[1] > 0):
+        return False
+    if not h.is_cuda:
+        return True
+    device = torch.cuda.get_device_properties(h.device)
+    memory = getattr(device, "shared_memory_per_block_optin", 0)
+    return h.dtype == torch.float32 and memory >= triton_gate_launch.SHARED_MEMORY
 
 
 spmm = triton_segment_ops.spmm
