@@ -1,16 +1,22 @@
-"""Forward and backward of neighbour attention and of the edge gate: time and extra memory.
+"""Neighbour attention and edge gate: time, extra memory and distance from the machine's limits.
 
-Usage::
+    python benchmarks/sparse_attention.py --out runs/sparse_attention
+    python benchmarks/sparse_attention.py --sizes 10000 100000 1000000 --ours --out runs/growth
+    python benchmarks/sparse_attention.py --quick                        # seconds
 
-    python benchmarks/sparse_attention.py                   # n = 384, 1300, 5000
-    python benchmarks/sparse_attention.py --sizes 20000 --json results.json
-    python benchmarks/sparse_attention.py --quick           # seconds
+Prints a table and writes ``sparse_attention.json`` and ``.png`` to ``--out``.  Every node attends
+to its k nearest neighbours among random points in three dimensions.  "nodes in order" is the same
+graph with its nodes sorted by :func:`common.order.locality_order`.
 
-Every node attends to its k nearest neighbours in an 8-dimensional point cloud.  Each method runs
-in float32 on the same inputs and must first agree with the float64 plain form on a small graph and
-with the other methods at the size that is timed.  Methods take turns, so that other load on the
-machine meets all of them; the table gives the fastest and the median round.  Extra memory is the
-peak resident size above that before the call (Linux).
+Each method runs in float32 on the same inputs and must first agree with the float64 plain form on a
+small graph, and with the first method at the size that is timed.  Methods take turns, so that other
+load on the machine meets all of them; the table gives the fastest and the median round.  Extra
+memory is the peak resident size above that before the call (Linux).
+
+Two limits are measured in the same run.  "copy": the bandwidth of copying 256 MB; a method's
+fraction is the time to move, once, every array it must read and write.  "gather": the time of one
+``embedding_bag`` sum over the same edges and rows of H x D values, which is what attention does
+twice forward (k, v) and six times with backward (k, v again, then q and the output's gradient).
 """
 
 from __future__ import annotations
@@ -22,21 +28,31 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
+from tqdm import tqdm
 
+from common.atomic import atomic_path
 from common.edges import EdgeList
+from common.figures import save_figure
+from common.knn import knn_edges
+from common.order import locality_order, permute_edges
 from common.sparse import Backend, edge_gate, neighbor_attention, use_backend
 from common.sparse.backend import extension_loaded
 
+HEADS, WIDTH, COORDS = 4, 32, 2
+FEATURES, HIDDEN = 128, 64
 BETA = 2.0
-DENSE_LIMIT = 6000  # nodes; the dense forms hold several n x n x H arrays
+DENSE_LIMIT = 6000  # nodes; the dense form holds several n x n x H arrays
+COMPILE_LIMIT = 6000  # nodes; above, the compiled padded form only repeats the eager one's story
 
 Inputs = dict[str, Tensor]
 Method = Callable[[Inputs, EdgeList], tuple[Tensor, ...]]
@@ -44,52 +60,63 @@ Method = Callable[[Inputs, EdgeList], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result table; times in milliseconds, memory in MB."""
+    """One line of the result table; times in milliseconds, memory in MB (1e6 bytes)."""
 
     op: str
     method: str
+    mode: str  # forward, or forward + backward
     nodes: int
     edges: int
     fastest_ms: float
     median_ms: float
     rounds: int
     extra_mb: float
+    copy_fraction: float
+    gather_fraction: float
+
+    @property
+    def ns_per_edge(self) -> float:
+        return 1e6 * self.fastest_ms / self.edges
+
+    @property
+    def bytes_per_edge(self) -> float:
+        return 1e6 * self.extra_mb / self.edges
 
 
-def knn_graph(nodes: int, k: int, rng: torch.Generator) -> EdgeList:
-    points = torch.randn(nodes, 8, generator=rng)
-    source = [
-        torch.cdist(block, points).topk(min(k + 1, nodes), largest=False).indices[:, 1:]
-        for block in points.split(1024)
-    ]
-    src = torch.cat(source)
-    dst = torch.arange(nodes)[:, None].expand_as(src)
-    return EdgeList.from_edge_index(torch.stack([src.flatten(), dst.flatten()]), nodes)
+# ------------------------------------------------------------------------------------- the inputs
+
+
+def graph(nodes: int, k: int, rng: torch.Generator, *, ordered: bool) -> EdgeList:
+    points = torch.randn(nodes, 3, generator=rng)
+    edges = knn_edges(points, k)
+    return permute_edges(edges, locality_order(points)) if ordered else edges
 
 
 def attention_inputs(edges: EdgeList, rng: torch.Generator) -> Inputs:
-    nodes, heads, width = edges.num_nodes, 4, 32
+    nodes = edges.num_nodes
     shapes: dict[str, tuple[int, ...]] = {
-        **dict.fromkeys("qkv", (nodes, heads, width)),
-        "x": (nodes, 2),
-        "w_x": (heads, 2, 2),
+        **dict.fromkeys("qkv", (nodes, HEADS, WIDTH)),
+        "x": (nodes, COORDS),
+        "w_x": (HEADS, COORDS, COORDS),
         "gate": (edges.num_edges,),
     }
     return {name: torch.randn(*s, generator=rng) for name, s in shapes.items()}
 
 
 def gate_inputs(edges: EdgeList, rng: torch.Generator) -> Inputs:
-    width, hidden = 128, 64
     shapes = {
-        "h": (edges.num_nodes, width),
-        "w1": (hidden, 4 * width),
-        "b1": (hidden,),
-        "w2": (hidden, hidden),
-        "b2": (hidden,),
-        "w3": (1, hidden),
+        "h": (edges.num_nodes, FEATURES),
+        "w1": (HIDDEN, 4 * FEATURES),
+        "b1": (HIDDEN,),
+        "w2": (HIDDEN, HIDDEN),
+        "b2": (HIDDEN,),
+        "w3": (1, HIDDEN),
         "b3": (1,),
     }
     return {name: torch.randn(*s, generator=rng) / s[-1] ** 0.5 for name, s in shapes.items()}
+
+
+# ------------------------------------------------------------------------------------- the methods
 
 
 def ours(backend: Backend) -> Method:
@@ -106,11 +133,11 @@ def ours(backend: Backend) -> Method:
 
 
 def dense_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
-    nodes, _, width = t["q"].shape
+    nodes = edges.num_nodes
     # -inf where there is no edge, so that the softmax masks without a second array.
     gate = t["gate"].new_full((nodes, nodes), -torch.inf)
     gate = gate.index_put((edges.dst, edges.src), BETA * t["gate"])
-    logits = torch.einsum("ihd,jhd->hij", t["q"], t["k"]) / width**0.5 + gate
+    logits = torch.einsum("ihd,jhd->hij", t["q"], t["k"]) / WIDTH**0.5 + gate
     a = logits.softmax(-1)
     # sum_j a (x_j - x_i) = (a x)_i - x_i, as the weights of a row sum to one
     moment = torch.einsum("hij,jc->ihc", a, t["x"]) - t["x"][:, None]
@@ -119,10 +146,8 @@ def dense_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
 
 
 def edge_list_logits(t: Inputs, edges: EdgeList) -> Tensor:
-    logits = (t["q"].index_select(0, edges.dst) * t["k"].index_select(0, edges.src)).sum(-1) / t[
-        "q"
-    ].shape[-1] ** 0.5
-    return logits + BETA * t["gate"][:, None]
+    product = t["q"].index_select(0, edges.dst) * t["k"].index_select(0, edges.src)
+    return product.sum(-1) / t["q"].shape[-1] ** 0.5 + BETA * t["gate"][:, None]
 
 
 def edge_list_messages(t: Inputs, edges: EdgeList, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,6 +174,33 @@ def torch_scatter_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
     return tuple(segment_csr(m, edges.ptr) for m in edge_list_messages(t, edges, a))
 
 
+def padded_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
+    """Rows padded to the in-degree k, which all nodes of a kNN graph share: (n, k, ...) arrays."""
+    nodes, k = edges.num_nodes, edges.num_edges // edges.num_nodes
+    table = edges.src.view(nodes, k)
+    return _padded(t["q"], t["k"], t["v"], t["x"], t["w_x"], t["gate"].view(nodes, k), table)
+
+
+def compiled_padded_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
+    nodes, k = edges.num_nodes, edges.num_edges // edges.num_nodes
+    table = edges.src.view(nodes, k)
+    return _compiled(t["q"], t["k"], t["v"], t["x"], t["w_x"], t["gate"].view(nodes, k), table)
+
+
+def _padded(
+    q: Tensor, k: Tensor, v: Tensor, x: Tensor, w_x: Tensor, gate: Tensor, table: Tensor
+) -> tuple[Tensor, Tensor]:
+    # Products and sums, not einsum: torch.compile fuses them with the gathers.
+    logits = (q[:, None] * k[table]).sum(-1) / WIDTH**0.5 + BETA * gate[..., None]  # (n, k, H)
+    a = logits.softmax(1)
+    out = (a[..., None] * v[table]).sum(1)
+    moment = (a[..., None] * (x[table] - x[:, None])[:, :, None]).sum(1)  # (n, H, C)
+    return out, (w_x * moment[:, :, None]).sum((1, 3))
+
+
+_compiled = torch.compile(_padded, dynamic=False)
+
+
 def naive_gate(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
     hi, hj = t["h"].index_select(0, edges.dst), t["h"].index_select(0, edges.src)
     z = F.linear(torch.cat([hi, hj, (hi - hj).abs(), hi * hj], 1), t["w1"], t["b1"])
@@ -156,23 +208,43 @@ def naive_gate(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
     return (F.linear(F.gelu(z), t["w3"], t["b3"]).squeeze(-1),)
 
 
-def methods_for(op: str, nodes: int) -> dict[str, Method]:
+def methods_for(op: str, nodes: int, edges: int, args: argparse.Namespace) -> dict[str, Method]:
     methods: dict[str, Method] = {}
     if extension_loaded():
         methods["edgewise, compiled"] = ours("cpp")
+    if args.ours and methods:
+        return methods
     methods["edgewise, PyTorch only"] = ours("torch")
+    if args.ours:
+        return methods
+    # What autograd keeps for backward: about 8 arrays of E x H x D, or of E x 4F, in float32.
+    peer_gb = 8 * 4 * edges * (HEADS * WIDTH if op == "attention" else 4 * FEATURES) / 1e9
+    if peer_gb > args.peer_memory_gb:
+        tqdm.write(f"n = {nodes}: the peers need about {peer_gb:.0f} GB and are left out")
+        return methods
     if op == "edge_gate":
-        return {**methods, "naive PyTorch": naive_gate}
+        return {**methods, "naive, 512 features an edge": naive_gate}
     if nodes <= DENSE_LIMIT:
         methods["dense masked"] = dense_attention
     methods["PyG softmax + scatter"] = pyg_attention
     try:
         import torch_scatter  # noqa: F401
     except (ImportError, OSError):
-        print("torch_scatter is not importable: left out")
+        tqdm.write("torch_scatter is not importable: left out")
     else:
         methods["torch_scatter segment_csr"] = torch_scatter_attention
+    methods["padded gather"] = padded_attention
+    if nodes <= COMPILE_LIMIT and not args.no_compile:
+        methods["padded gather, torch.compile"] = compiled_padded_attention
     return methods
+
+
+# -------------------------------------------------------------------------------- the measurements
+
+
+def forward(method: Method, inputs: Inputs, edges: EdgeList) -> list[Tensor]:
+    with torch.no_grad():
+        return list(method(inputs, edges))
 
 
 def forward_backward(method: Method, inputs: Inputs, edges: EdgeList) -> list[Tensor]:
@@ -181,6 +253,9 @@ def forward_backward(method: Method, inputs: Inputs, edges: EdgeList) -> list[Te
     outputs = method(leaves, edges)
     total = torch.stack([o.square().sum() for o in outputs]).sum()
     return [*outputs, *torch.autograd.grad(total, list(leaves.values()))]
+
+
+MODES = {"forward": forward, "forward + backward": forward_backward}
 
 
 def agree(got: list[Tensor], want: list[Tensor], tolerance: float, label: str) -> None:
@@ -196,29 +271,70 @@ def extra_memory_mb(call: Callable[[], object]) -> float:
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
-        before = _status_kb("VmRSS")
+        before = _status_bytes("VmRSS")
         call()
-        return (_status_kb("VmHWM") - before) / 1024
+        return (_status_bytes("VmHWM") - before) / 1e6
     except OSError:
         return float("nan")
 
 
-def _status_kb(key: str) -> int:
+def _status_bytes(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
-def measure(op: str, nodes: int, k: int, rounds: int) -> list[Row]:
+def fastest_ms(call: Callable[[], object], rounds: int = 5) -> float:
+    times = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - start))
+    return min(times[1:])
+
+
+def copy_gb_per_s() -> float:
+    """Bytes read and written per second by copying an array that no cache holds."""
+    source = torch.ones(2**26)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / fastest_ms(lambda: target.copy_(source)) / 1e6
+
+
+def gather_ms(edges: EdgeList, rows: Tensor) -> float:
+    """One pass that reads a row of H x D values for every edge and sums it at the destination."""
+    table = rows.flatten(1)
+    return fastest_ms(
+        lambda: F.embedding_bag(edges.src, table, edges.ptr, mode="sum", include_last_offset=True)
+    )
+
+
+def moved_bytes(op: str, mode: str, edges: EdgeList) -> int:
+    """Bytes of every array that must be read or written at least once (float32, int64)."""
+    nodes, count = edges.num_nodes, edges.num_edges
+    if op == "edge_gate":
+        once = 4 * nodes * FEATURES + 4 * count + 8 * 2 * count
+        return once if mode == "forward" else 2 * once + 4 * count
+    rows, state = 4 * nodes * HEADS * WIDTH, 4 * nodes * (2 * COORDS + HEADS * (1 + COORDS))
+    ahead = 4 * rows + state + 4 * count + 8 * count  # q, k, v, out; x, dx, lse; gate; sources
+    if mode == "forward":
+        return ahead
+    # Again q, k, v, out, and the gradients of all of them; the gate and its gradient; the source
+    # pass reads the reverse list and the destinations.
+    return ahead + 8 * rows + 2 * state + 8 * count + 8 * 3 * count
+
+
+def measure(
+    op: str, nodes: int, k: int, ordered: bool, copy_rate: float, args: argparse.Namespace
+) -> Iterator[Row]:
     rng = torch.Generator().manual_seed(nodes)
     make = attention_inputs if op == "attention" else gate_inputs
-    small = knn_graph(97, 20, rng)
+    small = graph(97, 20, rng, ordered=False)
     small_inputs = make(small, rng)
     exact = forward_backward(
         ours("reference"), {name: t.double() for name, t in small_inputs.items()}, small
     )
-    edges = knn_graph(nodes, min(k, nodes - 1), rng)
+    edges = graph(nodes, min(k, nodes - 1), rng, ordered=ordered)
     inputs = make(edges, rng)
-    methods = methods_for(op, nodes)
+    methods = methods_for(op, nodes, edges.num_edges, args)
     first: list[Tensor] | None = None
     for name, method in methods.items():
         agree(forward_backward(method, small_inputs, small), exact, 1e-4, name)
@@ -226,18 +342,33 @@ def measure(op: str, nodes: int, k: int, rounds: int) -> list[Row]:
         first = result if first is None else first
         agree(result, first, 1e-3, f"{name}, n = {nodes}")
     del result, first
-    times: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(rounds):
+    gather = gather_ms(edges, inputs["q"]) if op == "attention" else float("nan")
+    for mode, run in MODES.items():
+        times: dict[str, list[float]] = {name: [] for name in methods}
+        for _ in range(args.rounds):
+            for name, method in methods.items():
+                start = time.perf_counter()
+                run(method, inputs, edges)
+                times[name].append(1e3 * (time.perf_counter() - start))
+        passes = 2 if mode == "forward" else 6
         for name, method in methods.items():
-            start = time.perf_counter()
-            forward_backward(method, inputs, edges)
-            times[name].append(1e3 * (time.perf_counter() - start))
-    rows = []
-    for name, method in methods.items():
-        extra = extra_memory_mb(partial(forward_backward, method, inputs, edges))
-        fastest, median = min(times[name]), statistics.median(times[name])
-        rows.append(Row(op, name, nodes, edges.num_edges, fastest, median, rounds, extra))
-    return rows
+            fastest = min(times[name])
+            yield Row(
+                op=op,
+                method=name + (", nodes in order" if ordered else ""),
+                mode=mode,
+                nodes=nodes,
+                edges=edges.num_edges,
+                fastest_ms=fastest,
+                median_ms=statistics.median(times[name]),
+                rounds=args.rounds,
+                extra_mb=extra_memory_mb(partial(run, method, inputs, edges)),
+                copy_fraction=moved_bytes(op, mode, edges) / 1e6 / copy_rate / fastest,
+                gather_fraction=passes * gather / fastest,
+            )
+
+
+# ------------------------------------------------------------------------------------- the reports
 
 
 def processor() -> str:
@@ -247,45 +378,85 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def print_table(rows: list[Row]) -> None:
+    """One block per operation, size and direction; ratios are to its first line."""
+    for key in dict.fromkeys((r.op, r.nodes, r.edges, r.mode) for r in rows):
+        block = [r for r in rows if (r.op, r.nodes, r.edges, r.mode) == key]
+        op, nodes, edges, mode = key
+        print(f"\n{op}, n = {nodes}, k = {edges // nodes}, {mode}")
+        print(
+            f"  {'method':38} {'fastest ms':>10} {'median ms':>10} {'ratio':>6} {'extra MB':>9} "
+            f"{'ratio':>6} {'ns/edge':>8} {'B/edge':>8} {'copy':>5} {'gather':>6}"
+        )
+        for r in block:
+            print(
+                f"  {r.method:38} {r.fastest_ms:10.2f} {r.median_ms:10.2f} "
+                f"{r.fastest_ms / block[0].fastest_ms:6.1f} {r.extra_mb:9.1f} "
+                f"{r.extra_mb / max(block[0].extra_mb, 0.1):6.1f} {r.ns_per_edge:8.1f} "
+                f"{r.bytes_per_edge:8.0f} {r.copy_fraction:5.2f} {r.gather_fraction:6.2f}"
+            )
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Time and extra memory per edge against the number of nodes, forward + backward."""
+    ops = list(dict.fromkeys(r.op for r in rows))
+    figure = Figure(figsize=(5.5 * len(ops), 7), layout="constrained")
+    axes = figure.subplots(2, len(ops), squeeze=False)
+    for column, op in enumerate(ops):
+        chosen = [r for r in rows if r.op == op and r.mode == "forward + backward"]
+        for method in dict.fromkeys(r.method for r in chosen):
+            mine = sorted((r for r in chosen if r.method == method), key=lambda r: r.nodes)
+            style = "o-" if method.startswith("edgewise") else "s--"
+            sizes = [r.nodes for r in mine]
+            axes[0][column].plot(sizes, [r.ns_per_edge for r in mine], style, label=method)
+            axes[1][column].plot(sizes, [r.bytes_per_edge for r in mine], style)
+        for axis, label in zip(axes[:, column], ("ns per edge", "bytes per edge"), strict=True):
+            axis.set(xscale="log", yscale="log", xlabel="nodes", ylabel=label, title=op)
+        axes[0][column].legend(fontsize="x-small")
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the sparse kernels against their rivals.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[384, 1300, 5000])
-    parser.add_argument("--k", type=int, default=100, help="in-edges of every node")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[384, 1300, 5000, 20000])
+    parser.add_argument("--degrees", type=int, nargs="+", default=[100], help="in-edges of a node")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--ops", nargs="+", choices=["attention", "edge_gate"], default=None)
+    ops = ["attention", "edge_gate"]
+    parser.add_argument("--ops", nargs="+", choices=ops, default=ops)
+    parser.add_argument("--ours", action="store_true", help="leave the peers out")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-order", action="store_true", help="leave the ordered graph out")
+    parser.add_argument("--peer-memory-gb", type=float, default=12.0, help="most a peer may need")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--out", type=Path, help="folder for the JSON file and the figure")
     parser.add_argument("--quick", action="store_true", help="one small size, two rounds")
     args = parser.parse_args()
     if args.quick:
-        args.sizes, args.k, args.rounds = [200], 40, 2
+        args.sizes, args.degrees, args.rounds, args.no_compile = [200], [40], 2, True
     torch.set_num_threads(args.threads)
-    machine = {
+    copy_rate = copy_gb_per_s()
+    machine: dict[str, Any] = {
         "processor": processor(),
         "threads": args.threads,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "vectors": torch.ops.edgewise.cpu_capability() if extension_loaded() else "not built",
+        "copy_gb_per_s": round(copy_rate, 1),
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     rows: list[Row] = []
-    for op in args.ops or ["attention", "edge_gate"]:
-        for nodes in args.sizes:
-            found = measure(op, nodes, args.k, args.rounds)
-            print(f"\n{op}, n = {nodes}, {found[0].edges} edges, forward + backward")
-            print(
-                f"  {'method':30} {'fastest ms':>10} {'median ms':>10} {'extra MB':>9} {'ratio':>6}"
-            )
-            for row in found:
-                print(
-                    f"  {row.method:30} {row.fastest_ms:10.2f} {row.median_ms:10.2f} "
-                    f"{row.extra_mb:9.0f} {row.fastest_ms / found[0].fastest_ms:6.1f}"
-                )
-            rows += found
-    if args.json:
-        args.json.write_text(
-            json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1)
-        )
+    work = [(op, n, k) for op in args.ops for n in args.sizes for k in args.degrees]
+    for op, nodes, k in tqdm(work, disable=args.quick):
+        for ordered in (False,) if args.no_order or op == "edge_gate" else (False, True):
+            options = argparse.Namespace(**{**vars(args), "ours": args.ours or ordered})
+            rows += measure(op, nodes, k, ordered, copy_rate, options)
+    print_table(rows)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        result = {"machine": machine, "rows": [asdict(row) for row in rows]}
+        with atomic_path(args.out / "sparse_attention.json") as partial_file:
+            partial_file.write_text(json.dumps(result, indent=1) + "\n")
+        save_figure(draw(rows), args.out / "sparse_attention.png")
 
 
 if __name__ == "__main__":

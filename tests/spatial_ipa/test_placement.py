@@ -123,6 +123,24 @@ def test_memory_bound_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.spread.max() < 1e-4
 
 
+def test_nodes_in_memory_order_give_the_same_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings, their noise, the start and the edges all move together, and back."""
+    h = points(301)
+
+    def place(h: Tensor, edges: EdgeList, graph: Tensor, count: int, noise: Tensor) -> Tensor:
+        seen.append(edges)
+        mean = torch.zeros_like(h).index_add(0, edges.dst, h[edges.src])
+        return gauge_fix(h + 0.1 * mean + 0.3 * noise)
+
+    seen: list[EdgeList] = []
+    plain = place_whole(place, h, 10, 2, 0, 0.1)
+    monkeypatch.setattr("spatial_ipa.placement._ORDER_FROM", 301)
+    ordered = place_whole(place, h, 10, 2, 0, 0.1)
+    before, after = ((e.src - e.dst).abs().float().mean() for e in (seen[0], seen[-1]))
+    assert after < 0.3 * before, "otherwise nothing was ordered"
+    torch.testing.assert_close(ordered.draws, plain.draws, rtol=0, atol=1e-5)
+
+
 def expected_spread(std: float, draws: int) -> float:
     """RMS over cells: two coordinates, and the mean over draws takes one of them away."""
     return std * math.sqrt(2 * (draws - 1) / draws)
