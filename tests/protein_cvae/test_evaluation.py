@@ -427,11 +427,16 @@ def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.Cap
     assert text.count("| real | generated, ensemble | generated, prior |") == 2
     # One protein of each group has figures; the latent map is of all.
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    kinds = ("traces", "rmsf", "ramachandran", "distances")
+    kinds = ("traces", "rmsf", "ramachandran", "distances", "effects")
     assert names == {f"{p}_{k}.png" for p in ("alpha", "beta") for k in kinds} | {"latents.png"}
     assert all((tmp_path / "figures" / n).read_bytes()[:4] == b"\x89PNG" for n in names)
     inside = [r["inside"] for r in rows if r.get("method") in MODES]
     assert min(inside) > 0.9
+    effects = [json.loads(x) for x in (tmp_path / "latent_effects.jsonl").read_text().splitlines()]
+    assert [r["protein"] for r in effects] == ["alpha"] * 10 + ["beta"] * 10
+    by_hand = [r["rms"] for r in effects if (r["latent"], r["size"]) == ("shift", 2.0)]
+    line = next(x for x in text.splitlines() if x.startswith("| shift | ±2 sd of the prior |"))
+    assert float(line.split("|")[3]) == pytest.approx(sum(by_hand) / 2, rel=0.01)
 
 
 def test_rows_of_a_case_carry_every_number(case):
