@@ -68,8 +68,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
   const auto gate = packed(gate_in), bias = packed(bias_in);
   Tensor dq = at::empty_like(q), dk = at::empty_like(q), dv = at::empty_like(q);
   Tensor dw = at::empty_like(w);
-  Tensor dx = at::empty_like(x), pull = at::empty({N, H, C}, q.options());
-  Tensor pair = at::empty({E, H, 2}, q.options());
+  Tensor dx = at::empty_like(x), state = at::empty({N, H, 2 + C}, q.options());
   Tensor dgate = at::empty({gate ? E : 0}, q.options());
   Tensor dbias = at::empty({bias ? E : 0, H}, q.options());
   EDGEWISE_DISPATCH(q, src, "edgewise::attention_backward", {
@@ -83,7 +82,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
     const AttentionGradArgs<T, I> args{
         fwd, dst.const_data_ptr<I>(), rev_edge.const_data_ptr<I>(),
         rev_ptr.const_data_ptr<int64_t>(), grad_out.const_data_ptr<T>(),
-        grad_dx.const_data_ptr<T>(), pair.data_ptr<T>(), pull.data_ptr<T>(), dq.data_ptr<T>(),
+        grad_dx.const_data_ptr<T>(), state.data_ptr<T>(), dq.data_ptr<T>(),
         dk.data_ptr<T>(), dv.data_ptr<T>(), gate ? dgate.data_ptr<T>() : nullptr,
         bias ? dbias.data_ptr<T>() : nullptr, dx.data_ptr<T>()};
     parallel_rows(fwd.ptr, N, [&](int64_t begin, int64_t end) {

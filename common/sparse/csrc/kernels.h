@@ -35,8 +35,8 @@ struct AttentionGradArgs {
   const int64_t *rev_ptr;  // (N + 1)
   const T *grad_out;  // (N, H, D)
   const T *grad_dx;  // (N, C)
-  T *pair;  // (E, H, 2) workspace: weight a and logit gradient
-  T *pull;  // (N, H, C) workspace: W_h^T grad_dx_i
+  // (N, H, 2 + C) workspace: log-sum-exp, sum_e a_eh da_eh and W_h^T grad_dx_i
+  T *state;
   T *dq, *dk, *dv;
   T *dgate;  // (E) or null
   T *dbias;  // (E, H) or null
