@@ -31,7 +31,7 @@ class KLSettings:
 class KLTerms:
     """Nats per residue: of z_global and of the parts of z_local, then what else is trained on.
 
-    ``marginal`` is that of the shifts, ``sequence`` the KL of the separate design's own latent
+    ``sequence`` is the KL of the separate design's own latent
     (else 0), ``free_...`` are with free bits.
     """
 
@@ -39,7 +39,6 @@ class KLTerms:
     detail: Tensor
     shift: Tensor
     turn: Tensor
-    marginal: Tensor
     sequence: Tensor
     free_global: Tensor
     free_detail: Tensor
@@ -52,7 +51,7 @@ class KLTerms:
         """
         annealed = weights.kl_global * self.free_global
         annealed = annealed + weights.kl_local * (self.free_detail + self.sequence)
-        return factor * annealed + weights.kl_local * (self.shift + self.marginal + self.turn)
+        return factor * annealed + weights.kl_local * (self.shift + self.turn)
 
 
 def kl_terms(
@@ -96,7 +95,6 @@ def kl_terms(
         detail=on_detail.sum(1).mean(),
         shift=shift,
         turn=turn,
-        marginal=(condition.network.marginal(*shifts) / count).mean(),
         sequence=on_sequence,
         free_global=free_bits(on_global, floor).sum() / length,
         free_detail=free_bits(on_detail, floor).sum(),
@@ -110,5 +108,4 @@ def kl_values(kl: KLTerms) -> dict[str, Tensor]:
         "kl_shift": kl.shift,
         "kl_turn": kl.turn,
         "kl_detail": kl.detail,
-        "shift_marginal": kl.marginal,
     }

@@ -1,16 +1,16 @@
 """Hierarchical conditional VAE over the conformations of a protein (spec §2 with §4).
 
     condition  c = f(sequence, template)                        per residue
-    prior      p(z_g | c) p(shift | z_g, c) p(turn, detail | shift, z_g, c)
+    prior      p(z_g | c) p(shift | T) p(turn, detail | shift, z_g, c)
     posterior  q(z_g | X, c) q(shift | X, T) q(turn | X, T) q(detail | X, c)
     decoder    start = template moved by shift and turn -> equivariant layers -> N, CA, C
 
 X is the conformer, T the template: another conformer of the same protein.  shift and turn say how
 each residue frame has moved from T after robust superposition, seen in the frames of T; their
-posterior means are that motion and only its width is learned.  The prior of shift is an elastic
-network, that of the others is independent given the shifts of the residues around.  Without a
-template the start comes from a perceptron of latents and condition in a pose of its own, and shift
-and turn do not exist.
+posterior means are that motion and only its width is learned.  The prior of shift is a fixed
+elastic network of the template (:mod:`protein_cvae.elastic`), that of the others is independent
+given the shifts of the residues around.  Without a template the start comes from a perceptron of
+latents and condition in a pose of its own, and shift and turn do not exist.
 
 Amino-acid logits come from the latents (``direct``, the default), from the decoder's states
 (``shared``), or from latents of their own (``separate``).
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from protein_cvae.batch import ProteinBatch
 from protein_cvae.decoder import EquivariantDecoder
-from protein_cvae.elastic import ElasticNetwork, ElasticPrior
+from protein_cvae.elastic import ElasticNetwork, elastic_network
 from protein_cvae.features import (
     ANGSTROM,
     RESIDUE_FEATURES,
@@ -63,7 +63,7 @@ class Condition:
         mask: (B, L) residues that are modelled.
         templated: (B,) bool, a template is given.
         rotation, origin: (B, L, 3, 3), (B, L, 3) frames of the template, Å.
-        network: prior of the shift, over templated items (others have ground springs only).
+        network: prior of the shift, over templated items (of others it is the identity).
     """
 
     c: Tensor
@@ -173,7 +173,6 @@ class ProteinCVAE(nn.Module):
             nn.Linear(width // 2 + quarter, width), nn.LayerNorm(width), nn.GELU()
         )
         self.conditioner = Trunk(width, condition_layers, heads, feed_forward, dropout)
-        self.elastic = ElasticPrior(width, hidden // 2)
 
         self.structure_in = nn.Sequential(
             nn.Linear(RESIDUE_FEATURES, quarter), nn.LayerNorm(quarter)
@@ -198,7 +197,6 @@ class ProteinCVAE(nn.Module):
             nn.init.constant_(layer.bias, start)
 
         self.global_prior = GaussianHead(width, width, d_global)
-        self.shift_prior = perceptron(width + d_global, width, 3, zero=True)
         self.detail_prior = GaussianHead(width + d_global + 3 * len(_SEEN), width, detail)
         self.turn_prior = GaussianHead(width + d_global + 3 * len(_SEEN), width, 3)
         nn.init.zeros_(self.turn_prior.mean.weight)
@@ -214,6 +212,8 @@ class ProteinCVAE(nn.Module):
         self.sequence_latent = GaussianHead(width, width, quarter) if separate else None
         self.sequence_prior = GaussianHead(width, width, quarter) if separate else None
         self.sequence_head = perceptron(d_sequence[sequence_design], width, NUM_AMINO_ACIDS)
+
+        self.register_load_state_dict_pre_hook(_refuse_learned_network)
 
     # -- condition ------------------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ class ProteinCVAE(nn.Module):
         h = h + sinusoidal(batch.residue_index, self.width, h.dtype)
         graph = self._graph(origin, seen, batch)
         c = self.conditioner(h, mask, rotation, origin, graph)
-        network = self.elastic(c, rotation, origin, seen, graph)
+        network = elastic_network(rotation, origin, seen, batch.residue_index, batch.chain_index)
         return Condition(c, masked_mean(c, mask), mask, templated, rotation, origin, network)
 
     def _sequence(self, batch: ProteinBatch) -> Tensor:
@@ -283,10 +283,11 @@ class ProteinCVAE(nn.Module):
         return self.global_prior(condition.mean)
 
     def prior_shift(self, condition: Condition, z_global: Tensor) -> Tensor:
-        """(B, L, 3) mean of p(shift | z_g, c), Å, in the frames of the template."""
-        shift = self.shift_prior(self._given(condition, z_global))
-        seen = condition.mask & condition.templated[:, None]
-        return torch.where(seen[..., None], shift, torch.zeros_like(shift))
+        """(B, L, 3) mean of p(shift | z_g, c), Å: 0, which is the template itself.
+
+        A learned mean moved proteins not seen in training by twice their RMSF.
+        """
+        return z_global.new_zeros(*condition.mask.shape, 3)
 
     def prior_local(self, condition: Condition, z_global: Tensor, shift: Tensor) -> LocalPrior:
         """p(turn, detail | shift, z_g, c) with z_global (B, G) and shift (B, L, 3), Å."""
@@ -354,3 +355,22 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of (B, L, C) over the residues of (B, L) that are present -> (B, C)."""
     weight = mask.to(x)[..., None]
     return (x * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+
+def _refuse_learned_network(
+    module: nn.Module,
+    state_dict: dict[str, Tensor],
+    prefix: str,
+    local_metadata: dict[str, object],
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    old = [k for k in state_dict if k.startswith((f"{prefix}elastic.", f"{prefix}shift_prior."))]
+    if old:
+        raise ValueError(
+            f"the checkpoint holds {old[0]} and {len(old) - 1} more weights of a learned prior of "
+            "the shifts, expected none: the prior is now the fixed elastic network of "
+            "protein_cvae/elastic.py; train the model anew"
+        )

@@ -61,9 +61,11 @@ def repeat_condition(condition: Condition, count: int) -> Condition:
 
     network = dataclasses.replace(
         condition.network,
-        **{f.name: repeat(getattr(condition.network, f.name))
-           for f in dataclasses.fields(condition.network)},
-    )  # fmt: skip
+        precision=repeat(condition.network.precision),
+        factor=repeat(condition.network.factor),
+        mask=repeat(condition.network.mask),
+        moved=repeat(condition.network.moved),
+    )
     tensors = {
         f.name: repeat(getattr(condition, f.name))
         for f in dataclasses.fields(condition)
