@@ -147,8 +147,9 @@ class EdgeList:
         in order of destination.
         """
         if "rev_edge" not in self._cache:
-            self._cache["rev_edge"] = torch.argsort(self.src, stable=True).to(self.src.dtype)
-            self._cache["rev_ptr"] = _row_pointer(self.src, self.num_nodes)
+            sources, edge = torch.sort(self.src, stable=True)
+            self._cache["rev_edge"] = edge.to(self.src.dtype)
+            self._cache["rev_ptr"] = _row_pointer(sources, self.num_nodes)
         return self._cache["rev_ptr"], self._cache["rev_edge"]
 
     def to(self, device: torch.device | str) -> EdgeList:
@@ -179,10 +180,11 @@ class EdgeList:
         )
 
 
-def _row_pointer(index: Tensor, num_nodes: int) -> Tensor:
-    """(N + 1,) int64 row pointer of the sorted order of ``index`` (E,)."""
-    count = torch.bincount(index, minlength=num_nodes)
-    return torch.cat([count.new_zeros(1), count.cumsum(0)])
+def _row_pointer(sorted_index: Tensor, num_nodes: int) -> Tensor:
+    """(N + 1,) int64 row pointer of a sorted index (E,)."""
+    # Not bincount: torch.compile cannot tell the length of its result.
+    rows = torch.arange(num_nodes + 1, dtype=sorted_index.dtype, device=sorted_index.device)
+    return torch.searchsorted(sorted_index, rows)
 
 
 def _describe(tensor: Tensor) -> str:

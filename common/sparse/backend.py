@@ -32,6 +32,8 @@ _forced: ContextVar[Backend | None] = ContextVar("sparse_backend", default=None)
 def use_backend(name: Backend) -> Iterator[None]:
     """Run the sparse operations of the ``with`` body on one backend.
 
+    What torch.compile has compiled keeps the backend of that moment.
+
     Raises:
         ValueError: for an unknown name.
         RuntimeError: for ``cpp`` when the extension was not built, and for ``triton`` when it is
@@ -58,11 +60,16 @@ def backend_for(tensor: Tensor) -> Backend:
     Raises:
         RuntimeError: if ``triton`` was asked for and cannot run on the device of ``tensor``.
     """
+    return _backend_on(tensor.device.type)
+
+
+# torch.compile takes the answer as a constant: what it compiled keeps its backend.
+@torch.compiler.assume_constant_result
+def _backend_on(kind: str) -> Backend:
     forced = _forced.get()
-    kind = tensor.device.type
     if forced == "triton" and not (kind == "cuda" or (kind == "cpu" and triton_interpreted())):
         raise RuntimeError(
-            f"backend 'triton' needs CUDA tensors, got a tensor on {tensor.device}; to run its "
+            f"backend 'triton' needs CUDA tensors, got a tensor on {kind}; to run its "
             "kernels on CPU, slowly, set TRITON_INTERPRET=1 in the environment before Python starts"
         )
     if forced is not None:

@@ -101,6 +101,45 @@ def test_operators_pass_the_checks_of_torch_library() -> None:
 
 
 @needs_extension
+def test_torch_compile_takes_the_operators_whole() -> None:
+    """Without a graph break; values and gradients are those of eager mode."""
+
+    def total(values: list[Tensor]) -> Tensor:
+        q, k, v, x, w_x, h, *layers = values
+        gate = edge_gate(h, edges, *layers)
+        out, dx = neighbor_attention(2 * q, k, v, x, edges, w_x, gate=gate)
+        walk = spmm(edge_softmax(gate, edges), edges, dx)
+        return out.square().sum() + walk.square().sum()
+
+    rng = torch.Generator().manual_seed(0)
+    edges = EdgeList.from_edge_index(torch.randint(0, 9, (2, 60), generator=rng), 9)
+    shapes = [
+        *[(9, 2, 4)] * 3,
+        (9, 2),
+        (2, 2, 2),
+        (9, 3),
+        (5, 12),
+        (5,),
+        (5, 5),
+        (5,),
+        (1, 5),
+        (1,),
+    ]
+    values = [torch.randn(s, generator=rng).double().requires_grad_() for s in shapes]
+    torch._dynamo.reset()
+    compiled_total = torch.compile(total, backend="aot_eager", fullgraph=True)(values)
+    eager_total = total(values)
+    torch.testing.assert_close(compiled_total, eager_total, rtol=1e-12, atol=0)
+    pairs = zip(
+        torch.autograd.grad(compiled_total, values),
+        torch.autograd.grad(eager_total, values),
+        strict=True,
+    )
+    for got, want in pairs:
+        assert bool(want.any())
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_every_instruction_set_gives_the_plain_result(capability: str) -> None:
     """The choice is made once in a process, so the lesser ones run in one of their own."""
