@@ -34,13 +34,16 @@ def extension_arguments() -> dict[str, Any]:
                 print(f"the sparse extension is not built: {error}", file=sys.stderr)
 
     code = Path("common/sparse/csrc")
+    # at::parallel_for is a header: without OpenMP it compiles to a loop on one thread.
+    threads = ["-fopenmp"] if sys.platform == "linux" else []
     extension = cpp_extension.CppExtension(
         "common.sparse._C",
         sorted(str(path) for path in code.glob("*.cpp")),
         depends=sorted(str(path) for pattern in ("*.h", "*.inc") for path in code.glob(pattern)),
         optional=True,
         # -fno-math-errno only drops errno; NaN and infinity keep their meaning.
-        extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"],
+        extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", *threads],
+        extra_link_args=threads,
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": OptionalBuild}}
 

@@ -237,6 +237,14 @@ def test_nan_is_passed_on_and_stays_in_its_row(backend: str) -> None:
 
 
 @pytest.mark.skipif(not extension_loaded(), reason="the extension is not built")
+def test_the_extension_runs_on_all_threads_of_torch(threads: None) -> None:
+    """Without OpenMP at build time its loops compile, and run on one."""
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        assert torch.ops.edgewise.threads_used() == count
+
+
+@pytest.mark.skipif(not extension_loaded(), reason="the extension is not built")
 def test_same_bits_for_every_run_and_thread_count(threads: None) -> None:
     """The compiled operators; PyTorch's products for the node parts of the gate stay outside."""
     problem = Problem((301, 40000, 4, 32, 2, 32, 16), torch.float32)

@@ -1,6 +1,10 @@
 // Choice of the instruction set, once per process.
+#include <ATen/Parallel.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "kernels.h"
 
@@ -42,6 +46,13 @@ EDGEWISE_KERNELS(float, int64_t, f32_i64)
 EDGEWISE_KERNELS(double, int32_t, f64_i32)
 EDGEWISE_KERNELS(double, int64_t, f64_i64)
 #undef EDGEWISE_KERNELS
+
+int64_t threads_used() {
+  const int64_t asked = at::get_num_threads();
+  std::vector<char> seen(asked, 0);
+  at::parallel_for(0, asked, 1, [&](int64_t, int64_t) { seen[at::get_thread_num()] = 1; });
+  return std::count(seen.begin(), seen.end(), 1);
+}
 
 const char* cpu_capability() {
   return level() == 2 ? "avx512" : level() == 1 ? "avx2" : "default";

@@ -108,6 +108,8 @@ inline int64_t gate_scratch(int64_t features, int64_t hidden) {
 template <class T, class I>
 const Kernels<T, I>& kernels();
 const char* cpu_capability();
+// Threads that a parallel loop of this library runs on: torch.get_num_threads() if all is well.
+int64_t threads_used();
 
 #define EDGEWISE_DECLARE(ns)                       \
   namespace ns {                                   \

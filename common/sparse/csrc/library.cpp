@@ -25,6 +25,7 @@ TORCH_LIBRARY(edgewise, m) {
   m.def("log_softmax(Tensor logits, Tensor ptr) -> Tensor");
   m.def("log_softmax_backward(Tensor grad, Tensor out, Tensor ptr) -> Tensor");
   m.def("cpu_capability() -> str", [] { return std::string(edgewise::cpu_capability()); });
+  m.def("threads_used() -> int", [] { return edgewise::threads_used(); });
 }
 
 TORCH_LIBRARY_IMPL(edgewise, CPU, m) {
