@@ -417,7 +417,11 @@ def draw(rows: list[Row]) -> Figure:
             axes[1][column].plot(sizes, [r.bytes_per_edge for r in mine], style)
         for axis, label in zip(axes[:, column], ("ns per edge", "bytes per edge"), strict=True):
             axis.set(xscale="log", yscale="log", xlabel="nodes", ylabel=label, title=op)
-        axes[0][column].legend(fontsize="x-small")
+        handles, labels = axes[0][column].get_legend_handles_labels()
+        axes[1][column].legend(  # below, off the curves
+            handles, labels, fontsize="x-small", ncols=2, loc="upper center",
+            bbox_to_anchor=(0.5, -0.2),
+        )  # fmt: skip
     return figure
 
 
