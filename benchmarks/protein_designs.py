@@ -327,10 +327,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.steps < EPOCHS:
         parser.error(f"--steps must be at least {EPOCHS}, got {options.steps}")
     warnings.filterwarnings("ignore", module="lightning")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     run(options) if options.command == "run" else report(options)
 
 
 if __name__ == "__main__":
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # for this process alone
     print(f"command: {' '.join(sys.argv)}")
     main()

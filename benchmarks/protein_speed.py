@@ -321,7 +321,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     warnings.filterwarnings("ignore", module="lightning")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
     clock, load = CLOCKS[options.clock], [os.getloadavg()[0]]
     module, data = read(options)
@@ -357,4 +356,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # for this process alone
     main()

@@ -149,7 +149,7 @@ def main() -> None:
     # At its start the last layer is zero, so most gradients are: take it where training is.
     with torch.no_grad():
         for parameter in module.model.block.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape)
+            parameter.add_(0.02 * torch.randn(parameter.shape))
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6)
     backends: list[Backend] = ["reference", "torch"]
     if extension_loaded():
@@ -175,17 +175,17 @@ def main() -> None:
     print(f"building the minisets: {1e3 * building:.0f} ms a step (in the loader)")
     rows = {}
     for backend in backends:
-        seconds = statistics.median(times[backend])
+        typical = statistics.median(times[backend])
         rows[backend] = {
-            "step_ms": 1e3 * seconds,
+            "step_ms": 1e3 * typical,
             **{
                 name: 1e3 * statistics.median(p[name] for p in parts[backend])
                 for name in parts[backend][0]
             },
         }
-        ratio = seconds / statistics.median(times[fast])
+        ratio = typical / statistics.median(times[fast])
         listed = ", ".join(f"{k} {v:.0f}" for k, v in rows[backend].items() if k != "step_ms")
-        print(f"{backend:10} {1e3 * seconds:7.0f} ms a step, x{ratio:.1f}   ({listed})")
+        print(f"{backend:10} {1e3 * typical:7.0f} ms a step, x{ratio:.1f}   ({listed})")
 
     with use_backend(fast), profile(activities=[ProfilerActivity.CPU]) as record:
         step(module, batches[0], optimizer)

@@ -63,8 +63,6 @@ def backend_for(tensor: Tensor) -> Backend:
     return _backend_on(tensor.device.type)
 
 
-# torch.compile takes the answer as a constant: what it compiled keeps its backend.
-@torch.compiler.assume_constant_result
 def _backend_on(kind: str) -> Backend:
     forced = _forced.get()
     if forced == "triton" and not (kind == "cuda" or (kind == "cpu" and triton_interpreted())):
@@ -82,6 +80,11 @@ def _backend_on(kind: str) -> Backend:
         return "cpp"
     _warn_once()
     return "torch"
+
+
+# torch.compile takes the answer as a constant: what it compiled keeps its backend.  This is what
+# torch.compiler.assume_constant_result sets, which would import the compiler, and Triton, here.
+_backend_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
