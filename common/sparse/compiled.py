@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 
 from common.edges import EdgeList
-
-Grads = tuple[Tensor | None, ...]
+from common.sparse.autograd import (
+    Grads,
+    attention_backward_by,
+    attention_setup,
+    reverse_if_needed,
+)
 
 
 def neighbor_attention(
@@ -29,7 +33,7 @@ def neighbor_attention(
     beta: float,
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    rev_ptr, rev_edge = _reverse(edges, q, k, v, x, w_x, gate, bias)
+    rev_ptr, rev_edge = reverse_if_needed(edges, q, k, v, x, w_x, gate, bias)
     graph = (edges.src, edges.dst, edges.ptr, rev_ptr, rev_edge)
     out, dx, _, _ = torch.ops.edgewise.attention(q, k, v, x, *graph, w_x, gate, beta, bias)
     return out, dx
@@ -51,7 +55,7 @@ def edge_gate(
 
 
 def spmm(weight: Tensor, edges: EdgeList, dense: Tensor) -> Tensor:
-    reverse = _reverse(edges, dense)
+    reverse = reverse_if_needed(edges, dense)
     return torch.ops.edgewise.spmm(weight, edges.src, edges.dst, edges.ptr, *reverse, dense)
 
 
@@ -59,17 +63,11 @@ def edge_log_softmax(logits: Tensor, edges: EdgeList) -> Tensor:
     return torch.ops.edgewise.log_softmax(logits, edges.ptr)
 
 
-def _reverse(edges: EdgeList, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The reverse CSR if a gradient will read it, otherwise stand-ins that nothing reads."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return edges.by_source
-    return edges.ptr, edges.src
-
-
 def register() -> None:
     """Attach gradients and fake shapes to the operators; call once, after loading the library."""
+    attention_backward = attention_backward_by(torch.ops.edgewise.attention_backward)
     for name, setup, backward, fake in (
-        ("attention", _attention_setup, _attention_backward, _attention_fake),
+        ("attention", attention_setup, attention_backward, _attention_fake),
         ("edge_gate", _edge_gate_setup, _edge_gate_backward, _edge_gate_fake),
         ("spmm", _spmm_setup, _spmm_backward, _spmm_fake),
         ("log_softmax", _log_softmax_setup, _log_softmax_backward, _like_first),
@@ -83,26 +81,6 @@ def register() -> None:
         "edgewise::gather_dot", lambda row, col, a, b: a.new_empty(len(row))
     )
     torch.library.register_fake("edgewise::log_softmax_backward", _like_first)
-
-
-def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, gate, beta, bias = inputs
-    out, _, lse, moment = output
-    ctx.beta = beta
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, gate, bias, out, lse, moment)
-
-
-def _attention_backward(ctx: Any, grad_out: Tensor, grad_dx: Tensor, *_: Tensor) -> Grads:
-    *tensors, gate, bias, out, lse, moment = ctx.saved_tensors
-    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-    grad_dx = torch.zeros_like(tensors[3]) if grad_dx is None else grad_dx
-    dq, dk, dv, dx, dw, dgate, dbias = torch.ops.edgewise.attention_backward(
-        grad_out, grad_dx, *tensors, gate, ctx.beta, bias, out, lse, moment
-    )
-    dgate = None if gate is None else dgate
-    dbias = None if bias is None else dbias
-    return dq, dk, dv, dx, None, None, None, None, None, dw, dgate, None, dbias
 
 
 def _attention_fake(q: Tensor, k: Tensor, v: Tensor, x: Tensor, *_: Any) -> tuple[Tensor, ...]:

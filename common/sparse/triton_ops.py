@@ -14,8 +14,12 @@ from torch import Tensor
 
 from common.edges import EdgeList
 from common.sparse import blockwise, triton_gate_launch, triton_launch, triton_segment_ops
-
-Grads = tuple[Tensor | None, ...]
+from common.sparse.autograd import (
+    Grads,
+    attention_backward_by,
+    attention_setup,
+    reverse_if_needed,
+)
 
 _ATTENTION = (
     "Tensor q, Tensor k, Tensor v, Tensor x, Tensor src, Tensor dst, Tensor ptr, Tensor rev_ptr, "
@@ -34,7 +38,7 @@ def neighbor_attention(
     beta: float,
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    rev_ptr, rev_edge = _reverse(edges, q, k, v, x, w_x, gate, bias)
+    rev_ptr, rev_edge = reverse_if_needed(edges, q, k, v, x, w_x, gate, bias)
     graph = (edges.src, edges.dst, edges.ptr, rev_ptr, rev_edge)
     out, dx, _, _ = attention(q, k, v, x, *graph, w_x, gate, beta, bias)
     return out, dx
@@ -54,7 +58,7 @@ def edge_gate(
     weights = (w_in, w_mid, b_mid, w_out, b_out)
     if not triton_serves_gate(h, w_mid):
         return blockwise.edge_gate(at_dst, at_src, h, edges, *weights)
-    rev_ptr, rev_edge = _reverse(edges, at_dst, at_src, h, *weights)
+    rev_ptr, rev_edge = reverse_if_needed(edges, at_dst, at_src, h, *weights)
     graph = (edges.src, edges.dst, edges.ptr, rev_ptr, rev_edge)
     return gate(at_dst, at_src, h, *graph, *weights)
 
@@ -76,13 +80,6 @@ def triton_serves_gate(h: Tensor, w_mid: Tensor) -> bool:
 
 spmm = triton_segment_ops.spmm
 edge_log_softmax = triton_segment_ops.edge_log_softmax
-
-
-def _reverse(edges: EdgeList, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The reverse CSR if a gradient will read it, otherwise stand-ins that nothing reads."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return edges.by_source
-    return edges.ptr, edges.src
 
 
 @torch.library.custom_op(
@@ -164,27 +161,9 @@ def _like(tensor: Tensor) -> Tensor:
     return tensor.new_empty(tensor.shape)
 
 
-def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, gate, beta, bias = inputs
-    out, _, lse, moment = output
-    ctx.beta = beta
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, gate, bias, out, lse, moment)
-
-
-def _attention_backward(ctx: Any, grad_out: Tensor, grad_dx: Tensor, *_: Tensor) -> Grads:
-    *tensors, gate, bias, out, lse, moment = ctx.saved_tensors
-    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-    grad_dx = torch.zeros_like(tensors[3]) if grad_dx is None else grad_dx
-    dq, dk, dv, dx, dw, dgate, dbias = attention_backward(
-        grad_out, grad_dx, *tensors, gate, ctx.beta, bias, out, lse, moment
-    )
-    dgate = None if gate is None else dgate
-    dbias = None if bias is None else dbias
-    return dq, dk, dv, dx, None, None, None, None, None, dw, dgate, None, dbias
-
-
-attention.register_autograd(_attention_backward, setup_context=_attention_setup)
+attention.register_autograd(
+    attention_backward_by(attention_backward), setup_context=attention_setup
+)
 
 
 _GATE = (
