@@ -64,20 +64,25 @@ class Condition:
     vicreg: float = 1.0
     neighbours: float = 0.0
     align: float = 0.0
+    cross_fit: bool = False
 
 
 CONDITIONS = (
     Condition("random start: self-supervised", "random"),
     Condition("random start: + spatial", "random", neighbours=1.0),
-    Condition("random start: + spatial + alignment", "random", neighbours=1.0, align=10.0),
+    Condition("random start: + spatial + alignment", "random", neighbours=1.0, align=1.0),
     Condition("PCA start: self-supervised", "pca"),
     Condition("PCA start: + spatial", "pca", neighbours=1.0),
-    Condition("PCA start: + spatial + alignment", "pca", neighbours=1.0, align=10.0),
+    Condition("PCA start: + spatial + alignment", "pca", neighbours=1.0, align=1.0),
     Condition("spatial PCA start, not trained", "spatial", trained=False),
     Condition("spatial PCA start: self-supervised", "spatial"),
     Condition("spatial PCA start: + spatial", "spatial", neighbours=1.0),
-    Condition("spatial PCA start: + spatial + alignment", "spatial", neighbours=1.0, align=10.0),
-)
+    Condition("spatial PCA start: + spatial + alignment", "spatial", neighbours=1.0, align=1.0),
+    Condition(
+        "spatial PCA start: + spatial + alignment + cross-fitting", "spatial", neighbours=1.0,
+        align=1.0, cross_fit=True,
+    ),
+)  # fmt: skip
 
 
 class _InMemory(EncoderDataModule):
@@ -102,12 +107,10 @@ def features_of(
             w_vicreg=condition.vicreg,
             w_neighbours=condition.neighbours,
             w_coral=condition.align,
-            w_mmd=condition.align,
             w_anchor=0.0 if from_scratch else 1.0,
             first_layer_lr=3e-4 if from_scratch else 0.0,
-            optimizer=lambda p: torch.optim.AdamW(
-                p, lr=1e-3 if from_scratch else 1e-4, weight_decay=1e-2
-            ),
+            cross_fit=condition.cross_fit,
+            optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2),
             seed=seed,
         )
         pl.Trainer(
@@ -120,7 +123,7 @@ def features_of(
             use_distributed_sampler=False,
         ).fit(module, datamodule=data)
         encoder = load_encoder(Path(folder) / "encoder.pt")
-    return [encoder.embed(slide, "st") for slide in slides]
+    return [encoder.embed_training(slide) for slide in slides]  # the test slide is none
 
 
 def pca_features(
@@ -161,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slides", nargs="+", help="files, folders or patterns")
     parser.add_argument("--test", nargs="+", help="names of test slides; default the last")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--epochs", type=int, default=5, help="of trained conditions")
+    parser.add_argument("--epochs", type=int, default=10, help="of trained conditions")
     parser.add_argument("--steps", type=int, default=10, help="per epoch")
     parser.add_argument("--spots", type=int, default=384, help="per slide and step")
     parser.add_argument("--num-genes", type=int, help="most variable genes; default all")

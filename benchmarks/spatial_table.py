@@ -32,7 +32,7 @@ import torch
 
 from common.rng import generator_for
 from spatial_ipa.datamodule import MinisetDataModule, MinisetSettings
-from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder
+from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder, unit_variance
 from spatial_ipa.encoder_data import EncoderDataModule
 from spatial_ipa.encoder_module import EncoderModule
 from spatial_ipa.evaluate import SlideScorer
@@ -195,25 +195,25 @@ class Runner:
         return load_encoder(path)
 
     def embeddings(self, features: str) -> list[np.ndarray]:
-        """(n, 128) per training and test slide, at unit mean variance over the training slides."""
+        """(n, 128) per training and test slide, each at unit mean variance."""
         slides = self.train + self.test
         if features in ("encoder", "leaky"):
             encoder = self.encoder(leaky=features == "leaky")
             if features == "encoder":
                 check_split(encoder.split, self.train, self.test)
-            return [encoder.embed(s, "st") for s in slides]
+            known = [encoder.embed_training(s) for s in self.train]
+            return known + [encoder.embed(s, "st") for s in self.test]
         if features == "noise":
             rng = np.random.default_rng(self.seed)
             return [rng.standard_normal((len(s), 128)).astype(np.float32) for s in slides]
-        matrices = self.expression()
-        split = len(self.train)
-        h: list[np.ndarray] = []
+        matrices, split = self.expression(), len(self.train)
+        found: list[np.ndarray] = []
         for test in matrices[split:]:
             train_h, test_h = pca_features(matrices[:split], test, 128, self.seed)
-            scale = np.sqrt(np.concatenate(train_h).var(axis=0).mean())
-            h = h or [x / scale for x in train_h]
-            h.append(test_h / scale)
-        return [x.astype(np.float32) for x in h]
+            found = [*(found or train_h), test_h]
+        return [
+            unit_variance(torch.from_numpy(x), np.ones(len(x), bool)).float().numpy() for x in found
+        ]
 
     def method(self, name: str) -> Iterator[dict[str, Any]]:
         """Train one condition and score every test slide."""
