@@ -64,7 +64,6 @@ class Condition:
     vicreg: float = 1.0
     neighbours: float = 0.0
     align: float = 0.0
-    cross_fit: bool = False
 
 
 CONDITIONS = (
@@ -78,11 +77,7 @@ CONDITIONS = (
     Condition("spatial PCA start: self-supervised", "spatial"),
     Condition("spatial PCA start: + spatial", "spatial", neighbours=1.0),
     Condition("spatial PCA start: + spatial + alignment", "spatial", neighbours=1.0, align=1.0),
-    Condition(
-        "spatial PCA start: + spatial + alignment + cross-fitting", "spatial", neighbours=1.0,
-        align=1.0, cross_fit=True,
-    ),
-)  # fmt: skip
+)
 
 
 class _InMemory(EncoderDataModule):
@@ -109,7 +104,6 @@ def features_of(
             w_coral=condition.align,
             w_anchor=0.0 if from_scratch else 1.0,
             first_layer_lr=3e-4 if from_scratch else 0.0,
-            cross_fit=condition.cross_fit,
             optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2),
             seed=seed,
         )
@@ -123,7 +117,7 @@ def features_of(
             use_distributed_sampler=False,
         ).fit(module, datamodule=data)
         encoder = load_encoder(Path(folder) / "encoder.pt")
-    return [encoder.embed_training(slide) for slide in slides]  # the test slide is none
+    return [encoder.embed(slide, "st") for slide in slides]
 
 
 def pca_features(

@@ -43,16 +43,14 @@ def main() -> None:
     if module.context is None or module.context.encoder is None:
         raise SystemExit(f"{args.checkpoint} holds no encoder")
     encoder = module.context.encoder
-    train = [
-        EmbeddedSlide(s.name, encoder.embed_training(s), s.xy)
-        for s in read_slides(args.train)
-        if s.xy is not None
-    ]
-    heldout = [
-        EmbeddedSlide(s.name, encoder.embed(s, "st"), s.xy)
-        for s in read_slides(args.heldout)
-        if s.xy is not None
-    ]
+    train, heldout = (
+        [
+            EmbeddedSlide(s.name, encoder.embed(s, "st"), s.xy)
+            for s in read_slides(paths)
+            if s.xy is not None
+        ]
+        for paths in (args.train, args.heldout)
+    )
     check_slides(train, heldout)
     reference = ReferenceCells.sample(train)
 

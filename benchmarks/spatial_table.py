@@ -201,8 +201,7 @@ class Runner:
             encoder = self.encoder(leaky=features == "leaky")
             if features == "encoder":
                 check_split(encoder.split, self.train, self.test)
-            known = [encoder.embed_training(s) for s in self.train]
-            return known + [encoder.embed(s, "st") for s in self.test]
+            return [encoder.embed(s, "st") for s in slides]
         if features == "noise":
             rng = np.random.default_rng(self.seed)
             return [rng.standard_normal((len(s), 128)).astype(np.float32) for s in slides]

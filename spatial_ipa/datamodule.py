@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from common.sampler import DrawSampler, epoch_to_draw
 from common.stage import run_stage
 from spatial_ipa.calibration import Calibration
-from spatial_ipa.embeddings import embed, embed_training
+from spatial_ipa.embeddings import embed
 from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder
 from spatial_ipa.io import read_slides
 from spatial_ipa.minisets import (
@@ -272,25 +272,21 @@ class SlideDataModule(MinisetDataModule):
                 )
             self._train_encoder()
         encoder = load_encoder(self.encoder_path)
-        for slide in slides[0]:
-            embed_training(encoder, slide, self.cache_dir)
-        for slide in slides[1]:
+        for slide in slides[0] + slides[1]:
             embed(encoder, slide, "st", self.cache_dir)
 
     def setup(self, stage: str) -> None:
         train, val = self._read()
         self.encoder = load_encoder(self.encoder_path)
         check_split(self.encoder.split, train, val)
-        self.train = [
-            EmbeddedSlide(s.name, embed_training(self.encoder, s, self.cache_dir), s.xy)
-            for s in train
-            if s.xy is not None
-        ]
-        self.val = [
-            EmbeddedSlide(s.name, embed(self.encoder, s, "st", self.cache_dir), s.xy)
-            for s in val
-            if s.xy is not None
-        ]
+        self.train, self.val = (
+            [
+                EmbeddedSlide(s.name, embed(self.encoder, s, "st", self.cache_dir), s.xy)
+                for s in slides
+                if s.xy is not None
+            ]
+            for slides in (train, val)
+        )
 
     def _read(self) -> tuple[list[Any], list[Any]]:
         train = read_slides(self.train_slides, spatial_key=self.spatial_key)

@@ -39,10 +39,3 @@ def embed(
     if cached.shape[0] != len(slide):
         raise ValueError(f"{path} holds {cached.shape[0]} rows for {len(slide)} spots; delete it")
     return cached
-
-
-def embed_training(encoder: FrozenEncoder, slide: Slide, cache_dir: Path | None) -> np.ndarray:
-    """(n, d) float32 of a training slide, out of fold where the encoder was cross-fitted."""
-    if slide.expression_hash in encoder.out_of_fold:
-        return encoder.embed_training(slide)
-    return embed(encoder, slide, "st", cache_dir)

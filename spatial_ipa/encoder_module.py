@@ -4,14 +4,14 @@ The trunk starts as a linear map fitted to the training slides, spatial PCA
 (:mod:`spatial_ipa.spatial_pca`) or plain PCA, or at random.  It is then trained with
 
     w_vicreg VICReg(p(h_1), p(h_2)) + w_neighbours KL_spatial(g(h)) + w_stress log-stress(g(h))
-    + w_coral CORAL + w_mmd MMD + w_adversary CE(domain | reversed h) + w_anchor mean (h - h_0)^2
+    + w_coral CORAL + w_mmd MMD + w_scrna MMD(slides, scRNA-seq)
+    + w_adversary CE(domain | reversed h) + w_anchor mean (h - h_0)^2
 
 (:mod:`spatial_ipa.encoder_losses`), where p and g are heads that are thrown away, alignment is
-between the domains of a step, and h_0 is what the trunk computed at the start.  A weight of 0
+between the domains of a step, and h_0 is what the trunk computed at the start.  The term of w_scrna
+moves cells towards spots and not spots towards cells: slides are embedded as if there were no
+scRNA-seq, up to the other terms.  A weight of 0
 removes a term and its head.
-
-Cross-fitting: training slides are seen, here and by everything trained later, through a gene layer
-fitted without them (:mod:`spatial_ipa.cross_fit`); later slides, through one fitted to them all.
 
 With a selection slide, the weights kept are those of the epoch with the best recall of its spatial
 neighbours among the kNN in H, the starting weights included.
@@ -19,13 +19,11 @@ neighbours among the kNN in H, the starting weights included.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
@@ -33,13 +31,11 @@ from torch import Tensor, nn
 
 from common.outputs import prepare_output
 from common.rng import generator_for
-from spatial_ipa.cross_fit import cross_fitted_components, fold_of
 from spatial_ipa.encoder import (
     FrozenEncoder,
     ScRNAAdapter,
     SharedEncoder,
     save_encoder,
-    unit_variance,
 )
 from spatial_ipa.encoder_data import DomainBatch, EncoderDataModule
 from spatial_ipa.encoder_losses import (
@@ -83,14 +79,14 @@ class EncoderModule(pl.LightningModule):
         w_stress: weight of the spatial distances.
         w_coral: weight of the alignment of covariances.
         w_mmd: weight of the alignment of distributions.
+        w_scrna: weight of the distance of scRNA-seq from the slides, which are held still for it;
+            without scRNA-seq it does nothing.
         w_adversary: weight of the domain adversary.
         w_anchor: weight of the distance from the start.
         tau: temperature of the neighbourhoods.
         optimizer: called with the parameters.
         first_layer_lr: learning rate of the gene layer, which holds most weights; 0 keeps it as it
             starts (not with start=random).
-        cross_fit: show each training slide through a gene layer that was fitted without it; needs
-            a gene layer that is not trained, and does nothing where there is one training slide.
         seed: of the initial weights.
     """
 
@@ -109,12 +105,12 @@ class EncoderModule(pl.LightningModule):
         w_stress: float = 0.0,
         w_coral: float = 1.0,
         w_mmd: float = 0.0,
+        w_scrna: float = 10.0,
         w_adversary: float = 0.0,
         w_anchor: float = 1.0,
         tau: float = 0.25,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         first_layer_lr: float = 0.0,
-        cross_fit: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -124,17 +120,13 @@ class EncoderModule(pl.LightningModule):
             raise ValueError("start=random needs first_layer_lr > 0: the gene layer must learn")
         if start == "random" and w_anchor > 0:
             raise ValueError("start=random has nothing to be anchored to; set w_anchor to 0")
-        if cross_fit and (start == "random" or first_layer_lr > 0):
-            raise ValueError(
-                "cross_fit needs a gene layer that stays as fitted; set cross_fit to false, or "
-                "start to spatial or pca and first_layer_lr to 0"
-            )
         weights = {
             "w_vicreg": w_vicreg,
             "w_neighbours": w_neighbours,
             "w_stress": w_stress,
             "w_coral": w_coral,
             "w_mmd": w_mmd,
+            "w_scrna": w_scrna,
             "w_adversary": w_adversary,
             "w_anchor": w_anchor,
         }
@@ -148,12 +140,9 @@ class EncoderModule(pl.LightningModule):
         self.d_out, self.hidden, self.dropout = d_out, (hidden[0], hidden[1]), dropout
         self.rank, self.num_neighbours, self.ridge, self.tau = rank, num_neighbours, ridge, tau
         self.optimizer, self.first_layer_lr, self.seed = optimizer, first_layer_lr, seed
-        self.cross_fit = cross_fit
         self.encoder: SharedEncoder | None = None
         self.adapter: ScRNAAdapter | None = None
-        self.components: Tensor  # (G, r)
-        self.cross_components: Tensor  # (F, G, r); no folds without cross-fitting
-        self.mixing: Tensor  # (hidden[0], r)
+        self.anchor: Tensor
         self.best_score, self.best_state = -1.0, dict[str, Tensor]()
 
     @property
@@ -167,9 +156,10 @@ class EncoderModule(pl.LightningModule):
         if stage != "fit":
             return
         prepare_output(self.output, "model.output")
-        if self.trainer.max_epochs != 0 and not any(self.weights.values()):
+        acting = {k: v for k, v in self.weights.items() if k != "w_scrna" or self.data.scrna}
+        if self.trainer.max_epochs != 0 and not any(acting.values()):
             raise ValueError(
-                f"{', '.join(self.weights)} are all 0, so there is nothing to train; set one of "
+                f"{', '.join(acting)} are all 0, so there is nothing to train; set one of "
                 "them, or trainer.max_epochs to 0 to write the start"
             )
 
@@ -187,33 +177,21 @@ class EncoderModule(pl.LightningModule):
         encoder = SharedEncoder(num_genes, d, self.hidden, self.dropout, generator)
         expression = data.expression()
         if self.start != "random":
-            coordinates = [s.xy for s in data.fit_slides if s.xy is not None]
-
-            def fit(chosen: Sequence[int]) -> Tensor:
-                return self._linear_start(
-                    [expression[i] for i in chosen], [coordinates[i] for i in chosen]
-                )
-
-            components = fit(range(len(expression)))
-            folds = components.new_zeros(0, *components.shape)
-            if self.cross_fit and len(expression) > 1:
-                folds = cross_fitted_components(expression, components, fit)
-            # Functions of the slides and settings, so a checkpoint need not hold them.
-            for name, value in (
-                ("components", components),
-                ("cross_components", folds),
-                ("mixing", encoder.set_linear(components, generator)),
-            ):
-                self.register_buffer(name, value, persistent=False)
+            components = self._linear_start(expression)
+            encoder.set_linear(components, generator)
+            if self.weights["w_anchor"]:
+                anchor = F.pad(components, (0, d - components.shape[1]))
+                self.register_buffer("anchor", anchor, persistent=False)
         encoder.out_scale.fill_(unit_scale(encoder, expression))
         self.encoder = encoder
         if self.first_layer_lr == 0:
             encoder.first.requires_grad_(False)
         if data.scrna:
-            if not any(self.weights[w] for w in ("w_coral", "w_mmd", "w_adversary")):
+            aligning = ("w_coral", "w_mmd", "w_scrna", "w_adversary")
+            if not any(self.weights[w] for w in aligning):
                 raise ValueError(
-                    "scrna is given, but w_coral, w_mmd and w_adversary are all 0: the adapter "
-                    "would learn nothing. Set one of them, or leave scrna out"
+                    f"scrna is given, but {', '.join(aligning)} are all 0: the adapter would "
+                    "learn nothing. Set one of them, or leave scrna out"
                 )
             self.adapter = ScRNAAdapter(num_genes, generator=generator)
         # Heads see H through layers of their own, so that H itself keeps its spectrum.
@@ -239,21 +217,8 @@ class EncoderModule(pl.LightningModule):
         x = torch.cat(part.views)
         if part.is_scrna and self.adapter is not None:
             x = self.adapter(x)
-        fold = self._fold(part.domain)
-        first = self.encoder.first(x) if fold is None else self._first_without(x, fold)
-        a, b = self.encoder.upper(first, generator).chunk(2)
+        a, b = self.encoder(x, generator).chunk(2)
         return a, b
-
-    def _fold(self, domain: int) -> int | None:
-        """The fold whose gene layer was fitted without this domain; None if all were."""
-        number = len(self.data.fit_slides)
-        crossed = self.start != "random" and len(self.cross_components) > 0 and domain < number
-        return fold_of(domain, number) if crossed else None
-
-    def _first_without(self, x: Tensor, fold: int) -> Tensor:
-        """(n, hidden[0]) the gene layer of a fold on centred expression (n, G)."""
-        assert self.encoder is not None
-        return x @ self.cross_components[fold] @ self.mixing.T + self.encoder.first.bias
 
     def _terms(
         self, batch: list[DomainBatch], views: list[tuple[Tensor, Tensor]]
@@ -284,6 +249,11 @@ class EncoderModule(pl.LightningModule):
             if w[name]:
                 each = [distance(a, b) for a, b in pairs] or [first.sum() * 0]
                 terms[name] = torch.stack(each).mean()
+        cells = [a for part, (a, _) in zip(batch, views, strict=True) if part.is_scrna]
+        if w["w_scrna"] and cells:
+            spots = [a for part, (a, _) in zip(batch, views, strict=True) if not part.is_scrna]
+            each = [rbf_mmd(a.detach(), b) for a in spots for b in cells]
+            terms["w_scrna"] = torch.stack(each).mean()
         if self.critic is not None:
             logits = self.critic(reverse_gradient(torch.cat([a for a, _ in views])))
             domain = torch.cat(
@@ -296,11 +266,8 @@ class EncoderModule(pl.LightningModule):
         if w["w_anchor"]:
             each = []
             for part, (a, _) in zip(batch, views, strict=True):
-                fold = self._fold(part.domain)
-                components = self.components if fold is None else self.cross_components[fold]
-                start = part.views[0] @ components * self.encoder.out_scale
-                padded = F.pad(start, (0, a.shape[1] - start.shape[1]))
-                each.append((a - padded).square().mean())
+                start = part.views[0] @ self.anchor * self.encoder.out_scale
+                each.append((a - start).square().mean())
             terms["w_anchor"] = torch.stack(each).mean()
         return terms
 
@@ -365,25 +332,7 @@ class EncoderModule(pl.LightningModule):
                     if k.startswith(part)
                 }
                 target.load_state_dict(best or source.state_dict())
-        return FrozenEncoder(
-            encoder, adapter, data.panel, data.split, data.target_sum, self._out_of_fold(encoder)
-        )
-
-    def _out_of_fold(self, encoder: SharedEncoder) -> dict[str, Tensor]:
-        """Embeddings of the cross-fitted slides, by the hash of their expression."""
-        found = {}
-        slides = zip(self.data.fit_slides, self.data.expression(), strict=True)
-        device = self.mixing.device
-        for number, (slide, expression) in enumerate(slides):
-            fold = self._fold(number)
-            if fold is None:
-                continue
-            parts = []
-            for block in expression.blocks(_ROWS):
-                first = self._first_without(torch.from_numpy(block).to(device), fold)
-                parts.append(encoder.upper(first.cpu()))
-            found[slide.expression_hash] = unit_variance(torch.cat(parts), expression.filled)
-        return found
+        return FrozenEncoder(encoder, adapter, data.panel, data.split, data.target_sum)
 
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
@@ -412,17 +361,15 @@ class EncoderModule(pl.LightningModule):
     ) -> list[DomainBatch]:
         return [part.to(device) for part in batch]
 
-    def _linear_start(
-        self, expression: Sequence[LogExpression], coordinates: Sequence[np.ndarray]
-    ) -> Tensor:
-        """(G, r) the linear map that the trunk starts as, fitted to some of the slides."""
+    def _linear_start(self, expression: list[LogExpression]) -> Tensor:
+        """(G, r) the linear map that the trunk starts as."""
         limit = min(self.d_out, self.hidden[0] // 2, self.hidden[1] // 2)
         if self.start == "pca":
             return torch.from_numpy(principal_components(expression, limit, self.seed))
         basis = principal_components(expression, max(self.rank, limit), self.seed)
         found, _ = spatial_components(
             expression,
-            coordinates,
+            [s.xy for s in self.data.fit_slides if s.xy is not None],
             basis,
             num_components=limit,
             num_neighbours=self.num_neighbours,

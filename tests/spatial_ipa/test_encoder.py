@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,18 +50,6 @@ def test_linear_start_computes_exactly_the_linear_map(rank: int) -> None:
     h = encoder(x)
     torch.testing.assert_close(h[:, :rank], x @ components)
     assert torch.equal(h[:, rank:], torch.zeros(11, 8 - rank, dtype=torch.float64))
-
-
-def test_linear_start_says_how_the_first_layer_mixes_components() -> None:
-    """So that other components can be put in front of the layers above."""
-    encoder = SharedEncoder(30, 8, (20, 16)).double()
-    components, x = (torch.randn(n, m, dtype=torch.float64) for n, m in ((30, 5), (11, 30)))
-    mixing = encoder.set_linear(components, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(encoder.first.weight, mixing @ components.T)
-    others = torch.randn(30, 5, dtype=torch.float64)
-    h = encoder.upper(x @ others @ mixing.T + encoder.first.bias)
-    torch.testing.assert_close(h[:, :5], x @ others)
-    assert torch.equal(encoder.upper(encoder.first(x)), encoder(x))
 
 
 def test_linear_start_can_be_trained_away_from() -> None:
@@ -139,18 +126,6 @@ def test_embedding_of_any_slide_has_unit_variance_over_its_filled_rows() -> None
         assert h.var(axis=0).mean() == pytest.approx(1, rel=1e-5)
     one = Slide.build("one", slide.counts[:1], slide.genes, None)  # nothing to scale by
     assert np.isfinite(frozen.embed(one, "st")).all()
-
-
-def test_out_of_fold_embeddings_are_kept_and_are_part_of_the_hash(tmp_path: Path) -> None:
-    slide, other = make_slide("a"), make_slide("b", seed=1)
-    plain = make_frozen(slide)
-    h = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
-    crossed = replace(plain, out_of_fold={slide.expression_hash: h})
-    save_encoder(crossed, tmp_path / "e.pt")
-    loaded = load_encoder(tmp_path / "e.pt")
-    assert np.array_equal(loaded.embed_training(slide), h.numpy())
-    assert np.array_equal(loaded.embed_training(other), plain.embed(other, "st"))
-    assert loaded.weights_hash == crossed.weights_hash != plain.weights_hash
 
 
 def test_embedding_permutes_with_the_spots() -> None:

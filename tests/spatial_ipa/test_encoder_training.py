@@ -8,7 +8,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -26,7 +25,6 @@ from spatial_ipa.io import read_slides
 from spatial_ipa.metrics import neighbour_recall
 from spatial_ipa.simulate import TissuePaths, TissueSpec, write_tissue
 from spatial_ipa.slide import Slide
-from spatial_ipa.spatial_pca import principal_components, spatial_components
 from spatial_ipa.split import check_split
 
 GENES = [f"g{i}" for i in range(120)]
@@ -134,15 +132,13 @@ def test_wrong_view_settings_are_refused() -> None:
 def test_fit_writes_an_encoder_that_knows_its_split(tissue: TissuePaths, tmp_path: Path) -> None:
     """All terms on, with scRNA-seq; H of every slide has unit variance."""
     module = EncoderModule(
-        str(tmp_path / "e.pt"), w_stress=0.1, w_mmd=1.0, w_adversary=0.1, first_layer_lr=1e-5,
-        cross_fit=False,
-    )  # fmt: skip
+        str(tmp_path / "e.pt"), w_stress=0.1, w_mmd=1.0, w_adversary=0.1, first_layer_lr=1e-5
+    )
     fit(module, make_data(tissue, scrna=True), 1)
     encoder = load_encoder(tmp_path / "e.pt")
     slides = read_slides([str(p) for p in tissue.slides])
     h = [encoder.embed(s, "st") for s in slides]
     assert [x.var(axis=0).mean() for x in h] == pytest.approx([1] * 4, rel=1e-5)
-    assert not encoder.out_of_fold
     check_split(encoder.split, slides[:3], slides[3:])
     with pytest.raises(ValueError, match="training slides"):
         check_split(encoder.split, slides[:2], slides[2:3])
@@ -161,70 +157,6 @@ def test_start_beats_pca_on_an_unseen_slide(tissue: TissuePaths, tmp_path: Path)
         h = load_encoder(tmp_path / f"{start}.pt").embed(slide, "st")
         recall[start] = neighbour_recall(h, slide.xy, adaptive_k(120), 30)
     assert recall["spatial"] > recall["pca"] > 1.3 * 30 / 119
-
-
-def test_training_slides_are_embedded_through_components_fitted_without_them(
-    tissue: TissuePaths, tmp_path: Path
-) -> None:
-    """At the start H is linear, so NumPy and SciPy can say what it must be out of fold."""
-    data = make_data(tissue)
-    fit(EncoderModule(str(tmp_path / "e.pt")), data, 0)
-    encoder = load_encoder(tmp_path / "e.pt")
-    slides = read_slides([str(p) for p in tissue.slides[:3]])
-    assert set(encoder.out_of_fold) == {s.expression_hash for s in slides}
-    expression = data.expression()
-
-    def components(chosen: list[int]) -> np.ndarray:
-        part = [expression[i] for i in chosen]
-        basis = principal_components(part, 256, 0)
-        coordinates = [s.xy for i in chosen if (s := slides[i]).xy is not None]
-        return spatial_components(part, coordinates, basis)[0]
-
-    common = components([0, 1, 2])
-    for left, slide in enumerate(slides):
-        rest = [i for i in range(3) if i != left]
-        own, rank = components(rest), common.shape[1]
-        own = np.pad(own[:, :rank], ((0, 0), (0, max(0, rank - own.shape[1]))))
-        z, wanted = (
-            np.concatenate([expression[i].project(c) for i in rest]) for c in (own, common)
-        )
-        turn, _ = scipy.linalg.orthogonal_procrustes(z, wanted)
-        h = expression[left].project(own @ turn)
-        h /= np.sqrt(h.var(axis=0).sum() / 128)  # the mean over all dimensions of H
-        found = encoder.embed_training(slide)
-        assert found.shape == (len(slide), 128)
-        np.testing.assert_allclose(found[:, : h.shape[1]], h, atol=2e-4)
-        assert not np.allclose(found, encoder.embed(slide, "st"), atol=0.1)
-    unseen = read_slides([str(tissue.slides[3])])[0]
-    assert np.array_equal(encoder.embed_training(unseen), encoder.embed(unseen, "st"))
-
-
-def test_one_training_slide_and_no_cross_fitting_embed_as_they_are(
-    tissue: TissuePaths, tmp_path: Path
-) -> None:
-    train = [str(p) for p in tissue.slides[:2]]
-    for files, cross_fit in ((train[:1], True), (train, False)):
-        data = EncoderDataModule(files, steps_per_epoch=2, spots=64)
-        fit(EncoderModule(str(tmp_path / "e.pt"), cross_fit=cross_fit), data, 1)
-        assert not load_encoder(tmp_path / "e.pt").out_of_fold
-
-
-def test_training_slides_look_like_unseen_ones_only_when_cross_fitted(
-    tissue: TissuePaths, tmp_path: Path
-) -> None:
-    """What cross-fitting is for: no optimism about training slides after training, either."""
-    recall = {}
-    for cross_fit in (False, True):
-        fit(EncoderModule(str(tmp_path / "e.pt"), cross_fit=cross_fit), make_data(tissue), 3)
-        encoder = load_encoder(tmp_path / "e.pt")
-        slides = read_slides([str(p) for p in tissue.slides])
-        found = [
-            neighbour_recall(encoder.embed_training(s), s.xy, adaptive_k(120), adaptive_k(120))
-            for s in slides
-            if s.xy is not None
-        ]
-        recall[cross_fit] = np.mean(found[:3]) - found[3]
-    assert abs(recall[True]) < 0.5 * recall[False]
 
 
 def test_same_seed_same_weights_and_other_seed_other_weights(
@@ -301,9 +233,6 @@ def test_settings_that_cannot_work_are_refused(tissue: TissuePaths, tmp_path: Pa
         EncoderModule("e.pt", start="random", w_anchor=0.0)
     with pytest.raises(ValueError, match="nothing to be anchored to; set w_anchor to 0"):
         EncoderModule("e.pt", start="random", first_layer_lr=1e-3)
-    for changed in ({"start": "random", "w_anchor": 0.0}, {}):
-        with pytest.raises(ValueError, match="set cross_fit to false"):
-            EncoderModule("e.pt", first_layer_lr=1e-3, **changed)  # type: ignore[arg-type]
     nothing = EncoderModule(
         str(tmp_path / "e.pt"), w_vicreg=0.0, w_neighbours=0.0, w_coral=0.0, w_anchor=0.0
     )
@@ -311,7 +240,7 @@ def test_settings_that_cannot_work_are_refused(tissue: TissuePaths, tmp_path: Pa
         fit(nothing, make_data(tissue), 1)
     with pytest.raises(ValueError, match="select_on must name one"):
         fit(EncoderModule(str(tmp_path / "e.pt")), make_data(tissue, select_on="slide_3"), 1)
-    module = EncoderModule(str(tmp_path / "e.pt"), w_coral=0.0, w_mmd=0.0)
+    module = EncoderModule(str(tmp_path / "e.pt"), w_coral=0.0, w_scrna=0.0)
     with pytest.raises(ValueError, match="adapter"):
         fit(module, make_data(tissue, scrna=True), 1)
 
@@ -328,8 +257,7 @@ def test_weights_are_drawn_on_the_cpu_whatever_the_default_device(
         module.encoder = None
         with torch.device(device):
             module.configure_model()
-        buffers = {n: getattr(module, n) for n in ("components", "cross_components", "mixing")}
-        built.append(module.state_dict() | buffers)
+        built.append({**module.state_dict(), "anchor": module.anchor})
     assert built[0].keys() == built[1].keys()
     for name, value in built[0].items():
         assert built[1][name].device.type == "cpu", name
