@@ -5,9 +5,11 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import anndata
 import lightning.pytorch as pl
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -19,9 +21,10 @@ from spatial_ipa.encoder_data import (
     augmented_view,
     disturb,
 )
+from spatial_ipa.encoder_losses import domain_mixing
 from spatial_ipa.encoder_module import EncoderModule
 from spatial_ipa.graphs import adaptive_k
-from spatial_ipa.io import read_slides
+from spatial_ipa.io import read_slide, read_slides
 from spatial_ipa.metrics import neighbour_recall
 from spatial_ipa.simulate import TissuePaths, TissueSpec, write_tissue
 from spatial_ipa.slide import Slide
@@ -144,6 +147,31 @@ def test_fit_writes_an_encoder_that_knows_its_split(tissue: TissuePaths, tmp_pat
         check_split(encoder.split, slides[:2], slides[2:3])
     sample = read_slides([str(tissue.scrna)], require_spatial=False)[0]
     assert not np.array_equal(encoder.embed(sample, "st"), encoder.embed(sample, "scrna"))
+
+
+def test_scrna_term_mixes_cells_of_another_technology_with_spots(
+    tissue: TissuePaths, tmp_path: Path
+) -> None:
+    """Cells under a stress of dissociation that no spot knows; judged by neighbours in H."""
+    sample = anndata.read_h5ad(tissue.scrna)
+    rng = np.random.default_rng(0)
+    stress = rng.gamma(1.0, 20.0, (sample.n_obs, 1)) * (rng.random(sample.n_vars) < 0.3)
+    sample.X = sp.csr_matrix(sample.X + rng.poisson(stress)).astype(np.float32)
+    sample.obs_names = [f"far_{name}" for name in sample.obs_names]
+    sample.write_h5ad(tmp_path / "far.h5ad")
+    slides = read_slides([str(p) for p in tissue.slides[:3]])
+    cells = read_slide(tmp_path / "far.h5ad", require_spatial=False)
+    mixing = {}
+    for weight in (0.0, 10.0):
+        data = make_data(tissue)
+        data.scrna_files = [str(tmp_path / "far.h5ad")]
+        fit(EncoderModule(str(tmp_path / "e.pt"), w_scrna=weight), data, 10)
+        encoder = load_encoder(tmp_path / "e.pt")
+        spots = np.concatenate([encoder.embed(s, "st") for s in slides])
+        h = np.concatenate([spots, encoder.embed(cells, "scrna")])
+        domain = torch.tensor([0] * len(spots) + [1] * len(cells))
+        mixing[weight] = domain_mixing(torch.from_numpy(h), domain)
+    assert 1 - mixing[10.0] < 0.6 * (1 - mixing[0.0]), mixing  # 1 is perfect
 
 
 def test_start_beats_pca_on_an_unseen_slide(tissue: TissuePaths, tmp_path: Path) -> None:
