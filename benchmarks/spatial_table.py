@@ -41,6 +41,7 @@ from spatial_ipa.io import gene_panel, read_slide, reindex
 from spatial_ipa.minisets import Augmentation, EmbeddedSlide, build_miniset
 from spatial_ipa.module import GraphMode, SpatialIPAModule
 from spatial_ipa.oracle import minimise
+from spatial_ipa.placement import Placement, aspect_ratio, towards_outline
 from spatial_ipa.rivals import RIVALS, pca_features, predict
 from spatial_ipa.slide import Slide
 
@@ -268,9 +269,11 @@ class Runner:
             np.save(folder / f"{name.replace('/', '_')}_{mode}_{self.seed}.npy", layout)
             yield mode, layout
 
-    def rivals(self, names: list[str]) -> Iterator[dict[str, Any]]:
+    def rivals(self, names: list[str], outline: bool) -> Iterator[dict[str, Any]]:
+        """Each rival on each test slide; ``outline`` gives it the last step of our placement."""
         matrices, split = self.expression(), len(self.train)
         xy = [s.xy.astype(np.float64) for s in self.train if s.xy is not None]
+        aspect = float(np.exp(np.mean([np.log(aspect_ratio(torch.from_numpy(x))) for x in xy])))
         for slide, test in zip(self.test, matrices[split:], strict=True):
             train_features, test_features = pca_features(matrices[:split], test, 50, self.seed)
             for name in names:
@@ -281,7 +284,11 @@ class Runner:
                         name, train_features, xy, test_features, self.seed, register=register
                     )
                     seconds = time.perf_counter() - start
-                    mode = "registered" if register else ""
+                    if outline:
+                        found = torch.from_numpy(layout)[None]
+                        layout = towards_outline(Placement(found[0], found), aspect).xy.numpy()
+                    parts = ("registered" if register else "", "outline" if outline else "")
+                    mode = ", ".join(part for part in parts if part)
                     row = {"slide": slide.name, "method": name, "inference": mode}
                     yield row | {"train_s": seconds, **self.scorer(slide).score(layout)}
 
@@ -324,8 +331,8 @@ def run(args: argparse.Namespace) -> None:
             continue
         if runner is None or (runner.fold, runner.seed) != (fold, seed):
             runner = Runner(args, fold, seed)
-        if condition == "rivals":
-            rows = runner.rivals(args.rivals)
+        if condition in ("rivals", "rivals, outline"):
+            rows = runner.rivals(args.rivals, outline="outline" in condition)
         elif condition == "oracle":
             rows = runner.oracle()
         else:
@@ -405,7 +412,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder that holds her2st/, dlpfc/, ...")
     parser.add_argument("--out", default="runs/table")
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
-    names = [*CONDITIONS, "rivals", "oracle"]
+    names = [*CONDITIONS, "rivals", "rivals, outline", "oracle"]
     parser.add_argument("--conditions", nargs="+", choices=names, default=names)
     parser.add_argument("--rivals", nargs="+", choices=list(RIVALS), default=list(RIVALS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
