@@ -379,10 +379,17 @@ COLUMNS = {
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print mean and sd over seeds of the mean over held-out slides, per split and method."""
+    """Print mean and sd over seeds of the mean over held-out slides, per split and method.
+
+    With several ``--tags``, trained methods are told apart by theirs.
+    """
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}")
-    rows = [r for r in _read(Path(args.out) / "results.jsonl") if r["tag"] == args.tag]
-    rows = [r for r in rows if r["rotate"] == args.rotate]
+    tags = args.tags or [args.tag]
+    rows = [r for r in _read(Path(args.out) / "results.jsonl") if r["tag"] in tags]
+    rows = [r for r in rows if r["rotate"] == args.rotate and r["split"] in args.splits]
+    for row in rows:
+        if len(tags) > 1 and row["condition"] in CONDITIONS:
+            row["inference"] = f"{row['tag']}, {row['inference']}"
     for split in dict.fromkeys(r["split"] for r in rows):
         print(f"\n### {split}\n")
         print("| method | slides | seeds | " + " | ".join(COLUMNS.values()) + " |")
@@ -420,6 +427,7 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", help="only folds of these names")
     parser.add_argument("--shard", default="0/1", help="i/n: this process's share of the work")
     parser.add_argument("--tag", default="laptop", help="name of these settings in the results")
+    parser.add_argument("--tags", nargs="+", help="of the report; --tag alone when left out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--encoder-epochs", type=int, default=10)
