@@ -32,7 +32,7 @@ import torch
 
 from common.rng import generator_for
 from spatial_ipa.datamodule import MinisetDataModule, MinisetSettings
-from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder, unit_variance
+from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder
 from spatial_ipa.encoder_data import EncoderDataModule
 from spatial_ipa.encoder_module import EncoderModule
 from spatial_ipa.evaluate import SlideScorer
@@ -211,9 +211,7 @@ class Runner:
         for test in matrices[split:]:
             train_h, test_h = pca_features(matrices[:split], test, 128, self.seed)
             found = [*(found or train_h), test_h]
-        return [
-            unit_variance(torch.from_numpy(x), np.ones(len(x), bool)).float().numpy() for x in found
-        ]
+        return [(x / np.sqrt(x.var(axis=0).mean())).astype(np.float32) for x in found]
 
     def method(self, name: str) -> Iterator[dict[str, Any]]:
         """Train one condition and score every test slide."""

@@ -9,9 +9,7 @@ The trunk starts as a linear map fitted to the training slides, spatial PCA
 
 (:mod:`spatial_ipa.encoder_losses`), where p and g are heads that are thrown away, alignment is
 between the domains of a step, and h_0 is what the trunk computed at the start.  The term of w_scrna
-moves cells towards spots and not spots towards cells: slides are embedded as if there were no
-scRNA-seq, up to the other terms.  A weight of 0
-removes a term and its head.
+moves cells towards spots, not spots towards cells.  A weight of 0 removes a term and its head.
 
 With a selection slide, the weights kept are those of the epoch with the best recall of its spatial
 neighbours among the kNN in H, the starting weights included.
