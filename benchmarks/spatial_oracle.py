@@ -18,6 +18,7 @@ import torch
 
 from common.rng import generator_for
 from spatial_ipa.io import read_slide
+from spatial_ipa.minisets import draw_members
 from spatial_ipa.oracle import minimise
 from spatial_ipa.slide import Slide
 from spatial_ipa.targets import Target, build_target, union_targets
@@ -31,8 +32,7 @@ SLIDES = (
 def miniset(slide: Slide, generator: torch.Generator) -> Target:
     """The target of a random subset of 96 to 384 spots."""
     assert slide.xy is not None
-    size = int(torch.randint(96, 385, (1,), generator=generator))
-    chosen = torch.randperm(len(slide), generator=generator)[:size].sort().values
+    chosen = draw_members(len(slide), 96, 384, generator)
     return build_target(torch.tensor(np.array(slide.xy))[chosen], generator)
 
 

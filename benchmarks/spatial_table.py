@@ -41,7 +41,7 @@ from spatial_ipa.io import gene_panel, read_slide, reindex
 from spatial_ipa.minisets import Augmentation, EmbeddedSlide, build_miniset
 from spatial_ipa.module import GraphMode, SpatialIPAModule
 from spatial_ipa.oracle import minimise
-from spatial_ipa.placement import Placement, aspect_ratio, towards_outline
+from spatial_ipa.placement import Placement, towards_outline, typical_aspect
 from spatial_ipa.rivals import RIVALS, pca_features, predict
 from spatial_ipa.slide import Slide
 
@@ -113,6 +113,8 @@ CONDITIONS: dict[str, Condition] = {
 
 
 _REGRESSORS = ("knn", "ridge", "svr", "mlp")
+# Whether the rivals are given the last step of our placement.
+_RIVAL_CONDITIONS = {"rivals": False, "rivals, outline": True}
 
 
 class _SlidesInMemory(EncoderDataModule):
@@ -271,7 +273,7 @@ class Runner:
         """Each rival on each test slide; ``outline`` gives it the last step of our placement."""
         matrices, split = self.expression(), len(self.train)
         xy = [s.xy.astype(np.float64) for s in self.train if s.xy is not None]
-        aspect = float(np.exp(np.mean([np.log(aspect_ratio(torch.from_numpy(x))) for x in xy])))
+        aspect = typical_aspect(xy)
         for slide, test in zip(self.test, matrices[split:], strict=True):
             train_features, test_features = pca_features(matrices[:split], test, 50, self.seed)
             for name in names:
@@ -329,8 +331,8 @@ def run(args: argparse.Namespace) -> None:
             continue
         if runner is None or (runner.fold, runner.seed) != (fold, seed):
             runner = Runner(args, fold, seed)
-        if condition in ("rivals", "rivals, outline"):
-            rows = runner.rivals(args.rivals, outline="outline" in condition)
+        if condition in _RIVAL_CONDITIONS:
+            rows = runner.rivals(args.rivals, outline=_RIVAL_CONDITIONS[condition])
         elif condition == "oracle":
             rows = runner.oracle()
         else:
@@ -417,7 +419,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder that holds her2st/, dlpfc/, ...")
     parser.add_argument("--out", default="runs/table")
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
-    names = [*CONDITIONS, "rivals", "rivals, outline", "oracle"]
+    names = [*CONDITIONS, *_RIVAL_CONDITIONS, "oracle"]
     parser.add_argument("--conditions", nargs="+", choices=names, default=names)
     parser.add_argument("--rivals", nargs="+", choices=list(RIVALS), default=list(RIVALS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from common.sampler import DrawSampler, epoch_to_draw
@@ -25,7 +23,7 @@ from spatial_ipa.minisets import (
     MinisetDataset,
     collate,
 )
-from spatial_ipa.placement import aspect_ratio
+from spatial_ipa.placement import typical_aspect
 from spatial_ipa.reference_cells import ReferenceCells
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
 
@@ -164,8 +162,7 @@ class MinisetDataModule(pl.LightningDataModule):
     @property
     def context(self) -> PlacementContext:
         s = self.settings
-        ratios = [aspect_ratio(torch.from_numpy(np.array(slide.xy))) for slide in self.train]
-        aspect = float(np.exp(np.log(ratios).mean()))
+        aspect = typical_aspect(slide.xy for slide in self.train)
         return PlacementContext(
             self.encoder, s.num_candidates, s.size_max, s.augmentation.noise_h, aspect
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from common.rng import generator_for
 from spatial_ipa.losses import collapse_diagnostics, geometry_terms
 from spatial_ipa.metrics import layout_metrics
+from spatial_ipa.minisets import draw_members
 from spatial_ipa.operators import gauge_fix
 from spatial_ipa.targets import build_target, union_targets
 
@@ -47,8 +48,7 @@ class SlideScorer:
         targets = []
         for draw in range(num_minisets):
             generator = generator_for(seed, 1, draw)
-            size = int(torch.randint(size_min, size_max + 1, (1,), generator=generator))
-            chosen = torch.randperm(n, generator=generator)[: min(size, n)].sort().values
+            chosen = draw_members(n, size_min, size_max, generator)
             self.members.append(chosen)
             targets.append(build_target(self.xy[chosen], generator))
         self.minisets = union_targets(targets)

@@ -121,6 +121,12 @@ def collate(items: Sequence[Miniset]) -> Miniset:
     )
 
 
+def draw_members(n: int, size_min: int, size_max: int, generator: torch.Generator) -> Tensor:
+    """(m,) ascending: a random subset of n nodes, m uniform in [size_min, size_max], at most n."""
+    size = int(torch.randint(size_min, size_max + 1, (1,), generator=generator))
+    return torch.randperm(n, generator=generator)[: min(size, n)].sort().values
+
+
 def build_miniset(
     h: Tensor,
     xy: Tensor,
@@ -194,9 +200,8 @@ class MinisetDataset(Dataset[Miniset]):
     def __getitem__(self, index: int) -> Miniset:
         slide = self.slides[index % len(self.slides)]
         generator = generator_for(self.seed, index)
-        n = len(slide.h)
-        size = int(torch.randint(self.size_min, self.size_max + 1, (1,), generator=generator))
-        chosen = torch.randperm(n, generator=generator)[: min(size, n)].sort().values.numpy()
+        members = draw_members(len(slide.h), self.size_min, self.size_max, generator)
+        chosen = members.numpy()
         item = build_miniset(
             torch.from_numpy(np.ascontiguousarray(slide.h[chosen])),
             torch.from_numpy(np.ascontiguousarray(slide.xy[chosen])),

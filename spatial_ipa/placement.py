@@ -22,10 +22,11 @@ the training slides.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -88,6 +89,12 @@ def aspect_ratio(xy: Tensor) -> float:
     centred = (xy - xy.mean(0)).double()
     low, high = torch.linalg.eigvalsh(centred.mT @ centred).clamp_min(0).tolist()
     return (low / high) ** 0.5 if high > 0 else 1.0
+
+
+def typical_aspect(coordinates: Iterable[np.ndarray]) -> float:
+    """Geometric mean of the aspect ratios of slides, each (n, 2) in a unit of its own."""
+    ratios = [aspect_ratio(torch.from_numpy(np.array(xy))) for xy in coordinates]
+    return float(np.exp(np.log(ratios).mean()))
 
 
 def towards_outline(
