@@ -60,10 +60,12 @@ class EquivariantLayer(nn.Module):
         """States (N, C), frames (N, 3, 3), CA (N, 3) in Å -> the same, updated."""
         at_dst, at_src = self.to_pair(self.norm(h)).chunk(2, dim=1)
         geometry = edge_features(rotation, x, edges)
-        first = at_dst[edges.dst] + at_src[edges.src] + self.to_edge(geometry)
+        # index_select, not brackets: its backward adds in an order that threads do not change.
+        first = at_dst.index_select(0, edges.dst) + at_src.index_select(0, edges.src)
+        first = first + self.to_edge(geometry)
         message = self.message(first + self.separation(separation))  # (E, C)
         share = _MAX_SHARE * self.share(message).tanh()
-        moved = share * (x[edges.src] - x[edges.dst])
+        moved = share * (x.index_select(0, edges.src) - x.index_select(0, edges.dst))
         count = edges.in_degree.clamp_min(1).to(h)[:, None]
         summed = h.new_zeros(len(h), message.shape[1] + 3)
         summed = summed.index_add(0, edges.dst, torch.cat([message, moved], dim=1)) / count

@@ -184,14 +184,15 @@ def edge_features(rotation: Tensor, origin: Tensor, edges: EdgeList) -> Tensor:
         (E, EDGE_FEATURES): Gaussians of the distance on [0, 20] Å, log(1 + d), the direction, and
         the orientation R_iᵀ R_j.
     """
-    turn = rotation[edges.dst]  # (E, 3, 3)
-    gap = (origin[edges.src] - origin[edges.dst]) * ANGSTROM
+    # index_select, not brackets: its backward adds in an order that threads do not change.
+    turn = rotation.index_select(0, edges.dst)  # (E, 3, 3)
+    gap = (origin.index_select(0, edges.src) - origin.index_select(0, edges.dst)) * ANGSTROM
     local = (gap[:, None, :] @ turn)[:, 0]  # (E, 3)
     # The small constant keeps the gradient finite where two residues coincide.
     distance = (local.square().sum(1) + 1e-8).sqrt()
     radial = radial_basis(distance)
     direction = local / (distance + 0.1)[:, None]
-    orientation = (turn.mT @ rotation[edges.src]).flatten(1)
+    orientation = (turn.mT @ rotation.index_select(0, edges.src)).flatten(1)
     return torch.cat([radial, distance.log1p()[:, None], direction, orientation], dim=1)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from common.edges import EdgeList
 from common.sparse import neighbor_attention
-from spatial_ipa.operators import graph_mean
+from spatial_ipa.operators import graph_mean, squared_distance
 
 DistanceTerm = Literal["none", "rbf", "monotone"]
 
@@ -105,7 +105,7 @@ class IPALiteBlock(nn.Module):
         """(E, H) the optional geometric logit; None when off."""
         if self.distance_term == "none":
             return None
-        d2 = (x[edges.dst] - x[edges.src]).square().sum(1)
+        d2 = squared_distance(x, edges.dst, edges.src)
         if self.distance_term == "monotone":
             return -functional.softplus(self.gamma) * d2[:, None]
         # The mean over edges of a union cannot serve: each graph has its own median.

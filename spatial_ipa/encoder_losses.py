@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spatial_ipa.graphs import adaptive_k, spatial_graph
+from spatial_ipa.operators import squared_distance
 
 _MMD_SCALES = (0.25, 1.0, 4.0)
 
@@ -70,7 +71,7 @@ def spatial_kernel(xy: Tensor) -> Tensor:
     """(n, n) dense T^(1) of spec §2 on the symmetrised adaptive-kNN graph of coordinates (n, 2)."""
     n = len(xy)
     edges, scale = spatial_graph(xy, adaptive_k(n))
-    d2 = (xy[edges.src] - xy[edges.dst]).square().sum(1)
+    d2 = squared_distance(xy, edges.src, edges.dst)
     weight = (-d2 / (scale[edges.src] * scale[edges.dst])).exp()
     kernel = xy.new_zeros(n, n)
     kernel[edges.dst, edges.src] = weight
@@ -90,9 +91,9 @@ def neighbour_kl(h: Tensor, kernel: Tensor, tau: float) -> Tensor:
 def log_stress(h: Tensor, xy: Tensor) -> Tensor:
     """Scale-free stress between embeddings (n, d) and coordinates (n, 2)."""
     i, j = torch.triu_indices(len(h), len(h), 1, device=h.device)
-    true2 = (xy[i] - xy[j]).square().sum(1)
+    true2 = squared_distance(xy, i, j)
     apart = true2 > 0  # coincident spots have no log distance
-    own2 = (h[i[apart]] - h[j[apart]]).square().sum(1)
+    own2 = squared_distance(h, i[apart], j[apart])
     ratio = 0.5 * ((own2 + 1e-8).log() - true2[apart].log())
     return (ratio - ratio.mean()).square().mean()
 

@@ -18,6 +18,7 @@ from spatial_ipa.operators import (
     build_predicted_rw_operator,
     gauge_fix,
     graph_mean,
+    squared_distance,
 )
 from spatial_ipa.targets import Target
 
@@ -61,17 +62,18 @@ def loss_stress_log(x: Tensor, target: Target) -> Tensor:
     """
     i, j = target.pairs
     graph = target.graph[i]
-    log_pred = 0.5 * ((x[i] - x[j]).square().sum(1) + _DISTANCE_FLOOR).log()
-    log_true = 0.5 * ((target.xy[i] - target.xy[j]).square().sum(1) + _DISTANCE_FLOOR).log()
+    log_pred = 0.5 * (squared_distance(x, i, j) + _DISTANCE_FLOOR).log()
+    log_true = 0.5 * (squared_distance(target.xy, i, j) + _DISTANCE_FLOOR).log()
     ratio = log_pred - log_true
     alpha = graph_mean(ratio, graph, target.num_graphs)
-    return graph_mean((ratio - alpha[graph]).square(), graph, target.num_graphs)
+    residual = ratio - alpha.index_select(0, graph)
+    return graph_mean(residual.square(), graph, target.num_graphs)
 
 
 def loss_repulsion(x: Tensor, target: Target, tau: float = 0.01) -> Tensor:
     """(B,) mean over the random pairs of exp(-|x_i - x_j|^2 / tau)."""
     i, j = target.random_pairs
-    value = (-(x[i] - x[j]).square().sum(1) / tau).exp()
+    value = (-squared_distance(x, i, j) / tau).exp()
     return graph_mean(value, target.graph[i], target.num_graphs)
 
 

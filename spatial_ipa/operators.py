@@ -49,9 +49,18 @@ def gauge_fix(x: Tensor, graph: Tensor | None = None, num_graphs: int = 1) -> Te
     if graph is None:
         graph = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     x = at_least_float32(x)
-    x = x - graph_mean(x, graph, num_graphs)[graph]
+    x = x - graph_mean(x, graph, num_graphs).index_select(0, graph)
     radius = (graph_mean(x.square().sum(1), graph, num_graphs) + _TINY).sqrt()
-    return x / radius[graph, None]
+    return x / radius.index_select(0, graph)[:, None]
+
+
+def squared_distance(x: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """(M,) |x_i - x_j|^2 of rows i, j (M,) of x (N, d).
+
+    Rows are taken with ``index_select``: its backward adds in a fixed order, while that of
+    ``x[i]`` adds from several threads as they come, which makes no two trainings equal.
+    """
+    return (x.index_select(0, i) - x.index_select(0, j)).square().sum(1)
 
 
 @dataclass(frozen=True)
@@ -99,11 +108,12 @@ def build_predicted_rw_operator(x: Tensor, edges: EdgeList, scale: Tensor) -> Wa
         edges: the symmetric target graph.
         scale: (N,) local scales of the target.
     """
-    d2 = (x[edges.dst] - x[edges.src]).square().sum(1)
+    d2 = squared_distance(x, edges.dst, edges.src)
     log_w = -d2 / (scale[edges.dst] * scale[edges.src])
     log_t = edge_log_softmax(log_w, edges)
     # log T_ij = log w_ij - log(sum of row i).  W is symmetric, so T_ji differs by row j's sum
     # only, which is read off the first edge of that row.
     first = edges.ptr[:-1].clamp(max=max(edges.num_edges - 1, 0))
-    log_sum = (log_w - log_t)[first]  # (N,)
-    return WalkOperator(edges, log_t, (log_w - log_sum[edges.src]).exp())
+    log_sum = (log_w - log_t).index_select(0, first)  # (N,)
+    t_reverse = (log_w - log_sum.index_select(0, edges.src)).exp()
+    return WalkOperator(edges, log_t, t_reverse)

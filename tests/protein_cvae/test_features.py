@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from protein_cvae.features import NUM_SEPARATIONS, ChainGraph, residue_graph
+from common.edges import EdgeList
+from protein_cvae.features import NUM_SEPARATIONS, ChainGraph, edge_features, residue_graph
 
 FARTHEST = (NUM_SEPARATIONS - 2) // 2
 
@@ -75,3 +76,23 @@ def test_no_residue_at_all_is_an_empty_graph():
     ca, mask, chain, position = batch()
     graph = residue_graph(ca, torch.zeros_like(mask), chain, position, 4, 0)
     assert len(graph.nodes) == len(graph.edges.src) == len(graph.separation) == 0
+
+
+def test_two_threads_give_the_same_gradients_of_edge_features_every_time():
+    """Many edges on few residues: where threads add as they come, they add to the same rows."""
+    generator = torch.Generator().manual_seed(0)
+    edges = EdgeList.from_edge_index(torch.randint(20, (2, 40_000), generator=generator), 20)
+    rotation = torch.randn(20, 3, 3, generator=generator).requires_grad_()
+    origin = torch.randn(20, 3, generator=generator).requires_grad_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = [
+            torch.autograd.grad(edge_features(rotation, origin, edges).sum(), (rotation, origin))
+            for _ in range(4)
+        ]
+    finally:
+        torch.set_num_threads(before)
+    for again in found[1:]:
+        assert torch.equal(found[0][0], again[0])
+        assert torch.equal(found[0][1], again[1])

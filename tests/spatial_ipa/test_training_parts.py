@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,8 +29,8 @@ from spatial_ipa.embeddings import embed
 from spatial_ipa.encoder import FrozenEncoder, ScRNAAdapter, SharedEncoder, Split
 from spatial_ipa.gate import EdgeGateSoft
 from spatial_ipa.gate_training import pretrain_gate
-from spatial_ipa.losses import loss_gate
-from spatial_ipa.minisets import Augmentation, EmbeddedSlide, Miniset, MinisetDataset
+from spatial_ipa.losses import geometry_terms, loss_gate
+from spatial_ipa.minisets import Augmentation, EmbeddedSlide, Miniset, MinisetDataset, collate
 from spatial_ipa.module import SpatialIPAModule
 from spatial_ipa.predict import CellDataModule, PlacementOptions
 from spatial_ipa.slide import Slide
@@ -44,6 +45,35 @@ def learnable_slide(name: str, n: int = 150, seed: int = 0) -> EmbeddedSlide:
     waves = [f(np.pi * xy) for f in (np.sin, np.cos)]
     h = np.concatenate([2 * xy - 1, *waves, 0.3 * rng.standard_normal((n, 2))], 1)
     return EmbeddedSlide(name, h.astype(np.float32), xy.astype(np.float32))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_threads_give_the_same_gradients_every_time(two_threads: None) -> None:
+    """At a size where PyTorch shares gathers among threads (32,768 numbers and more)."""
+    slide = learnable_slide("a", n=600)
+    data = MinisetDataset([slide], 3, 384, 384, 60, 0, None, Augmentation())
+    batch = collate([data[i] for i in range(3)])
+    torch.manual_seed(0)
+    module = SpatialIPAModule(d_input=D)
+    found = []
+    for _ in range(4):
+        module.zero_grad()
+        layout, edges, logit = module(batch)
+        assert logit is not None
+        loss = geometry_terms(layout.x, batch.target).energy(0.3).mean()
+        loss = loss + loss_gate(logit, edges, batch.wanted, batch.target).mean()
+        loss.backward()
+        found.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
+    assert len(found[0]) > 20
+    for again in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], again, strict=True))
 
 
 # ---- gate pretraining
