@@ -2,11 +2,13 @@
 
     python benchmarks/spatial_table.py run --data DATA --out runs/table
     python benchmarks/spatial_table.py report --out runs/table
+    python benchmarks/spatial_table.py recall --data DATA --out runs/table
 
 ``run`` computes what ``--splits``, ``--conditions`` and ``--seeds`` name and appends one line of
 JSON per held-out slide and method to ``<out>/results.jsonl``; what is there already is skipped, so
 it can be stopped and restarted, and several processes may share the work with ``--shard i/n``.
 ``report`` prints mean and standard deviation over seeds of the mean over held-out slides.
+``recall`` prints how many true neighbours the encoder of each fold leaves among the candidates.
 
 A held-out slide takes no part in anything but its own scoring: no epoch is selected, training
 lengths are fixed beforehand, and the encoder is trained anew on the training slides of each fold.
@@ -20,7 +22,7 @@ import logging
 import platform
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +40,8 @@ from spatial_ipa.encoder_module import EncoderModule
 from spatial_ipa.evaluate import SlideScorer
 from spatial_ipa.expression import normalise
 from spatial_ipa.io import gene_panel, read_slide, reindex
-from spatial_ipa.minisets import Augmentation, EmbeddedSlide, build_miniset
+from spatial_ipa.metrics import adaptive_k, neighbour_recall
+from spatial_ipa.minisets import Augmentation, EmbeddedSlide, build_miniset, draw_members
 from spatial_ipa.module import GraphMode, SpatialIPAModule
 from spatial_ipa.oracle import minimise
 from spatial_ipa.placement import Placement, towards_outline, typical_aspect
@@ -378,6 +381,11 @@ COLUMNS = {
 }
 
 
+def _cell(by_seed: Sequence[float]) -> str:
+    spread = f" ± {np.std(by_seed, ddof=1):.3f}" if len(by_seed) > 1 else ""
+    return f"{np.mean(by_seed):.3f}{spread}"
+
+
 def report(args: argparse.Namespace) -> None:
     """Print mean and sd over seeds of the mean over held-out slides, per split and method.
 
@@ -404,18 +412,62 @@ def report(args: argparse.Namespace) -> None:
                 for s in sorted({r["seed"] for r in mine})
                 if {r["slide"] for r in mine if r["seed"] == s} == slides
             ]
-            cells = []
-            for column in COLUMNS:
-                means = [np.mean([r[column] for r in mine if r["seed"] == s]) for s in seeds]
-                spread = f" ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else ""
-                cells.append(f"{np.mean(means):.3f}{spread}")
+            cells = [
+                _cell([np.mean([r[c] for r in mine if r["seed"] == s]) for s in seeds])
+                for c in COLUMNS
+            ]
             name = ", ".join(part for part in method if part)
             print(f"| {name} | {len(slides)} | {len(seeds)} | " + " | ".join(cells) + " |")
 
 
+RECALL_AT = (60, 80, 100, 120)
+_RECALL_SIZE, _RECALL_DRAWS = 384, 10
+
+
+def candidate_recall(h: np.ndarray, xy: np.ndarray) -> list[float]:
+    """Share of the true neighbours among the c nearest in H for each c of RECALL_AT, then c = k.
+
+    Mean over subsets of up to 384 cells, as in training and stitching: on a whole slide of
+    thousands of cells k = 0.15 n passes any c, and the figure says more about n than about H.
+    """
+    found = []
+    for draw in range(_RECALL_DRAWS if len(h) > _RECALL_SIZE else 1):
+        chosen = draw_members(
+            len(h), _RECALL_SIZE, _RECALL_SIZE, generator_for(0, 78, draw)
+        ).numpy()
+        k = adaptive_k(len(chosen))
+        at = [min(c, len(chosen) - 1) for c in (*RECALL_AT, k)]
+        found.append([neighbour_recall(h[chosen], xy[chosen], k, c) for c in at])
+    return np.mean(found, axis=0).tolist()
+
+
+def recall(args: argparse.Namespace) -> None:
+    """Print candidate recall on held-out slides; encoders that are missing are trained."""
+    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}\n")
+    print("| held out | features | " + " | ".join([*map(str, RECALL_AT), "k"]) + " |")
+    print("|" + " --- |" * (3 + len(RECALL_AT)))
+    for split in args.splits:
+        found: dict[str, dict[int, list[list[float]]]] = {}
+        for fold in SPLITS[split]:
+            for seed in args.seeds:
+                runner = Runner(args, fold, seed)
+                xy = [s.xy for s in runner.test if s.xy is not None]
+                for name in ("encoder", "pca", "noise"):
+                    features = runner.embeddings(name)[len(runner.train) :]
+                    rows = [candidate_recall(h, x) for h, x in zip(features, xy, strict=True)]
+                    found.setdefault(name, {}).setdefault(seed, []).extend(rows)
+        for name, by_seed in found.items():
+            means = np.array(
+                [np.mean(rows, axis=0) for rows in by_seed.values()]
+            )  # (seeds, columns)
+            cells = [_cell(column) for column in means.T]
+            title = {"encoder": "encoder", "pca": "PCA, 128", "noise": "random"}[name]
+            print(f"| {split} | {title} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("command", choices=["run", "report", "recall"])
     parser.add_argument("--data", help="folder that holds her2st/, dlpfc/, ...")
     parser.add_argument("--out", default="runs/table")
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
@@ -438,9 +490,9 @@ def main() -> None:
     parser.add_argument("--num-draws", type=int, default=16)
     parser.add_argument("--oracle-steps", type=int, default=2000)
     args = parser.parse_args()
-    if args.command == "run" and args.data is None:
-        parser.error("run needs --data")
-    run(args) if args.command == "run" else report(args)
+    if args.command != "report" and args.data is None:
+        parser.error(f"{args.command} needs --data")
+    {"run": run, "report": report, "recall": recall}[args.command](args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""The benchmark that puts the model, its ablations and the rivals into one table."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def table() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "spatial_table.py"
+    spec = importlib.util.spec_from_file_location("spatial_table", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["spatial_table"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_fold_scores_what_it_trains_on(table: ModuleType) -> None:
+    for folds in table.SPLITS.values():
+        assert folds
+        for fold in folds:
+            assert fold.train
+            assert fold.test
+            assert not set(fold.train) & set(fold.test)
+
+
+@pytest.mark.parametrize("n", [200, 900])
+def test_candidate_recall_of_the_coordinates_and_of_noise(table: ModuleType, n: int) -> None:
+    rng = np.random.default_rng(0)
+    xy = rng.random((n, 2)).astype(np.float32)
+    *_, at_k = table.candidate_recall(xy, xy)
+    assert at_k == pytest.approx(1.0, abs=1e-6)
+    # Subsets of 384 when there are more: the chance is that of the subset, not of the slide.
+    found = table.candidate_recall(rng.standard_normal((n, 8)), xy)
+    chance = [c / (min(n, 384) - 1) for c in table.RECALL_AT]
+    np.testing.assert_allclose(found[:-1], chance, atol=0.03)
+
+
+def test_a_seed_without_every_slide_is_left_out(
+    table: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = {"split": "dlpfc", "fold": "f", "condition": "gate k=100", "tag": "t", "rotate": False}
+    rows = [
+        {**common, "method": "gate k=100", "inference": "whole", "slide": slide, "seed": seed}
+        | dict.fromkeys(table.COLUMNS, value)
+        for slide, seed, value in (
+            ("a", 0, 1.0),
+            ("b", 0, 3.0),
+            ("a", 1, 4.0),
+            ("b", 1, 4.0),
+            ("a", 2, 9.0),
+        )
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    table.report(Namespace(tags=None, tag="t", out=str(tmp_path), rotate=False, splits=["dlpfc"]))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "whole" in line]
+    # Means over slides are 2 and 4; seed 2 saw one slide of two.
+    assert line.startswith("| gate k=100, whole | 2 | 2 | 3.000 ± 1.414 |")
