@@ -77,6 +77,19 @@ def loss_repulsion(x: Tensor, target: Target, tau: float = 0.01) -> Tensor:
     return graph_mean(value, target.graph[i], target.num_graphs)
 
 
+def loss_procrustes(x: Tensor, target: Target) -> Tensor:
+    """(B,) squared Procrustes RMSE of gauge-fixed x (N, 2) and target: similarity, reflection too.
+
+    With C = mean x_i y_i^T the least mean |y - s R x|^2 over scales s and orthogonal R is
+    1 - (c_1 + c_2)^2, c the singular values of C (Gower & Dijksterhuis 2004, ch. 4).  In the plane
+    (c_1 + c_2)^2 = |C|^2 + 2 |det C|, so no decomposition is needed.
+    """
+    products = x[:, :, None] * target.xy.to(x)[:, None, :]  # (N, 2, 2)
+    c = graph_mean(products, target.graph, target.num_graphs)
+    det = c[:, 0, 0] * c[:, 1, 1] - c[:, 0, 1] * c[:, 1, 0]
+    return 1 - c.square().sum((1, 2)) - 2 * det.abs()
+
+
 def loss_entropy_reg(predicted: WalkOperator, target: Target) -> Tensor:
     """(B,) negative mean row entropy of T_pred."""
     return -graph_mean(predicted.row_entropy(), target.graph, target.num_graphs)
@@ -112,6 +125,7 @@ class GeometryTerms:
     stress: Tensor
     repulsion: Tensor
     entropy: Tensor
+    procrustes: Tensor
 
     @property
     def e_geo(self) -> Tensor:
@@ -119,7 +133,7 @@ class GeometryTerms:
         return self.rw + 0.1 * self.stress
 
     def energy(self, w_rw: float) -> Tensor:
-        """(B,) the training energy without the gate term."""
+        """(B,) the training energy without the gate and Procrustes terms."""
         return w_rw * self.rw + 0.1 * self.stress + 0.01 * self.repulsion + 0.01 * self.entropy
 
 
@@ -143,6 +157,7 @@ def geometry_terms(x: Tensor, target: Target, *, with_rw: bool = True) -> Geomet
             stress=loss_stress_log(x, target),
             repulsion=loss_repulsion(x, target),
             entropy=loss_entropy_reg(predicted, target),
+            procrustes=loss_procrustes(x, target),
         )
 
 

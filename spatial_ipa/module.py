@@ -53,7 +53,7 @@ LAMBDA_GATE = 0.05
 class SpatialIPAModule(pl.LightningModule):
     """IPALiteModel and EdgeGateSoft under the ramped energy
 
-        w_rw L_RW + 0.1 L_stress + 0.01 L_rep + 0.01 L_ent + 0.05 L_gate.
+        w_rw L_RW + 0.1 L_stress + 0.01 L_rep + 0.01 L_ent + 0.05 L_gate + w_p L_procrustes.
 
     Epoch 0 has w_rw = 0; it then ramps over ``ramp_epochs`` to ``rw_cap``.  The monitored
     ``val/e_geo`` is logged from the first epoch at the cap, so that checkpoints and early stopping
@@ -81,6 +81,8 @@ class SpatialIPAModule(pl.LightningModule):
         weight_decay: of AdamW.
         rw_cap: final weight of the random-walk term.
         ramp_epochs: epochs from 0 to the cap; with 0 epoch 1 is the first at the cap.
+        w_procrustes: w_p, weight of the squared Procrustes RMSE, which the other terms leave free:
+            they are local, or hardly see a fold (README, departures); 0 leaves it out.
         export: copy the selected checkpoint (best by the monitor, else the last epoch) to this
             file when the fit ends; null for none.
         calibration_draws: layouts per validation slide from which the export's error radii are
@@ -105,6 +107,7 @@ class SpatialIPAModule(pl.LightningModule):
         weight_decay: float = 5e-4,
         rw_cap: float = 0.3,
         ramp_epochs: int = 6,
+        w_procrustes: float = 0.3,
         export: str | None = None,
         calibration_draws: int = 16,
     ) -> None:
@@ -116,6 +119,8 @@ class SpatialIPAModule(pl.LightningModule):
                 "distance_term=monotone is for graph=true only: on candidate graphs it pulls "
                 "wrong neighbours together (E_geo +0.20); use rbf or none"
             )
+        if w_procrustes < 0:
+            raise ValueError(f"w_procrustes must not be negative, got {w_procrustes}")
         if ramp_epochs < 0:
             raise ValueError(f"ramp_epochs must not be negative, got {ramp_epochs}")
         if calibration_draws < 0 or calibration_draws == 1:
@@ -130,6 +135,7 @@ class SpatialIPAModule(pl.LightningModule):
         self.graph: GraphMode = graph
         self.gate_steps, self.lr, self.lr_final = gate_steps, lr, lr_final
         self.weight_decay, self.rw_cap, self.ramp_epochs = weight_decay, rw_cap, ramp_epochs
+        self.w_procrustes = w_procrustes
         self.export = None if export is None else Path(export)
         self.calibration_draws = calibration_draws
         self.context: PlacementContext | None = None
@@ -237,7 +243,7 @@ class SpatialIPAModule(pl.LightningModule):
         layout, edges, gate = self(batch)
         w_rw = self.rw_weight()
         terms = geometry_terms(layout.x, batch.target, with_rw=w_rw > 0)
-        loss = terms.energy(w_rw).mean()
+        loss = terms.energy(w_rw).mean() + self.w_procrustes * terms.procrustes.mean()
         if gate is not None:
             gate_kl = loss_gate(gate, edges, batch.wanted, batch.target).mean()
             loss = loss + LAMBDA_GATE * gate_kl
@@ -245,6 +251,7 @@ class SpatialIPAModule(pl.LightningModule):
         self.log("train/loss", loss, batch_size=batch.num_graphs, prog_bar=True)
         self.log("train/rw", terms.rw.mean(), batch_size=batch.num_graphs)
         self.log("train/stress", terms.stress.mean(), batch_size=batch.num_graphs)
+        self.log("train/procrustes", terms.procrustes.mean(), batch_size=batch.num_graphs)
         self.log("train/w_rw", w_rw, batch_size=batch.num_graphs)
         return loss
 

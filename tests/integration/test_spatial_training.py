@@ -274,6 +274,7 @@ BAD = {
         "monotone is for graph=true only",
     ),
     "ramp": (["--model.init_args.ramp_epochs=-1"], "ramp_epochs must not be negative"),
+    "weight": (["--model.init_args.w_procrustes=-1"], "w_procrustes must not be negative"),
     "export is a folder": (["--model.init_args.export={tissue}"], "export must name a file"),
     "sizes": ([f"--{MINISETS}.size_min=90", f"--{MINISETS}.size_max=80"], "size_min <= size_max"),
     "noise": ([f"--{MINISETS}.augmentation.noise_h=-1"], "noise_h must not be negative"),

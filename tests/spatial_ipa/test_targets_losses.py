@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import procrustes
 from scipy.spatial.distance import cdist
 
 from common.edges import EdgeList
@@ -33,7 +34,9 @@ def target_of(n: int, seed: int = 0, num_rows: int | None = None) -> Target:
 def in_double(target: Target) -> Target:
     """The same target with float64 coordinates and scales, for sharp comparisons."""
     values = dict(target.__dict__)
-    values["xy"], values["scale"] = target.xy.double(), target.scale.double()
+    # Gauge-fixed anew: float32 coordinates have an RMS radius of 1 to 1e-7 only.
+    values["xy"] = gauge_fix(target.xy.double(), target.graph, target.num_graphs)
+    values["scale"] = target.scale.double()
     return Target(**values)
 
 
@@ -65,6 +68,7 @@ def dense_terms(x: np.ndarray, target: Target, steps: int) -> dict[str, float]:
         "stress": float(np.var(ratio)),
         "repulsion": float(np.mean(np.exp(-(cdist(x, x)[a, b] ** 2) / 0.01))),
         "entropy": float(np.mean((positive * np.log(positive)).sum(1))),
+        "procrustes": float(procrustes(truth, x)[2]),
     }
 
 
@@ -140,7 +144,7 @@ def test_union_equals_its_members() -> None:
         union = geometry_terms(
             torch.cat([layouts[i] for i in order]), union_targets([targets[i] for i in order])
         )
-        for name in ("rw", "stress", "repulsion", "entropy"):
+        for name in ("rw", "stress", "repulsion", "entropy", "procrustes"):
             expected = torch.cat([getattr(alone[i], name) for i in order])
             torch.testing.assert_close(getattr(union, name), expected, rtol=1e-10, atol=1e-12)
 
@@ -168,7 +172,8 @@ def test_gradients_of_all_terms() -> None:
     x = points(24, 6).double().requires_grad_()
 
     def total(x: torch.Tensor) -> torch.Tensor:
-        return geometry_terms(x, target).energy(1.0)
+        terms = geometry_terms(x, target)
+        return terms.energy(1.0) + terms.procrustes
 
     assert torch.autograd.gradcheck(total, (x,), eps=1e-6, atol=1e-6)
 

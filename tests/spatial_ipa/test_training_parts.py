@@ -76,6 +76,28 @@ def test_two_threads_give_the_same_gradients_every_time(two_threads: None) -> No
         assert all(torch.equal(a, b) for a, b in zip(found[0], again, strict=True))
 
 
+class MidTraining(SpatialIPAModule):
+    """A module past its ramp, without a trainer."""
+
+    current_epoch = 9
+
+    def log(self, *args: object, **options: object) -> None:
+        pass
+
+
+def test_the_procrustes_term_enters_the_loss_with_its_weight() -> None:
+    data = MinisetDataset([learnable_slide("a")], 2, 60, 80, 40)
+    batch = collate([data[0], data[1]])
+    losses = []
+    for weight in (0.0, 0.5):
+        torch.manual_seed(0)
+        module = MidTraining(d_input=D, w_procrustes=weight)
+        losses.append(module.training_step(batch, 0))
+    term = geometry_terms(module(batch)[0].x, batch.target).procrustes.mean()
+    assert term > 0.05
+    torch.testing.assert_close(losses[1] - losses[0], 0.5 * term)
+
+
 # ---- gate pretraining
 
 
