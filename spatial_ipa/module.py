@@ -107,7 +107,7 @@ class SpatialIPAModule(pl.LightningModule):
         weight_decay: float = 5e-4,
         rw_cap: float = 0.3,
         ramp_epochs: int = 6,
-        w_procrustes: float = 0.3,
+        w_procrustes: float = 0.1,
         export: str | None = None,
         calibration_draws: int = 16,
     ) -> None:
