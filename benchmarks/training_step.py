@@ -80,7 +80,6 @@ def loss_of(module: SpatialIPAModule, batch: Miniset) -> tuple[Tensor, dict[str,
     terms = geometry_terms(layout.x, batch.target)
     kl = loss_gate(gate, edges, batch.wanted, batch.target).mean()
     loss = terms.energy(module.rw_cap).mean() + LAMBDA_GATE * kl
-    loss = loss + module.w_procrustes * terms.procrustes.mean()
     mark()
     names = ("gate forward", "model forward", "losses forward")
     return loss, dict(zip(names, np.diff(marks), strict=True))
