@@ -78,21 +78,16 @@ def test_no_residue_at_all_is_an_empty_graph():
     assert len(graph.nodes) == len(graph.edges.src) == len(graph.separation) == 0
 
 
-def test_two_threads_give_the_same_gradients_of_edge_features_every_time():
+def test_two_threads_give_the_same_gradients_of_edge_features_every_time(two_threads: None):
     """Many edges on few residues: where threads add as they come, they add to the same rows."""
     generator = torch.Generator().manual_seed(0)
     edges = EdgeList.from_edge_index(torch.randint(20, (2, 40_000), generator=generator), 20)
     rotation = torch.randn(20, 3, 3, generator=generator).requires_grad_()
     origin = torch.randn(20, 3, generator=generator).requires_grad_()
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        found = [
-            torch.autograd.grad(edge_features(rotation, origin, edges).sum(), (rotation, origin))
-            for _ in range(4)
-        ]
-    finally:
-        torch.set_num_threads(before)
+    found = [
+        torch.autograd.grad(edge_features(rotation, origin, edges).sum(), (rotation, origin))
+        for _ in range(4)
+    ]
     for again in found[1:]:
         assert torch.equal(found[0][0], again[0])
         assert torch.equal(found[0][1], again[1])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,15 +15,8 @@ CHOSEN = ("direct", "separate")
 
 
 @pytest.fixture(scope="module")
-def designs() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "protein_designs.py"
-    spec = importlib.util.spec_from_file_location("protein_designs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def designs(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("protein_designs")
 
 
 def lines(folder: Path) -> list[dict[str, object]]:

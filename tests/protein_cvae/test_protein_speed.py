@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,15 +14,8 @@ import protein_cvae.module
 
 
 @pytest.fixture(scope="module")
-def speed() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "protein_speed.py"
-    spec = importlib.util.spec_from_file_location("protein_speed", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def speed(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("protein_speed")
 
 
 @pytest.fixture(scope="module")

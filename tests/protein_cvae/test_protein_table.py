@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,14 +17,8 @@ from protein_cvae.module import ProteinCVAEModule
 
 
 @pytest.fixture(scope="module")
-def table() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "protein_table.py"
-    spec = importlib.util.spec_from_file_location("protein_table", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("protein_table")
 
 
 SIMULATION = {"num_proteins": 2, "num_models": 6, "min_length": 24, "max_length": 26}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,15 +13,8 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def table() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "spatial_table.py"
-    spec = importlib.util.spec_from_file_location("spatial_table", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["spatial_table"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("spatial_table")
 
 
 def test_no_fold_scores_what_it_trains_on(table: ModuleType) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,14 +44,6 @@ def learnable_slide(name: str, n: int = 150, seed: int = 0) -> EmbeddedSlide:
     waves = [f(np.pi * xy) for f in (np.sin, np.cos)]
     h = np.concatenate([2 * xy - 1, *waves, 0.3 * rng.standard_normal((n, 2))], 1)
     return EmbeddedSlide(name, h.astype(np.float32), xy.astype(np.float32))
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_two_threads_give_the_same_gradients_every_time(two_threads: None) -> None:
