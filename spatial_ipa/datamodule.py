@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from common.sampler import DrawSampler, epoch_to_draw
 from common.stage import run_stage
 from spatial_ipa.calibration import Calibration
+from spatial_ipa.common_frame import FrameRegression
 from spatial_ipa.embeddings import embed
 from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder
 from spatial_ipa.io import read_slides
@@ -43,6 +44,7 @@ class PlacementContext:
         aspect: aspect ratio of the training slides, their geometric mean; None where unknown.
         reference: training cells by which new ones are judged; in exported checkpoints only.
         calibration: error radii; in exported checkpoints of fits with validation slides only.
+        frame: regression of positions that layouts are averaged with; None for none.
     """
 
     encoder: FrozenEncoder | None
@@ -52,6 +54,7 @@ class PlacementContext:
     aspect: float | None = None
     reference: ReferenceCells | None = None
     calibration: Calibration | None = None
+    frame: FrameRegression | None = None
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain types only, for ``torch.load(weights_only=True)``."""
@@ -63,6 +66,7 @@ class PlacementContext:
             "aspect": self.aspect,
             "reference": None if self.reference is None else self.reference.state(),
             "calibration": None if self.calibration is None else self.calibration.state(),
+            "frame": None if self.frame is None else self.frame.state(),
         }
 
     def differences(self, other: PlacementContext) -> list[str]:
@@ -87,7 +91,7 @@ class PlacementContext:
         encoder = state["encoder"]
         # Checkpoints from before there were these have none.
         reference, calibration = state.get("reference"), state.get("calibration")
-        aspect = state.get("aspect")
+        aspect, frame = state.get("aspect"), state.get("frame")
         return PlacementContext(
             None if encoder is None else FrozenEncoder.from_state(encoder),
             int(state["num_candidates"]),
@@ -96,6 +100,7 @@ class PlacementContext:
             None if aspect is None else float(aspect),
             None if reference is None else ReferenceCells.from_state(reference),
             None if calibration is None else Calibration.from_state(calibration),
+            None if frame is None else FrameRegression.from_state(frame),
         )
 
 

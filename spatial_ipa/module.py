@@ -22,6 +22,7 @@ from common.sparse import edge_softmax
 from common.stopwatch import Stopwatch
 from spatial_ipa.block import DistanceTerm
 from spatial_ipa.calibration import calibrate_slides, check_slides
+from spatial_ipa.common_frame import FrameRegression
 from spatial_ipa.datamodule import MinisetDataModule, PlacementContext
 from spatial_ipa.diagnostics import health_checks
 from spatial_ipa.encoder import EmbeddingKind
@@ -83,6 +84,8 @@ class SpatialIPAModule(pl.LightningModule):
         ramp_epochs: epochs from 0 to the cap; with 0 epoch 1 is the first at the cap.
         w_procrustes: w_p, weight of the squared Procrustes RMSE.  Off as published; 0.1 lowers the
             RMSE of some tissues, raises E_geo and harms others (README).
+        common_frame: average layouts with regression in the common frame of the training slides
+            (:mod:`spatial_ipa.common_frame`); off where these are unrelated tissues.
         export: copy the selected checkpoint (best by the monitor, else the last epoch) to this
             file when the fit ends; null for none.
         calibration_draws: layouts per validation slide from which the export's error radii are
@@ -108,6 +111,7 @@ class SpatialIPAModule(pl.LightningModule):
         rw_cap: float = 0.3,
         ramp_epochs: int = 6,
         w_procrustes: float = 0.0,
+        common_frame: bool = True,
         export: str | None = None,
         calibration_draws: int = 16,
     ) -> None:
@@ -135,7 +139,7 @@ class SpatialIPAModule(pl.LightningModule):
         self.graph: GraphMode = graph
         self.gate_steps, self.lr, self.lr_final = gate_steps, lr, lr_final
         self.weight_decay, self.rw_cap, self.ramp_epochs = weight_decay, rw_cap, ramp_epochs
-        self.w_procrustes = w_procrustes
+        self.w_procrustes, self.common_frame = w_procrustes, common_frame
         self.export = None if export is None else Path(export)
         self.calibration_draws = calibration_draws
         self.context: PlacementContext | None = None
@@ -152,6 +156,8 @@ class SpatialIPAModule(pl.LightningModule):
                 f"are {data.width} wide; set model.init_args.d_input to {data.width}"
             )
         self.context = data.context
+        if stage == "fit" and self.common_frame and self.graph != "true":
+            self.context = replace(self.context, frame=FrameRegression.fit(data.train))
         if stage == "fit" and self.export is not None:
             # What could not be judged in the end is refused before anything is trained.
             ReferenceCells.sample(data.train)
@@ -316,11 +322,14 @@ class SpatialIPAModule(pl.LightningModule):
         self.eval()
         k = self.context.num_candidates
         noise_h, size, aspect = self.context.noise_h, self.context.size, self.context.aspect
+        frame = self.context.frame
         if inference == "whole":
             placement = place_whole(place_graph, h, k, num_draws, seed, noise_h)
         else:
             placement = place_stitched(place_graph, h, k, num_draws, seed, noise_h, size)
-        return placement if aspect is None else towards_outline(placement, aspect)
+        if aspect is not None:
+            placement = towards_outline(placement, aspect)
+        return placement if frame is None else frame.refine(placement, h.cpu().numpy(), seed)
 
     @torch.no_grad()
     def gate_graph(
@@ -379,6 +388,7 @@ class SpatialIPAModule(pl.LightningModule):
                 num_candidates=self.context.num_candidates,
                 genes=len(encoder.panel),
                 genes_missing=len(set(encoder.panel).difference(slide.genes)),
+                common_frame=self.context.frame is not None,
                 calibration=judged,
                 **used,
             ),

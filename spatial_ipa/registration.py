@@ -53,14 +53,14 @@ def mutual_nearest_neighbours(
     return i, j
 
 
-def register_slides(
+def slide_rotations(
     train_features: Sequence[np.ndarray],
     train_xy: Sequence[np.ndarray],
     *,
     k: int = 10,
     reweightings: int = 3,
 ) -> list[Array]:
-    """Turn or mirror every slide onto the ones before it; the first keeps its pose.
+    """Rotation or reflection R of every slide onto the ones before it; the first keeps its pose.
 
     Args:
         train_features: (n_s, d) per slide, comparable between slides.
@@ -69,7 +69,7 @@ def register_slides(
         reweightings: rounds of Cauchy weights after the plain fit.
 
     Returns:
-        (n_s, 2) float64 per slide, gauge-fixed, in the frame of the first slide.
+        (2, 2) orthogonal float64 per slide, for row vectors x R of the gauge-fixed coordinates.
 
     Raises:
         ValueError: if there is no slide, or features and coordinates do not fit together.
@@ -84,6 +84,7 @@ def register_slides(
             raise ValueError(
                 f"slide {s}: train_features has {len(features)} rows, train_xy {len(xy)}"
             )
+    rotations = [np.eye(2)]
     placed = [gauge_fix(train_xy[0])]
     for s in range(1, len(train_xy)):
         own = gauge_fix(train_xy[s])
@@ -92,8 +93,28 @@ def register_slides(
             i, j = mutual_nearest_neighbours(train_features[s], train_features[r], k)
             source.append(own[i])
             goal.append(positions[j])
-        placed.append(own @ _rotation(np.concatenate(source), np.concatenate(goal), reweightings))
-    return placed
+        rotations.append(_rotation(np.concatenate(source), np.concatenate(goal), reweightings))
+        placed.append(own @ rotations[-1])
+    return rotations
+
+
+def register_slides(
+    train_features: Sequence[np.ndarray],
+    train_xy: Sequence[np.ndarray],
+    *,
+    k: int = 10,
+    reweightings: int = 3,
+) -> list[Array]:
+    """Coordinates of all slides in the frame of the first, by :func:`slide_rotations`.
+
+    Returns:
+        (n_s, 2) float64 per slide, gauge-fixed.
+
+    Raises:
+        ValueError: as :func:`slide_rotations`.
+    """
+    rotations = slide_rotations(train_features, train_xy, k=k, reweightings=reweightings)
+    return [gauge_fix(xy) @ r for xy, r in zip(train_xy, rotations, strict=True)]
 
 
 def _rotation(x: Array, y: Array, reweightings: int) -> Array:
