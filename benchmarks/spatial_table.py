@@ -242,7 +242,10 @@ class Runner:
         data = MinisetDataModule(slides[:split], [], settings)
         torch.manual_seed(self.seed)
         module = SpatialIPAModule(
-            d_input=h[0].shape[1], graph=condition.graph, w_procrustes=args.w_procrustes
+            d_input=h[0].shape[1],
+            graph=condition.graph,
+            w_procrustes=args.w_procrustes,
+            common_frame=args.common_frame,
         )
         start = time.perf_counter()
         quiet_trainer(args.epochs, gradient_clip_val=1.0).fit(module, datamodule=data)
@@ -490,6 +493,7 @@ def main() -> None:
     parser.add_argument("--size-max", type=int, default=384)
     parser.add_argument("--noise-h", type=float, default=0.3)
     parser.add_argument("--w-procrustes", type=float, default=0.0)
+    parser.add_argument("--common-frame", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--num-draws", type=int, default=16)
     parser.add_argument("--oracle-steps", type=int, default=2000)
     args = parser.parse_args()

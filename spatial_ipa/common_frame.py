@@ -13,7 +13,8 @@ embeddings, ridge regression of y on the features of a Gaussian kernel,
 
 penalty 1, Nystroem approximation on up to 1024 of the cells c (Williams and Seeger, NIPS 2000).
 Kernel ridge is linear in y: turning all slides turns the result.  The prediction z_i is averaged
-over the cell and its nearest in H among the new cells, 2 % of them.
+over the cell and its nearest in H among the new cells, 2 % of them; of more than 4096 new cells,
+neighbours are sought in a sample of that many, so that the work grows linearly.
 
 The layout x (mean 0, RMS radius 1) and z, turned or mirrored onto x, are then added, and the sum is
 brought back into gauge.  z keeps its own scale: a regression that explains little is short and
@@ -48,8 +49,8 @@ MAX_SLIDES, MAX_CELLS, MAX_CENTRES = 16, 16_384, 1024
 _REGISTERED = 1024  # cells of a slide
 _PENALTY = 1.0
 _MATCHED = 10  # mutual neighbours of two slides
-# Neighbours averaged over: this share of the new cells, within bounds.
-_AVERAGED, _FEWEST, _MOST = 0.02, 3, 100
+# Neighbours averaged over: this share of the cells they are sought among, and at least so many.
+_SAMPLE, _SHARE, _FEWEST = 4096, 0.02, 3
 _BLOCK = 8192  # new cells at once
 
 
@@ -125,7 +126,7 @@ class FrameRegression:
         Args:
             placement: n cells, gauge-fixed.
             h: (n, d) their embeddings.
-            seed: of the 16,384 cells among which neighbours are sought where there are more.
+            seed: of the sample in which the neighbours of many cells are sought.
         """
         z = self._averaged(h, seed)
         x = placement.xy.double()
@@ -141,9 +142,9 @@ class FrameRegression:
         """Predictions, each the mean over the cell and its nearest in H."""
         found, n = self.predict(h), len(h)
         rows = np.arange(n)
-        if n > MAX_CELLS:
-            rows = np.sort(numpy_generator_for(seed, 79).permutation(n)[:MAX_CELLS])
-        k = min(max(round(_AVERAGED * n), _FEWEST), _MOST, len(rows) - 1)
+        if n > _SAMPLE:
+            rows = np.sort(numpy_generator_for(seed, 79).permutation(n)[:_SAMPLE])
+        k = min(max(round(_SHARE * len(rows)), _FEWEST), len(rows) - 1)
         averaged = np.empty_like(found)
         for start in range(0, n, _BLOCK):
             block = slice(start, start + _BLOCK)

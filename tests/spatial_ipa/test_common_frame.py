@@ -127,15 +127,15 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_neighbours_of_many_cells_are_sought_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cells outside the sample count as their own first neighbour too."""
+    """A cell counts itself whether or not it is in the sample."""
     regression, h = FrameRegression.fit([slide(0)]), slide(1, 200).h
-    monkeypatch.setattr(common_frame, "MAX_CELLS", 50)
+    monkeypatch.setattr(common_frame, "_SAMPLE", 50)
     z = regression.predict(h)
     rows = common_frame.numpy_generator_for(7, 79).permutation(200)[:50]
     expected = []
     for i in range(200):
         others = rows[rows != i]
-        near = others[np.argsort(((h[others] - h[i]).astype(np.float64) ** 2).sum(axis=1))[:4]]
+        near = others[np.argsort(((h[others] - h[i]).astype(np.float64) ** 2).sum(axis=1))[:3]]
         expected.append(z[[i, *near]].mean(axis=0))
     np.testing.assert_allclose(regression._averaged(h, 7), expected, atol=1e-12)
 
