@@ -2,8 +2,8 @@
 
 The model places cells by relations between them, and a layout that is right almost everywhere may
 still be folded or bent as a whole: no local loss sees it.  Regression of coordinates on embeddings
-errs otherwise: each cell by itself, shrunk towards the middle where expression says little, but
-with nothing to fold.  Their mean errs less than either (README).
+errs otherwise: each cell by itself, blurred and shrunk towards the middle where expression says
+little, but with nothing to fold.  README has what averaging the two does on real slides.
 
 Training slides are turned into one frame by their embeddings (:mod:`spatial_ipa.registration`), so
 the pose they come in does not matter.  With y their gauge-fixed coordinates there and h their
@@ -43,6 +43,9 @@ from spatial_ipa.placement import Placement
 from spatial_ipa.registration import slide_rotations
 
 Array = NDArray[np.float64]
+
+FRAME_VERSION = 1
+"""Of the computation: trainings of another one are not reused by `spatial_ipa.pipeline`."""
 
 # Bounds on what is registered, regressed on and kept: 0.5 MB at 128 numbers a cell.
 MAX_SLIDES, MAX_CELLS, MAX_CENTRES = 16, 16_384, 1024

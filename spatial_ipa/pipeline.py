@@ -31,6 +31,7 @@ from common.cli import TRACEBACK_VARIABLE, meant_for_user
 from common.figures import save_figure
 from common.stage import run_stage
 from spatial_ipa.calibration import CALIBRATION_VERSION, radius_check
+from spatial_ipa.common_frame import FRAME_VERSION
 from spatial_ipa.datamodule import yaml_list
 from spatial_ipa.embeddings import embed
 from spatial_ipa.encoder import ENCODER_VERSION, FrozenEncoder, load_encoder
@@ -157,7 +158,7 @@ def run(
         checkpoint,
         [
             content,
-            CALIBRATION_VERSION,
+            [CALIBRATION_VERSION, FRAME_VERSION],
             encoder.weights_hash,
             [Path(c).read_text() for c in configs],
             overrides,
