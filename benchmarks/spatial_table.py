@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from common.rng import generator_for
+from spatial_ipa.common_frame import FrameRegression
 from spatial_ipa.datamodule import MinisetDataModule, MinisetSettings
 from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder
 from spatial_ipa.encoder_data import EncoderDataModule
@@ -116,8 +117,9 @@ CONDITIONS: dict[str, Condition] = {
 
 
 _REGRESSORS = ("knn", "ridge", "svr", "mlp")
-# Whether the rivals are given the last step of our placement.
+# Whether the rivals are given the outline step of our placement.
 _RIVAL_CONDITIONS = {"rivals": False, "rivals, outline": True}
+_FRAME_ALONE = "common frame alone"
 
 
 class _SlidesInMemory(EncoderDataModule):
@@ -278,7 +280,7 @@ class Runner:
             yield mode, layout
 
     def rivals(self, names: list[str], outline: bool) -> Iterator[dict[str, Any]]:
-        """Each rival on each test slide; ``outline`` gives it the last step of our placement."""
+        """Each rival on each test slide; ``outline`` gives it that step of our placement."""
         matrices, split = self.expression(), len(self.train)
         xy = [s.xy.astype(np.float64) for s in self.train if s.xy is not None]
         aspect = typical_aspect(xy)
@@ -299,6 +301,25 @@ class Runner:
                     mode = ", ".join(part for part in parts if part)
                     row = {"slide": slide.name, "method": name, "inference": mode}
                     yield row | {"train_s": seconds, **self.scorer(slide).score(layout)}
+
+    def regression(self) -> Iterator[dict[str, Any]]:
+        """What the common frame says by itself: no graph, no model."""
+        h, split = self.embeddings("encoder"), len(self.train)
+        frame = FrameRegression.fit(
+            [
+                EmbeddedSlide(s.name, x, s.xy)
+                for s, x in zip(self.train, h[:split], strict=True)
+                if s.xy is not None
+            ]
+        )
+        for slide, x in zip(self.test, h[split:], strict=True):
+            start = time.perf_counter()
+            layout = frame.averaged(x, self.seed)
+            row = {"slide": slide.name, "method": _FRAME_ALONE, "inference": ""}
+            yield row | {
+                "train_s": time.perf_counter() - start,
+                **self.scorer(slide).score(layout),
+            }
 
     def oracle(self) -> Iterator[dict[str, Any]]:
         for slide in self.test:
@@ -341,6 +362,8 @@ def run(args: argparse.Namespace) -> None:
             runner = Runner(args, fold, seed)
         if condition in _RIVAL_CONDITIONS:
             rows = runner.rivals(args.rivals, outline=_RIVAL_CONDITIONS[condition])
+        elif condition == _FRAME_ALONE:
+            rows = runner.regression()
         elif condition == "oracle":
             rows = runner.oracle()
         else:
@@ -476,7 +499,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder that holds her2st/, dlpfc/, ...")
     parser.add_argument("--out", default="runs/table")
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
-    names = [*CONDITIONS, *_RIVAL_CONDITIONS, "oracle"]
+    names = [*CONDITIONS, *_RIVAL_CONDITIONS, _FRAME_ALONE, "oracle"]
     parser.add_argument("--conditions", nargs="+", choices=names, default=names)
     parser.add_argument("--rivals", nargs="+", choices=list(RIVALS), default=list(RIVALS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

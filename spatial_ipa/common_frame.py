@@ -13,12 +13,13 @@ embeddings, ridge regression of y on the features of a Gaussian kernel,
 
 penalty 1, Nystroem approximation on up to 1024 of the cells c (Williams and Seeger, NIPS 2000).
 Kernel ridge is linear in y: turning all slides turns the result.  The prediction z_i is averaged
-over the cell and its nearest in H among the new cells, 2 % of them; of more than 4096 new cells,
-neighbours are sought in a sample of that many, so that the work grows linearly.
+over the cell and its nearest in H among the new cells, 2 % of them and at least three; of more than
+4096 new cells, neighbours are sought in a sample of that many, so that the work grows linearly.
 
 The layout x (mean 0, RMS radius 1) and z, turned or mirrored onto x, are then added, and the sum is
 brought back into gauge.  z keeps its own scale: a regression that explains little is short and
-counts for little, so nothing has to be weighed.
+counts for little, so nothing has to be weighed.  Up to four cells z is the same for all and
+changes nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from spatial_ipa.registration import slide_rotations
 Array = NDArray[np.float64]
 
 FRAME_VERSION = 1
-"""Of the computation: trainings of another one are not reused by `spatial_ipa.pipeline`."""
+"""Of the computation; checkpoints of another one are refused: their error radii belong to it."""
 
 # Bounds on what is registered, regressed on and kept: 0.5 MB at 128 numbers a cell.
 MAX_SLIDES, MAX_CELLS, MAX_CENTRES = 16, 16_384, 1024
@@ -77,10 +78,16 @@ class FrameRegression:
         """Register training slides and regress; of more than 16 slides, 16 drawn with ``seed``.
 
         Raises:
-            ValueError: if there is no slide, or all cells have the same embedding.
+            ValueError: if there is no slide, one is empty or has embeddings that are not finite, or
+                all cells have the same embedding.
         """
         if not slides:
             raise ValueError("slides is empty: a common frame needs at least one training slide")
+        for slide in slides:
+            if len(slide.xy) == 0:
+                raise ValueError(f"slide {slide.name} has no cells")
+            if not np.isfinite(slide.h).all():
+                raise ValueError(f"slide {slide.name}: embeddings hold NaN or infinity")
         rng = numpy_generator_for(seed)
         chosen = sorted(rng.permutation(len(slides))[:MAX_SLIDES].tolist())
         h, xy = [], []
@@ -126,12 +133,15 @@ class FrameRegression:
     def refine(self, placement: Placement, h: np.ndarray, seed: int = 0) -> Placement:
         """Add the averaged regression to a layout; the draws move with their mean.
 
+        All draws are moved alike and then brought to the scale of the sum, so their spread shrinks
+        with the share of the regression, which has no draws.
+
         Args:
             placement: n cells, gauge-fixed.
             h: (n, d) their embeddings.
             seed: of the sample in which the neighbours of many cells are sought.
         """
-        z = self._averaged(h, seed)
+        z = self.averaged(h, seed)
         x = placement.xy.double()
         # The mean over neighbours moves the centre; the layout's own is 0.
         moved = torch.from_numpy(z - z.mean(axis=0)).to(x.device)
@@ -141,8 +151,11 @@ class FrameRegression:
         draws = (placement.draws.double() + (total - x)) / scale
         return Placement((total / scale).to(placement.xy), draws.to(placement.draws))
 
-    def _averaged(self, h: np.ndarray, seed: int) -> Array:
-        """Predictions, each the mean over the cell and its nearest in H."""
+    def averaged(self, h: np.ndarray, seed: int = 0) -> Array:
+        """(n, 2) predictions, each the mean over the cell and its nearest in H; at least 2 cells.
+
+        Arguments are those of :meth:`refine`.
+        """
         found, n = self.predict(h), len(h)
         rows = np.arange(n)
         if n > _SAMPLE:
@@ -163,6 +176,7 @@ class FrameRegression:
     def state(self) -> dict[str, Any]:
         """Tensors and plain types only, for ``torch.load(weights_only=True)``."""
         return {
+            "version": FRAME_VERSION,
             "centres": torch.from_numpy(self.centres),
             "weights": torch.from_numpy(self.weights),
             "offset": torch.from_numpy(self.offset),
@@ -171,9 +185,19 @@ class FrameRegression:
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> FrameRegression:
+        """Rebuild what :meth:`state` gave.
+
+        Raises:
+            ValueError: if the state is of another version.
+        """
+        if state.get("version") != FRAME_VERSION:
+            raise ValueError(
+                f"the checkpoint's common frame has version {state.get('version')!r}, expected "
+                f"{FRAME_VERSION}; train it anew"
+            )
         return FrameRegression(
-            state["centres"].numpy(),
-            state["weights"].numpy(),
-            state["offset"].numpy(),
+            state["centres"].cpu().numpy(),
+            state["weights"].cpu().numpy(),
+            state["offset"].cpu().numpy(),
             float(state["gamma"]),
         )

@@ -85,7 +85,7 @@ class SpatialIPAModule(pl.LightningModule):
         w_procrustes: w_p, weight of the squared Procrustes RMSE.  Off as published; 0.1 lowers the
             RMSE of some tissues, raises E_geo and harms others (README).
         common_frame: average layouts with regression in the common frame of the training slides
-            (:mod:`spatial_ipa.common_frame`); off where these are unrelated tissues.
+            (:mod:`spatial_ipa.common_frame`).  Set it false where these are unrelated tissues.
         export: copy the selected checkpoint (best by the monitor, else the last epoch) to this
             file when the fit ends; null for none.
         calibration_draws: layouts per validation slide from which the export's error radii are
@@ -143,6 +143,7 @@ class SpatialIPAModule(pl.LightningModule):
         self.export = None if export is None else Path(export)
         self.calibration_draws = calibration_draws
         self.context: PlacementContext | None = None
+        self.fits = False  # whether the last `setup` was for a fit
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.export is not None:
@@ -155,14 +156,23 @@ class SpatialIPAModule(pl.LightningModule):
                 f"model.d_input is {self.model.to_start[0].in_features}, but the embeddings "
                 f"are {data.width} wide; set model.init_args.d_input to {data.width}"
             )
-        self.context = data.context
-        if stage == "fit" and self.common_frame and self.graph != "true":
-            self.context = replace(self.context, frame=FrameRegression.fit(data.train))
+        kept, self.context = self.context, data.context
         if stage == "fit" and self.export is not None:
             # What could not be judged in the end is refused before anything is trained.
             ReferenceCells.sample(data.train)
             if self.calibrates_on(data):
                 check_slides(data.train, data.val)
+        self.fits = stage == "fit"
+        if self.fits:
+            if self.common_frame and self.graph != "true":
+                self.context = replace(self.context, frame=FrameRegression.fit(data.train))
+        elif kept is not None:  # what a fit has left is not the data module's to know
+            self.context = replace(
+                self.context,
+                frame=kept.frame,
+                reference=kept.reference,
+                calibration=kept.calibration,
+            )
         # A resumed run restores the gate from its checkpoint right after this.
         resumes = self.trainer.ckpt_path is not None
         if stage == "fit" and self.gate is not None and self.gate_steps > 0 and not resumes:
@@ -228,6 +238,9 @@ class SpatialIPAModule(pl.LightningModule):
                 "data.init_args.encoder and data.init_args.minisets of that training, or train "
                 "anew without --ckpt_path"
             )
+        if self.context is not None and self.fits:
+            # The frame follows from the training slides and `common_frame`, resumed or not.
+            saved = replace(saved, frame=self.context.frame)
         self.context = saved
 
     def forward(
@@ -303,7 +316,11 @@ class SpatialIPAModule(pl.LightningModule):
         num_draws: int = 16,
         seed: int = 0,
     ) -> Placement:
-        """Coordinates of cells from their embeddings (n, d); see :mod:`spatial_ipa.placement`."""
+        """Coordinates of cells from their embeddings (n, d).
+
+        See :mod:`spatial_ipa.placement`; then, unless it is switched off,
+        :mod:`spatial_ipa.common_frame`.
+        """
         if self.graph == "true":
             raise ValueError(
                 "a model trained with graph=true needs coordinates and places no cells"
@@ -327,7 +344,7 @@ class SpatialIPAModule(pl.LightningModule):
             placement = place_whole(place_graph, h, k, num_draws, seed, noise_h)
         else:
             placement = place_stitched(place_graph, h, k, num_draws, seed, noise_h, size)
-        if aspect is not None:
+        if aspect is not None:  # before the regression: that order has the lower E_geo (README)
             placement = towards_outline(placement, aspect)
         return placement if frame is None else frame.refine(placement, h.cpu().numpy(), seed)
 

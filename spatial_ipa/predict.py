@@ -3,7 +3,8 @@
 Written to the output:
 
     obsm["X_spatial_ipa"]             (n, 2) coordinates: mean 0, RMS radius 1, arbitrary pose
-    obs["spatial_ipa_uncertainty"]    RMS spread of the cell over draws, in RMS radii
+    obs["spatial_ipa_uncertainty"]    RMS spread of the cell over draws, in RMS radii; of noise in
+                                      the model alone, regression in the common frame has none
     obs["spatial_ipa_empty"]          cells without counts: their coordinates mean nothing
     obs["spatial_ipa_radius"]         error radius, in RMS radii (:mod:`spatial_ipa.calibration`)
     obs["spatial_ipa_abstain"]        the radius is too large for the position to mean anything

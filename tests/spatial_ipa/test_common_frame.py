@@ -109,13 +109,21 @@ def dense_refined(placement: Placement, h: np.ndarray, z: np.ndarray, k: int) ->
     return np.asarray(total / np.sqrt((total**2).sum(axis=1).mean()))
 
 
-@pytest.mark.parametrize(("n", "k"), [(2, 1), (4, 3), (60, 3), (400, 8)])
+@pytest.mark.parametrize(("n", "k"), [(5, 3), (60, 3), (400, 8)])
 def test_refined_layout_equals_its_definition(n: int, k: int) -> None:
     regression, h = FrameRegression.fit([slide(0)]), slide(1, n).h
     placement = random_placement(n)
     found = regression.refine(placement, h).xy.numpy()
     expected = dense_refined(placement, h.astype(np.float64), regression.predict(h), k)
     np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_very_few_cells_are_left_alone(n: int) -> None:
+    """Each is averaged with all others, so that the regression is the same for all."""
+    regression, placement = FrameRegression.fit([slide(0)]), random_placement(n)
+    found = regression.refine(placement, slide(1, n).h)
+    torch.testing.assert_close(found.xy, placement.xy, atol=1e-9, rtol=0)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +145,7 @@ def test_neighbours_of_many_cells_are_sought_in_a_sample(monkeypatch: pytest.Mon
         others = rows[rows != i]
         near = others[np.argsort(((h[others] - h[i]).astype(np.float64) ** 2).sum(axis=1))[:3]]
         expected.append(z[[i, *near]].mean(axis=0))
-    np.testing.assert_allclose(regression._averaged(h, 7), expected, atol=1e-12)
+    np.testing.assert_allclose(regression.averaged(h, 7), expected, atol=1e-12)
 
 
 def test_order_of_cells_does_not_matter() -> None:
@@ -206,12 +214,47 @@ def test_survives_a_checkpoint(tmp_path: Path) -> None:
     assert np.array_equal(again.predict(h), regression.predict(h))
 
 
+def test_another_version_is_refused() -> None:
+    state = FrameRegression.fit([slide(0)]).state() | {"version": 0}
+    with pytest.raises(ValueError, match="common frame has version 0, expected 1"):
+        FrameRegression.from_state(state)
+
+
+def test_large_slides_are_registered_by_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = [slide(0), turned(slide(1), 2.0, mirror=True)]
+    monkeypatch.setattr(common_frame, "_REGISTERED", 60)
+    test = slide(3)
+    assert rmse(FrameRegression.fit(train).predict(test.h), test.xy) < 0.2
+
+
+def test_embeddings_on_disk_and_repeated_cells(tmp_path: Path) -> None:
+    """Memory-mapped as the cache gives them, and every cell twice."""
+    train, test = slide(0), slide(1)
+    np.save(tmp_path / "h.npy", np.repeat(train.h, 2, axis=0))
+    twice = EmbeddedSlide(
+        "twice", np.load(tmp_path / "h.npy", mmap_mode="r"), np.repeat(train.xy, 2, axis=0)
+    )
+    regression = FrameRegression.fit([twice])
+    assert np.abs(regression.weights).max() < 100  # finite: no eigenvalue 0 was inverted
+    assert rmse(regression.predict(test.h), test.xy) < 0.15
+
+
 def test_the_seed_fixes_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common_frame, "MAX_CENTRES", 40)
     h = slide(1).h
     first, second, other = (FrameRegression.fit([slide(0)], s).predict(h) for s in (3, 3, 4))
     assert np.array_equal(first, second)
     assert not np.allclose(first, other)
+
+
+def broken(s: EmbeddedSlide) -> EmbeddedSlide:
+    h = s.h.copy()
+    h[3, 1] = np.nan
+    return replace(s, h=h)
+
+
+def empty(s: EmbeddedSlide) -> EmbeddedSlide:
+    return replace(s, h=s.h[:0], xy=s.xy[:0])
 
 
 def flat(s: EmbeddedSlide) -> EmbeddedSlide:
@@ -223,6 +266,8 @@ def flat(s: EmbeddedSlide) -> EmbeddedSlide:
     [
         (lambda: FrameRegression.fit([]), "slides is empty"),
         (lambda: FrameRegression.fit([flat(slide(0))]), "same embedding"),
+        (lambda: FrameRegression.fit([slide(0), broken(slide(1))]), "slide s1: .*NaN"),
+        (lambda: FrameRegression.fit([slide(0), empty(slide(1))]), "slide s1 has no cells"),
         (lambda: FrameRegression.fit([slide(0)]).predict(np.ones((3, 5))), r"\(n, 6\)"),
         (lambda: FrameRegression.fit([slide(0)]).predict(np.ones(6)), r"\(n, 6\)"),
     ],
@@ -235,22 +280,31 @@ def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
 # ---- in the module
 
 
-def fitted(folder: Path, common_frame: bool = True, graph: GraphMode = "gated") -> SpatialIPAModule:
-    """A very short fit on two slides."""
-    torch.manual_seed(0)
-    settings = MinisetSettings(
-        per_epoch=2, batch_size=2, size_min=60, size_max=80, num_candidates=15
-    )
-    module = SpatialIPAModule(
-        D, 16, 2, 8, 2, graph=graph, gate_steps=1, common_frame=common_frame
-    )  # fmt: skip
-    trainer = pl.Trainer(
-        default_root_dir=folder, max_epochs=1, accelerator="cpu", logger=False,
+def trainer(folder: Path, epochs: int = 1) -> pl.Trainer:
+    return pl.Trainer(
+        default_root_dir=folder, max_epochs=epochs, accelerator="cpu", logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(module, datamodule=MinisetDataModule([slide(0), slide(1)], [], settings))
-    trainer.save_checkpoint(folder / "model.ckpt")
+
+
+def data() -> MinisetDataModule:
+    settings = MinisetSettings(
+        per_epoch=2, val_per_slide=1, batch_size=2, size_min=60, size_max=80, num_candidates=15
+    )
+    return MinisetDataModule([slide(0), slide(1)], [slide(2)], settings)
+
+
+def untrained(common_frame: bool = True, graph: GraphMode = "gated") -> SpatialIPAModule:
+    torch.manual_seed(0)
+    return SpatialIPAModule(D, 16, 2, 8, 2, graph=graph, gate_steps=1, common_frame=common_frame)
+
+
+def fitted(folder: Path, common_frame: bool = True, graph: GraphMode = "gated") -> SpatialIPAModule:
+    """A very short fit on two slides, saved as ``model.ckpt``."""
+    module, used = untrained(common_frame, graph), trainer(folder)
+    used.fit(module, datamodule=data())
+    used.save_checkpoint(folder / "model.ckpt")
     return module
 
 
@@ -258,15 +312,16 @@ def loaded(path: Path) -> SpatialIPAModule:
     return SpatialIPAModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
 
 
-QUIET = pytest.mark.filterwarnings(
-    "ignore:You have overridden `transfer_batch_to_device`", "ignore:Total length of `list`"
-)
+QUIET = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`")
 
 
 @QUIET
 @pytest.mark.parametrize("n", [80, 200])
-def test_a_module_refines_what_it_places(n: int, tmp_path: Path) -> None:
-    """Whole and stitched; the refined layout is the plain one after `refine`."""
+def test_a_module_refines_what_it_places(
+    n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole and stitched; the refined layout is the plain one after `refine` with the same seed."""
+    monkeypatch.setattr(common_frame, "_SAMPLE", 50)
     fitted(tmp_path)
     module, h = loaded(tmp_path / "model.ckpt"), slide(3, n).h
     context = module.context
@@ -277,6 +332,7 @@ def test_a_module_refines_what_it_places(n: int, tmp_path: Path) -> None:
     plain = module.place(torch.from_numpy(h), "auto", 3, 5)
     assert not torch.allclose(plain.xy, refined.xy, atol=0.1)
     torch.testing.assert_close(context.frame.refine(plain, h, 5).xy, refined.xy)
+    assert not torch.equal(context.frame.refine(plain, h, 6).xy, refined.xy)
 
 
 @QUIET
@@ -286,6 +342,31 @@ def test_without_common_frame(common_frame: bool, graph: GraphMode, tmp_path: Pa
     for context in (module.context, loaded(tmp_path / "model.ckpt").context):
         assert context is not None
         assert context.frame is None
+
+
+@QUIET
+@pytest.mark.parametrize("common_frame", [False, True])
+def test_a_resumed_fit_follows_its_own_option(common_frame: bool, tmp_path: Path) -> None:
+    """And not the checkpoint, which may be from before there were frames."""
+    fitted(tmp_path, not common_frame)
+    module = untrained(common_frame)
+    trainer(tmp_path, epochs=2).fit(
+        module, datamodule=data(), ckpt_path=tmp_path / "model.ckpt", weights_only=True
+    )
+    assert module.context is not None
+    assert (module.context.frame is not None) == common_frame
+
+
+@QUIET
+def test_validation_after_a_fit_keeps_the_frame(tmp_path: Path) -> None:
+    module = fitted(tmp_path)
+    before, h = module.context, torch.from_numpy(slide(3).h)
+    assert before is not None
+    placed = module.place(h, num_draws=2).xy
+    trainer(tmp_path).validate(module, datamodule=data(), verbose=False)
+    assert module.context is not None
+    assert module.context.frame is before.frame
+    assert torch.equal(module.place(h, num_draws=2).xy, placed)
 
 
 def test_a_context_from_before_there_were_frames_has_none() -> None:
