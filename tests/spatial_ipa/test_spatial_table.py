@@ -11,6 +11,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from spatial_ipa.slide import Slide
+
 
 @pytest.fixture(scope="module")
 def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
@@ -36,6 +38,23 @@ def test_candidate_recall_of_the_coordinates_and_of_noise(table: ModuleType, n: 
     found = table.candidate_recall(rng.standard_normal((n, 8)), xy)
     chance = [c / (min(n, 384) - 1) for c in table.RECALL_AT]
     np.testing.assert_allclose(found[:-1], chance, atol=0.03)
+
+
+def test_the_common_frame_alone_is_scored_on_the_held_out_slide(table: ModuleType) -> None:
+    """Embeddings that are the position and noise: regression finds it in slides of any pose."""
+    rng = np.random.default_rng(0)
+    slides, h = [], []
+    for i in range(3):
+        xy = rng.random((120, 2)) * [2.0, 1.0]
+        h.append(np.hstack([xy, 0.1 * rng.standard_normal((120, 2))]).astype(np.float32))
+        slide = Slide.build(f"s{i}", np.ones((120, 2)), ["a", "b"], xy.astype(np.float32))
+        slides.append(table.turned(slide, 0, i))
+    runner = table.Runner.__new__(table.Runner)
+    runner.train, runner.test, runner.seed, runner._scorers = slides[:2], slides[2:], 0, {}
+    runner.embeddings = lambda features: h
+    (row,) = runner.regression()
+    assert (row["slide"], row["method"]) == ("s2", "common frame alone")
+    assert row["spearman"] > 0.95
 
 
 def test_a_seed_without_every_slide_is_left_out(
