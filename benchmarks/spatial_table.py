@@ -220,17 +220,21 @@ class Runner:
             found = [*(found or train_h), test_h]
         return [(x / np.sqrt(x.var(axis=0).mean())).astype(np.float32) for x in found]
 
-    def method(self, name: str) -> Iterator[dict[str, Any]]:
-        """Train one condition and score every test slide."""
-        condition, args = CONDITIONS[name], self.args
-        start = time.perf_counter()
-        h = self.embeddings(condition.features)
-        embed_seconds = time.perf_counter() - start
-        slides = [
+    def embedded(self, features: str) -> list[EmbeddedSlide]:
+        """Training and test slides with :meth:`embeddings`."""
+        h = self.embeddings(features)
+        return [
             EmbeddedSlide(s.name, x, s.xy)
             for s, x in zip(self.train + self.test, h, strict=True)
             if s.xy is not None
         ]
+
+    def method(self, name: str) -> Iterator[dict[str, Any]]:
+        """Train one condition and score every test slide."""
+        condition, args = CONDITIONS[name], self.args
+        start = time.perf_counter()
+        slides = self.embedded(condition.features)
+        embed_seconds = time.perf_counter() - start
         settings = MinisetSettings(
             per_epoch=args.per_epoch,
             batch_size=args.batch_size,
@@ -244,7 +248,7 @@ class Runner:
         data = MinisetDataModule(slides[:split], [], settings)
         torch.manual_seed(self.seed)
         module = SpatialIPAModule(
-            d_input=h[0].shape[1],
+            d_input=slides[0].h.shape[1],
             graph=condition.graph,
             w_procrustes=args.w_procrustes,
             common_frame=args.common_frame,
@@ -304,22 +308,14 @@ class Runner:
 
     def regression(self) -> Iterator[dict[str, Any]]:
         """What the common frame says by itself: no graph, no model."""
-        h, split = self.embeddings("encoder"), len(self.train)
-        frame = FrameRegression.fit(
-            [
-                EmbeddedSlide(s.name, x, s.xy)
-                for s, x in zip(self.train, h[:split], strict=True)
-                if s.xy is not None
-            ]
-        )
-        for slide, x in zip(self.test, h[split:], strict=True):
-            start = time.perf_counter()
-            layout = frame.averaged(x, self.seed)
+        slides, split = self.embedded("encoder"), len(self.train)
+        start = time.perf_counter()
+        frame = FrameRegression.fit(slides[:split])
+        seconds = time.perf_counter() - start
+        for slide, x in zip(self.test, slides[split:], strict=True):
+            layout = frame.averaged(x.h, self.seed)
             row = {"slide": slide.name, "method": _FRAME_ALONE, "inference": ""}
-            yield row | {
-                "train_s": time.perf_counter() - start,
-                **self.scorer(slide).score(layout),
-            }
+            yield row | {"train_s": seconds, **self.scorer(slide).score(layout)}
 
     def oracle(self) -> Iterator[dict[str, Any]]:
         for slide in self.test:

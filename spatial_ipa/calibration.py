@@ -41,6 +41,7 @@ from spatial_ipa.metrics import gauge_fix, procrustes_rotation
 from spatial_ipa.minisets import EmbeddedSlide
 from spatial_ipa.placement import Placement
 from spatial_ipa.reference_cells import ReferenceCells
+from spatial_ipa.versions import check_version
 
 CALIBRATION_VERSION = 1
 MIN_CELLS = 50
@@ -153,11 +154,7 @@ class Calibration:
         Raises:
             ValueError: if the state is of another version.
         """
-        if state.get("version") != CALIBRATION_VERSION:
-            raise ValueError(
-                f"the checkpoint's calibration has version {state.get('version')!r}, expected "
-                f"{CALIBRATION_VERSION}; train it anew"
-            )
+        check_version(state, "calibration", CALIBRATION_VERSION)
         return Calibration(
             ErrorModel(float(state["intercept"]), tuple(state["weights"])),
             state["scores"].numpy(),

@@ -42,6 +42,7 @@ from spatial_ipa.metrics import gauge_fix
 from spatial_ipa.minisets import EmbeddedSlide
 from spatial_ipa.placement import Placement
 from spatial_ipa.registration import slide_rotations
+from spatial_ipa.versions import check_version
 
 Array = NDArray[np.float64]
 
@@ -86,8 +87,7 @@ class FrameRegression:
         for slide in slides:
             if len(slide.xy) == 0:
                 raise ValueError(f"slide {slide.name} has no cells")
-            if not np.isfinite(slide.h).all():
-                raise ValueError(f"slide {slide.name}: embeddings hold NaN or infinity")
+            slide.check_finite()
         rng = numpy_generator_for(seed)
         chosen = sorted(rng.permutation(len(slides))[:MAX_SLIDES].tolist())
         h, xy = [], []
@@ -141,12 +141,9 @@ class FrameRegression:
             h: (n, d) their embeddings.
             seed: of the sample in which the neighbours of many cells are sought.
         """
-        z = self.averaged(h, seed)
         x = placement.xy.double()
-        # The mean over neighbours moves the centre; the layout's own is 0.
-        moved = torch.from_numpy(z - z.mean(axis=0)).to(x.device)
-        moved = align(moved, x, reflection=True).apply(moved)
-        total = x + moved - moved.mean(0)
+        z = torch.from_numpy(self.averaged(h, seed)).to(x.device)
+        total = x + align(z, x, reflection=True).apply(z)  # both with the mean of x, which is 0
         scale = total.square().sum(1).mean().sqrt()
         draws = (placement.draws.double() + (total - x)) / scale
         return Placement((total / scale).to(placement.xy), draws.to(placement.draws))
@@ -190,11 +187,7 @@ class FrameRegression:
         Raises:
             ValueError: if the state is of another version.
         """
-        if state.get("version") != FRAME_VERSION:
-            raise ValueError(
-                f"the checkpoint's common frame has version {state.get('version')!r}, expected "
-                f"{FRAME_VERSION}; train it anew"
-            )
+        check_version(state, "common frame", FRAME_VERSION)
         return FrameRegression(
             state["centres"].cpu().numpy(),
             state["weights"].cpu().numpy(),

@@ -35,6 +35,11 @@ class EmbeddedSlide:
     h: np.ndarray
     xy: np.ndarray
 
+    def check_finite(self) -> None:
+        """Raise ValueError, naming the slide, if embeddings hold NaN or infinity."""
+        if not np.isfinite(self.h).all():
+            raise ValueError(f"slide {self.name}: embeddings hold NaN or infinity")
+
 
 @dataclass(frozen=True)
 class Miniset:
@@ -187,8 +192,7 @@ class MinisetDataset(Dataset[Miniset]):
                 f"sizes must satisfy 8 <= size_min <= size_max, got {size_min} and {size_max}"
             )
         for slide in slides:
-            if not np.isfinite(slide.h).all():
-                raise ValueError(f"slide {slide.name}: embeddings hold NaN or infinity")
+            slide.check_finite()
         self.slides, self.length = list(slides), length
         self.size_min, self.size_max = size_min, size_max
         self.num_candidates, self.seed, self.num_rows = num_candidates, seed, num_rows

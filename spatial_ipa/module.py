@@ -143,7 +143,6 @@ class SpatialIPAModule(pl.LightningModule):
         self.export = None if export is None else Path(export)
         self.calibration_draws = calibration_draws
         self.context: PlacementContext | None = None
-        self.fits = False  # whether the last `setup` was for a fit
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.export is not None:
@@ -162,8 +161,7 @@ class SpatialIPAModule(pl.LightningModule):
             ReferenceCells.sample(data.train)
             if self.calibrates_on(data):
                 check_slides(data.train, data.val)
-        self.fits = stage == "fit"
-        if self.fits:
+        if stage == "fit":
             if self.common_frame and self.graph != "true":
                 self.context = replace(self.context, frame=FrameRegression.fit(data.train))
         elif kept is not None:  # what a fit has left is not the data module's to know
@@ -238,7 +236,7 @@ class SpatialIPAModule(pl.LightningModule):
                 "data.init_args.encoder and data.init_args.minisets of that training, or train "
                 "anew without --ckpt_path"
             )
-        if self.context is not None and self.fits:
+        if self.context is not None and self.trainer.state.fn == TrainerFn.FITTING:
             # The frame follows from the training slides and `common_frame`, resumed or not.
             saved = replace(saved, frame=self.context.frame)
         self.context = saved
