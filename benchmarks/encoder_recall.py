@@ -26,12 +26,12 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import lightning.pytorch as pl
 import numpy as np
 import sklearn
 import torch
 from sklearn.svm import SVR
 
+from common.trainer import quiet_trainer
 from spatial_ipa.encoder import load_encoder
 from spatial_ipa.encoder_data import EncoderDataModule
 from spatial_ipa.encoder_module import EncoderModule, Start
@@ -107,15 +107,7 @@ def features_of(
             optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2),
             seed=seed,
         )
-        pl.Trainer(
-            max_epochs=epochs if condition.trained else 0,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        ).fit(module, datamodule=data)
+        quiet_trainer(epochs if condition.trained else 0).fit(module, datamodule=data)
         encoder = load_encoder(Path(folder) / "encoder.pt")
     return [encoder.embed(slide, "st") for slide in slides]
 

@@ -44,6 +44,7 @@ from torch import Tensor
 
 from common.align import aligned_rmsd
 from common.atomic import atomic_path
+from common.trainer import quiet_trainer
 from protein_cvae.batch import ProteinBatch, collate
 from protein_cvae.datamodule import EnsembleDataModule, SimulationSettings
 from protein_cvae.evaluation_data import EvaluationCase, EvaluationCases
@@ -147,17 +148,13 @@ def train(
     module, cases = build(design, seed), data.cases
     data.seed = seed  # of the draws; the split does not depend on it
     curve = LearningCurve([case for case in cases if not case.unseen])
-    trainer = pl.Trainer(
-        max_epochs=EPOCHS,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
+    trainer = quiet_trainer(
+        EPOCHS,
+        enable_checkpointing=True,
         # Without a monitor the one that is kept is the latest.
         callbacks=[curve, ModelCheckpoint(folder, "last", enable_version_counter=False)],
         gradient_clip_val=1.0,
         limit_val_batches=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     last = folder / "last.ckpt"
     trainer.fit(

@@ -44,6 +44,7 @@ from jsonargparse import ArgumentParser
 
 import protein_cvae.module
 from common.atomic import atomic_path
+from common.trainer import quiet_trainer
 from protein_cvae.datamodule import EnsembleDataModule
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io import load_ensemble
@@ -209,17 +210,11 @@ def time_training(
     """Seconds per step and epoch, and of the parts of a step."""
     watch = Stopwatch(clock)
     times = StepTimes(watch)
-    trainer = pl.Trainer(
-        max_epochs=1,
+    trainer = quiet_trainer(
+        1,
         limit_train_batches=steps + WARM_UP,
         limit_val_batches=0,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
         callbacks=[times],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         gradient_clip_val=clip,
     )
     with watch.watching(module):

@@ -17,10 +17,10 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from common.trainer import quiet_trainer
 from spatial_ipa.encoder import FrozenEncoder, load_encoder
 from spatial_ipa.encoder_data import EncoderDataModule
 from spatial_ipa.encoder_losses import domain_mixing
@@ -35,18 +35,9 @@ def train(slides: list[str], scrna: str, epochs: int, seed: int, w_scrna: float)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.pt"
         optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
-        trainer = pl.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
         data = EncoderDataModule(slides, scrna=[scrna], seed=seed)
         module = EncoderModule(str(path), w_scrna=w_scrna, optimizer=optimizer, seed=seed)
-        trainer.fit(module, datamodule=data)
+        quiet_trainer(epochs).fit(module, datamodule=data)
         return load_encoder(path)
 
 

@@ -24,15 +24,15 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 
 from common.rng import generator_for
+from common.trainer import quiet_trainer
 from spatial_ipa.common_frame import FrameRegression
 from spatial_ipa.datamodule import MinisetDataModule, MinisetSettings
 from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder
@@ -133,20 +133,6 @@ class _SlidesInMemory(EncoderDataModule):
         self.declare(*self.given)
 
 
-def quiet_trainer(max_epochs: int, **options: Any) -> pl.Trainer:
-    return pl.Trainer(
-        max_epochs=max_epochs,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **options,
-    )
-
-
 def turned(slide: Slide, seed: int, index: int) -> Slide:
     """The slide in another pose: turned by a random angle, mirrored half of the time."""
     assert slide.xy is not None
@@ -164,14 +150,19 @@ def turned(slide: Slide, seed: int, index: int) -> Slide:
     )
 
 
+@lru_cache(maxsize=8)  # the folds of one split share slides, and so do their seeds
+def _slide_with_xy(path: Path) -> Slide:
+    return read_slide(path, require_spatial=True)
+
+
 class Runner:
     """One fold with one seed: slides, features and scorers are made once, when first needed."""
 
     def __init__(self, args: argparse.Namespace, fold: Fold, seed: int) -> None:
         self.args, self.fold, self.seed = args, fold, seed
         root = Path(args.data)
-        self.train = [read_slide(root / p, require_spatial=True) for p in fold.train]
-        self.test = [read_slide(root / p, require_spatial=True) for p in fold.test]
+        self.train = [_slide_with_xy(root / p) for p in fold.train]
+        self.test = [_slide_with_xy(root / p) for p in fold.test]
         if args.rotate:
             self.train = [turned(s, seed, i) for i, s in enumerate(self.train)]
         self._scorers: dict[str, SlideScorer] = {}

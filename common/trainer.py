@@ -8,7 +8,7 @@ method that needs a checkpoint receives ``ckpt_path`` as text and has to load it
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lightning.pytorch import Trainer as LightningTrainer
 
@@ -18,3 +18,22 @@ class Trainer(LightningTrainer):
 
     # Method name -> parameters that are not options.  `model` and `datamodule` belong in each set.
     SUBCOMMANDS: ClassVar[dict[str, set[str]]] = {}
+
+
+def quiet_trainer(max_epochs: int, **options: Any) -> LightningTrainer:
+    """A trainer on one CPU process that prints nothing and leaves nothing on disk, for benchmarks.
+
+    Args:
+        max_epochs: length of the fit.
+        options: of Lightning's Trainer; they win over the ones set here.
+    """
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
+    return LightningTrainer(max_epochs=max_epochs, **(quiet | options))
