@@ -404,7 +404,9 @@ def _cell(by_seed: Sequence[float]) -> str:
 def report(args: argparse.Namespace) -> None:
     """Print mean and sd over seeds of the mean over held-out slides, per split and method.
 
-    With several ``--tags``, trained methods are told apart by theirs.
+    Splits of one dataset, as the patients of her2st are, are then also taken together, for the
+    methods that placed every slide of them.  With several ``--tags``, trained methods are told
+    apart by theirs.
     """
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}")
     tags = args.tags or [args.tag]
@@ -413,26 +415,46 @@ def report(args: argparse.Namespace) -> None:
     for row in rows:
         if len(tags) > 1 and row["condition"] in CONDITIONS:
             row["inference"] = f"{row['tag']}, {row['inference']}"
+    datasets: dict[str, list[str]] = {}
     for split in dict.fromkeys(r["split"] for r in rows):
-        print(f"\n### {split}\n")
-        print("| method | slides | seeds | " + " | ".join(COLUMNS.values()) + " |")
-        print("|" + " --- |" * (3 + len(COLUMNS)))
-        chosen = [r for r in rows if r["split"] == split]
-        for method in dict.fromkeys((r["method"], r["inference"]) for r in chosen):
-            mine = [r for r in chosen if (r["method"], r["inference"]) == method]
-            slides = {r["slide"] for r in mine}
-            # A seed that has not seen every slide yet would compare different slides.
-            seeds = [
-                s
-                for s in sorted({r["seed"] for r in mine})
-                if {r["slide"] for r in mine if r["seed"] == s} == slides
-            ]
-            cells = [
-                _cell([np.mean([r[c] for r in mine if r["seed"] == s]) for s in seeds])
-                for c in COLUMNS
-            ]
-            name = ", ".join(part for part in method if part)
-            print(f"| {name} | {len(slides)} | {len(seeds)} | " + " | ".join(cells) + " |")
+        datasets.setdefault(split.partition("_")[0], []).append(split)
+        _print_table(split, _by_method([r for r in rows if r["split"] == split]))
+    for dataset, splits in datasets.items():
+        if len(splits) == 1:
+            continue
+        methods = _by_method([r for r in rows if r["split"] in splits])
+        most = max(len({r["slide"] for r in mine}) for mine in methods.values())
+        whole = {k: m for k, m in methods.items() if len({r["slide"] for r in m}) == most}
+        _print_table(f"{dataset}: {', '.join(splits)} together", whole)
+
+
+_Method = tuple[str, str]  # its name, how it was applied
+
+
+def _by_method(rows: list[dict[str, Any]]) -> dict[_Method, list[dict[str, Any]]]:
+    found: dict[_Method, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["method"], row["inference"]), []).append(row)
+    return found
+
+
+def _print_table(title: str, methods: dict[_Method, list[dict[str, Any]]]) -> None:
+    print(f"\n### {title}\n")
+    print("| method | slides | seeds | " + " | ".join(COLUMNS.values()) + " |")
+    print("|" + " --- |" * (3 + len(COLUMNS)))
+    for method, mine in methods.items():
+        slides = {r["slide"] for r in mine}
+        # A seed that has not seen every slide yet would compare different slides.
+        seeds = [
+            s
+            for s in sorted({r["seed"] for r in mine})
+            if {r["slide"] for r in mine if r["seed"] == s} == slides
+        ]
+        cells = [
+            _cell([np.mean([r[c] for r in mine if r["seed"] == s]) for s in seeds]) for c in COLUMNS
+        ]
+        name = ", ".join(part for part in method if part)
+        print(f"| {name} | {len(slides)} | {len(seeds)} | " + " | ".join(cells) + " |")
 
 
 RECALL_AT = (60, 80, 100, 120)

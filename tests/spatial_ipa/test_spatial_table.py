@@ -77,3 +77,29 @@ def test_a_seed_without_every_slide_is_left_out(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "whole" in line]
     # Means over slides are 2 and 4; seed 2 saw one slide of two.
     assert line.startswith("| gate k=100, whole | 2 | 2 | 3.000 ± 1.414 |")
+
+
+def test_patients_of_one_dataset_are_also_taken_together(
+    table: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = {"fold": "f", "tag": "t", "rotate": False, "inference": "", "seed": 0}
+    rows = [
+        {**common, "split": split, "slide": slide, "method": method, "condition": method}
+        | dict.fromkeys(table.COLUMNS, value)
+        for split, slide, method, value in (
+            ("her2st_A", "A1", "knn", 1.0),
+            ("her2st_A", "A2", "knn", 2.0),
+            ("her2st_B", "B1", "knn", 6.0),
+            ("her2st_A", "A1", "svr", 5.0),
+            ("dlpfc", "151673", "knn", 7.0),
+        )
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    splits = ["her2st_A", "her2st_B", "dlpfc"]
+    table.report(Namespace(tags=None, tag="t", out=str(tmp_path), rotate=False, splits=splits))
+    *apart, together = capsys.readouterr().out.split("### ")
+    assert [part.split("\n")[0] for part in apart[1:]] == splits
+    assert together.startswith("her2st: her2st_A, her2st_B together")
+    # The mean over slides, not over patients; SVR has not placed every slide.
+    assert "| knn | 3 | 1 | 3.000 |" in together
+    assert "svr" not in together
