@@ -422,10 +422,10 @@ def report(args: argparse.Namespace) -> None:
     for dataset, splits in datasets.items():
         if len(splits) == 1:
             continue
-        methods = _by_method([r for r in rows if r["split"] in splits])
-        most = max(len({r["slide"] for r in mine}) for mine in methods.values())
-        whole = {k: m for k, m in methods.items() if len({r["slide"] for r in m}) == most}
-        _print_table(f"{dataset}: {', '.join(splits)} together", whole)
+        chosen = [r for r in rows if r["split"] in splits]
+        slides = {r["slide"] for r in chosen}
+        methods = {k: m for k, m in _by_method(chosen).items() if {r["slide"] for r in m} == slides}
+        _print_table(f"{dataset}: {', '.join(splits)} together", methods)
 
 
 _Method = tuple[str, str]  # its name, how it was applied

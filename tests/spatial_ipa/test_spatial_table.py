@@ -91,6 +91,8 @@ def test_patients_of_one_dataset_are_also_taken_together(
             ("her2st_A", "A2", "knn", 2.0),
             ("her2st_B", "B1", "knn", 6.0),
             ("her2st_A", "A1", "svr", 5.0),
+            ("her2st_A", "A2", "svr", 5.0),
+            ("her2st_B", "B1", "ridge", 5.0),
             ("dlpfc", "151673", "knn", 7.0),
         )
     ]
@@ -100,6 +102,7 @@ def test_patients_of_one_dataset_are_also_taken_together(
     *apart, together = capsys.readouterr().out.split("### ")
     assert [part.split("\n")[0] for part in apart[1:]] == splits
     assert together.startswith("her2st: her2st_A, her2st_B together")
-    # The mean over slides, not over patients; SVR has not placed every slide.
+    # The mean over slides, not over patients; SVR and ridge have not placed every slide.
     assert "| knn | 3 | 1 | 3.000 |" in together
     assert "svr" not in together
+    assert "ridge" not in together
