@@ -44,7 +44,7 @@ from spatial_ipa.io import gene_panel, read_slide, reindex
 from spatial_ipa.metrics import adaptive_k, neighbour_recall
 from spatial_ipa.minisets import Augmentation, EmbeddedSlide, build_miniset, draw_members
 from spatial_ipa.module import GraphMode, SpatialIPAModule
-from spatial_ipa.oracle import minimise
+from spatial_ipa.oracle import minimise_slide
 from spatial_ipa.placement import Placement, towards_outline, typical_aspect
 from spatial_ipa.rivals import RIVALS, pca_features, predict
 from spatial_ipa.slide import Slide
@@ -312,7 +312,7 @@ class Runner:
         for slide in self.test:
             scorer = self.scorer(slide)
             start = time.perf_counter()
-            found = minimise(scorer.slide, generator_for(self.seed), self.args.oracle_steps)
+            found = minimise_slide(scorer.slide, generator_for(self.seed), self.args.oracle_steps)
             row = {"slide": slide.name, "method": "oracle", "inference": ""}
             yield row | {"train_s": time.perf_counter() - start, **scorer.score(found.x.numpy())}
 

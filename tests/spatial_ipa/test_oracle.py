@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import procrustes
 
 from spatial_ipa.losses import geometry_terms
-from spatial_ipa.oracle import OracleResult, _draw_rows, minimise
+from spatial_ipa.oracle import OracleResult, _draw_rows, minimise, minimise_slide
 from spatial_ipa.targets import Target, build_target, union_targets
 
 N = 60
@@ -107,3 +107,36 @@ def test_members_of_a_union_may_differ_in_size() -> None:
     assert found.terms.e_geo.max() < 0.1
     for part in (found.x[:50], found.x[50:]):
         torch.testing.assert_close(part.mean(0), torch.zeros(2), rtol=0, atol=1e-6)
+
+
+def test_given_start_is_used_and_kept() -> None:
+    """No step from the truth leaves it there, up to the gauge; the caller's tensor is not moved."""
+    target = target_of(40)
+    start = target.xy.clone()
+    found = minimise(target, torch.Generator().manual_seed(0), 0, start=start)
+    torch.testing.assert_close(found.x, target.xy)
+    minimise(target, torch.Generator().manual_seed(0), 3, start=start)
+    assert torch.equal(start, target.xy)
+
+
+def test_slide_of_many_cells_does_not_fold() -> None:
+    """Coarse to fine finds a large layout again; the same number of steps from random does not."""
+    target = target_of(800)
+    found = minimise_slide(target, torch.Generator().manual_seed(0), 600, 60)
+    assert found.x.shape == (800, 2)
+    assert found.terms.e_geo.item() < 5e-3
+    assert procrustes(target.xy.numpy(), found.x.numpy())[2] < 0.01
+    direct = minimise(target, torch.Generator().manual_seed(0), 60)
+    assert direct.terms.e_geo.item() > 10 * found.terms.e_geo.item()
+
+
+def test_small_slide_is_a_miniset() -> None:
+    target = target_of(40)
+    found = minimise_slide(target, torch.Generator().manual_seed(3), 20)
+    assert torch.equal(found.x, solve(target, 3, 20).x)
+
+
+def test_slide_refuses_a_union() -> None:
+    target = union_targets([target_of(20, 1), target_of(20, 2)])
+    with pytest.raises(ValueError, match="one graph, got a union of 2"):
+        minimise_slide(target, torch.Generator().manual_seed(0), 5)
