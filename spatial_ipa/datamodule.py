@@ -27,6 +27,7 @@ from spatial_ipa.minisets import (
 from spatial_ipa.placement import typical_aspect
 from spatial_ipa.reference_cells import ReferenceCells
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
+from spatial_ipa.slide import Slide
 
 # Validation minisets are drawn from another seed than training ones.
 _VALIDATION_SEED_OFFSET = 1_000_003
@@ -233,6 +234,7 @@ class SlideDataModule(MinisetDataModule):
         minisets: how minisets are drawn.
         cache_dir: folder of the embedding cache.
         spatial_key: key of the coordinates in ``obsm``.
+        layer: layer of the counts in every file; ``X`` when null.
         encoder_config: config that trains the encoder on these slides if ``encoder`` does not
             exist; null to refuse instead.
         scrna: dissociated samples that such an encoder is aligned with; may be empty.
@@ -249,6 +251,7 @@ class SlideDataModule(MinisetDataModule):
         minisets: MinisetSettings = MinisetSettings(),
         cache_dir: str = "runs/cache",
         spatial_key: str = "spatial",
+        layer: str | None = None,
         encoder_config: str | None = None,
         scrna: list[str] | None = None,
         simulate: TissueSpec | None = None,
@@ -258,7 +261,7 @@ class SlideDataModule(MinisetDataModule):
         self.train_slides, self.val_slides = train_slides, val_slides
         self.encoder_path, self.encoder_config = Path(encoder), encoder_config
         self.scrna = scrna or []
-        self.cache_dir, self.spatial_key = Path(cache_dir), spatial_key
+        self.cache_dir, self.spatial_key, self.layer = Path(cache_dir), spatial_key, layer
         self.simulate, self.simulate_dir = simulate, Path(simulate_dir)
 
     def prepare_data(self) -> None:
@@ -290,10 +293,11 @@ class SlideDataModule(MinisetDataModule):
             for slides in (train, val)
         )
 
-    def _read(self) -> tuple[list[Any], list[Any]]:
-        train = read_slides(self.train_slides, spatial_key=self.spatial_key)
-        val = read_slides(self.val_slides, spatial_key=self.spatial_key) if self.val_slides else []
-        return train, val
+    def _read(self) -> tuple[list[Slide], list[Slide]]:
+        def slides(paths: list[str]) -> list[Slide]:
+            return read_slides(paths, spatial_key=self.spatial_key, layer=self.layer)
+
+        return slides(self.train_slides), slides(self.val_slides) if self.val_slides else []
 
     def _train_encoder(self) -> None:
         def flag(name: str, values: list[str]) -> str:
@@ -308,6 +312,9 @@ class SlideDataModule(MinisetDataModule):
                 flag("heldout_slides", self.val_slides),
                 flag("scrna", self.scrna),
                 f"--data.init_args.spatial_key={self.spatial_key}",
+                f"--data.init_args.layer={self.layer or 'null'}",
+                # The tissue is there already, if it is a simulated one that is trained on.
+                "--data.init_args.simulate=null",
                 f"--model.init_args.output={self.encoder_path}",
             ]
         )

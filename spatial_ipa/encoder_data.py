@@ -191,6 +191,7 @@ class EncoderDataModule(pl.LightningDataModule):
         seed: of all draws.
         num_workers: loader processes.
         spatial_key: key of the coordinates in ``obsm``.
+        layer: layer of the counts in every file; ``X`` when null.
         simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
             simulated tissue there is replaced; null for real slides only.
         simulate_dir: folder of the simulated slides.
@@ -212,6 +213,7 @@ class EncoderDataModule(pl.LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         spatial_key: str = "spatial",
+        layer: str | None = None,
         simulate: TissueSpec | None = None,
         simulate_dir: str = "runs/tissue",
     ) -> None:
@@ -225,7 +227,7 @@ class EncoderDataModule(pl.LightningDataModule):
             views,
             seed,
         )
-        self.num_workers, self.spatial_key = num_workers, spatial_key
+        self.num_workers, self.spatial_key, self.layer = num_workers, spatial_key, layer
         self.simulate, self.simulate_dir = simulate, Path(simulate_dir)
 
     def prepare_data(self) -> None:
@@ -234,12 +236,13 @@ class EncoderDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.declare(
-            read_slides(self.train_files, spatial_key=self.spatial_key),
-            read_slides(self.heldout_files, spatial_key=self.spatial_key)
-            if self.heldout_files
-            else [],
-            [read_slide(path, require_spatial=False) for path in self.scrna_files],
+            self._slides(self.train_files),
+            self._slides(self.heldout_files) if self.heldout_files else [],
+            [read_slide(p, require_spatial=False, layer=self.layer) for p in self.scrna_files],
         )
+
+    def _slides(self, files: list[str]) -> list[Slide]:
+        return read_slides(files, spatial_key=self.spatial_key, layer=self.layer)
 
     def declare(
         self, train: Sequence[Slide], heldout: Sequence[Slide], scrna: Sequence[Slide] = ()

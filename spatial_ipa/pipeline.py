@@ -76,6 +76,8 @@ def run(
     encoder_config: str = "configs/encoder.yaml",
     configs: tuple[str, ...] = ("configs/spatial_ipa.yaml", "configs/spatial_ipa_laptop.yaml"),
     overrides: list[str] | None = None,
+    spatial_key: str = "spatial",
+    layer: str | None = None,
     tissue: TissueSpec = TissueSpec(num_slides=5),
     num_draws: int = 16,
     seed: int = 0,
@@ -92,6 +94,8 @@ def run(
         encoder_config: config of the encoder stage; it and those below must name a logger.
         configs: config of the joint stage and its overlays.
         overrides: further ``lightning fit`` arguments of the joint stage.
+        spatial_key: key of the coordinates in ``obsm`` of the slides.
+        layer: layer of the counts in every file; ``X`` when null.
         tissue: the simulated tissue.
         num_draws: layouts averaged per prediction; error radii need as many as calibrated with
             (``model.init_args.calibration_draws``, 16).
@@ -118,15 +122,23 @@ def run(
     if not holdout:
         raise ValueError("holdout is empty: name at least one slide to score on")
     validation = validation or []
-    train, test = read_slides(slides), read_slides(holdout)
-    choosing = read_slides(validation) if validation else []
+
+    def read(paths: list[str]) -> list[Slide]:
+        return read_slides(paths, spatial_key=spatial_key, layer=layer)
+
+    train, test = read(slides), read(holdout)
+    choosing = read(validation) if validation else []
     sample_files = slide_files(scrna) if scrna else []
-    samples = [read_slide(path, require_spatial=False) for path in sample_files]
+    samples = [read_slide(path, require_spatial=False, layer=layer) for path in sample_files]
     _refuse_equal_outputs(test + samples)
     gene_panel(train + choosing + test)
 
     content = stage_content(train, choosing, test, samples)
     encoder_path, checkpoint = folder / "encoder.pt", folder / "spatial_ipa.ckpt"
+    columns = [
+        f"--data.init_args.spatial_key={spatial_key}",
+        f"--data.init_args.layer={layer or 'null'}",
+    ]
     lists = {
         "train_slides": slides,
         "heldout_slides": validation + holdout,
@@ -147,6 +159,7 @@ def run(
                 f"--trainer.logger.init_args.save_dir={folder}",
                 f"--model.init_args.output={encoder_path}",
                 *(f"--data.init_args.{k}={yaml_list(v)}" for k, v in lists.items()),
+                *columns,
                 "--data.init_args.simulate=null",
             ]
         ),
@@ -165,7 +178,7 @@ def run(
             seed,
         ],
         lambda: _fit_joint(
-            folder, configs, slides, validation, encoder_path, overrides or [], seed
+            folder, configs, slides, validation, encoder_path, columns + (overrides or []), seed
         ),
     )
     print("[4/4] evaluation and prediction", flush=True)
@@ -181,7 +194,10 @@ def run(
     rows: list[dict[str, Any]] = []
     radii: dict[str, dict[str, float]] = {}
     for slide, path in zip(test, slide_files(holdout), strict=True):
-        rows += _evaluate(module, encoder, train, slide, path, folder, num_draws, seed, radii)
+        rows += _evaluate(module, encoder, train, slide, folder, num_draws, seed)
+        # The file has all its rows, also the empty ones, which scoring leaves out.
+        every = read_slide(path, require_spatial=False, layer=layer, min_spots=2, name=slide.name)
+        radii |= _predict_slide(module, slide, every, path, folder, num_draws, seed)
     for sample, file in zip(samples, sample_files, strict=True):
         rows += _place_sample(module, sample, file, truth, folder, num_draws, seed, radii)
     _write_table(rows, folder)
@@ -273,16 +289,11 @@ def _evaluate(
     encoder: FrozenEncoder,
     train: list[Slide],
     slide: Slide,
-    path: Path,
     folder: Path,
     num_draws: int,
     seed: int,
-    radii: dict[str, dict[str, float]],
 ) -> list[dict[str, Any]]:
-    """Score model and rivals on one held-out slide; write its figure and predicted h5ad.
-
-    How its error radii held is added to ``radii``, if there are any.
-    """
+    """Score model and rivals on one held-out slide, and draw its figure."""
     assert slide.xy is not None
     scorer = SlideScorer(slide.xy, seed=seed)
     h = torch.from_numpy(np.array(embed(encoder, slide, "st", folder / "cache")))
@@ -312,14 +323,30 @@ def _evaluate(
     shown = {name: layouts[name] for name in (f"spatial_ipa, {used}", "svr")}
     figure = layout_figure(slide.name, slide.xy, shown, placements[used].spread.numpy())
     save_figure(figure, folder / f"layout_{_file_name(slide)}.png")
+    return rows
+
+
+def _predict_slide(
+    module: SpatialIPAModule,
+    slide: Slide,
+    every: Slide,
+    path: Path,
+    folder: Path,
+    num_draws: int,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Write the predicted h5ad of a held-out slide; how its error radii held, if it has any.
+
+    Args:
+        slide: as it was scored.
+        every: all rows of its file, also those without counts.
+    """
+    assert slide.xy is not None
     target = folder / f"predicted_{_file_name(slide)}.h5ad"
-    # The file has all its rows, also the empty ones, which scoring leaves out.
-    every = read_slide(path, require_spatial=False, min_spots=2, name=slide.name)
     prediction = module.predict_cells(every, "st", PlacementOptions("auto", num_draws, seed=seed))
     write_prediction_file(prediction, every, path, target, overwrite=True)
     print(f"      wrote {target}", flush=True)
-    radii |= _radii(slide.name, prediction, ~every.is_empty, slide.xy)
-    return rows
+    return _radii(slide.name, prediction, ~every.is_empty, slide.xy)
 
 
 def _radii(

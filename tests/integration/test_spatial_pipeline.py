@@ -19,6 +19,7 @@ from spatial_ipa import pipeline
 from spatial_ipa.encoder import load_encoder
 from spatial_ipa.io import read_slides
 from spatial_ipa.simulate import TissueSpec, write_tissue
+from spatial_ipa.split import Split
 
 ROOT = Path(__file__).resolve().parents[2]
 TISSUE = TissueSpec(num_slides=4, spots_per_slide=80, num_genes=120, num_cells=90)
@@ -130,18 +131,31 @@ def test_unchanged_stages_are_reused(folder: Path) -> None:
     assert (out / "scores.json").read_text() == scores
 
 
-def test_own_slides_with_an_empty_spot_and_a_pattern(tissue: Path, tmp_path: Path) -> None:
+def write_own(data: ad.AnnData, path: Path) -> None:
+    """As files come: counts in a layer, something else in X, coordinates under another key."""
+    data.layers["counts"] = data.X
+    data.X = np.random.default_rng(0).normal(size=data.shape).astype(np.float32)
+    if "spatial" in data.obsm:
+        data.obsm["xy"] = data.obsm.pop("spatial")
+    data.write_h5ad(path)
+
+
+def test_own_slides_with_an_empty_spot_a_layer_and_patterns(tissue: Path, tmp_path: Path) -> None:
     held_out = ad.read_h5ad(tissue / "slides/slide_3.h5ad")
     counts = held_out.X.tolil()
     counts[5] = 0
     held_out.X = counts.tocsr()
-    held_out.write_h5ad(tmp_path / "held.h5ad")
-    shutil.copy(tissue / "scrna.h5ad", tmp_path / "cells_1.h5ad")
+    write_own(held_out, tmp_path / "held.h5ad")
+    for name in ("slide_0", "slide_1"):
+        write_own(ad.read_h5ad(tissue / f"slides/{name}.h5ad"), tmp_path / f"{name}.h5ad")
+    write_own(ad.read_h5ad(tissue / "scrna.h5ad"), tmp_path / "cells_1.h5ad")
     run_pipeline(
         tmp_path,
-        f"--slides=['{tissue}/slides/slide_[01].h5ad']",
+        "--slides=['slide_[01].h5ad']",
         "--holdout=['held.h5ad']",
         "--scrna=['cells_*.h5ad']",
+        "--layer=counts",
+        "--spatial_key=xy",
     )
     predicted = ad.read_h5ad(tmp_path / "out/predicted_held.h5ad")
     assert np.flatnonzero(predicted.obs["spatial_ipa_empty"]).tolist() == [5]
@@ -155,7 +169,9 @@ def test_own_slides_with_an_empty_spot_and_a_pattern(tissue: Path, tmp_path: Pat
     assert "No error radii" in (tmp_path / "out/identifiability.md").read_text()
     assert (tmp_path / "out/predicted_cells_1.h5ad").exists()
     split = load_encoder(tmp_path / "out/encoder.pt").split
-    assert [slide.name for slide in split.train] == ["slide_0", "slide_1"]
+    # The identities are those of counts and positions where they used to be: both were found.
+    simulated_ones = read_slides([str(tissue / f"slides/slide_{i}.h5ad") for i in (0, 1)])
+    assert split.train == Split.declare(simulated_ones, []).train
     assert [slide.name for slide in split.heldout] == ["held"]
 
 

@@ -11,6 +11,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning_runs import (
     ROOT,
     assert_refused,
@@ -167,6 +168,26 @@ def test_a_checkpoint_can_be_scored(
     (best,) = (c for name, c in callbacks.items() if name.startswith("RampedModelCheckpoint"))
     assert float(found) == pytest.approx(float(best["best_model_score"]), rel=1e-5)
     assert not (tmp_path / "model.ckpt").exists()
+
+
+def test_an_absent_encoder_is_trained_on_the_slides_given(tissue: Path, tmp_path: Path) -> None:
+    """By the shipped configuration, which left alone would simulate a tissue."""
+    config = yaml.safe_load((ROOT / "configs/encoder.yaml").read_text())
+    config["trainer"]["max_epochs"] = 0
+    assert config["data"]["init_args"]["simulate"] is not None
+    (tmp_path / "encoder.yaml").write_text(yaml.safe_dump(config))
+    values = {
+        "data.init_args.encoder": tmp_path / "encoder.pt",
+        "data.init_args.encoder_config": tmp_path / "encoder.yaml",
+        "data.init_args.scrna": "[]",
+        "trainer.max_epochs": 1,
+        f"{MODEL}.ramp_epochs": 0,
+    }
+    assert fit(tissue, tmp_path / "own", **values).exists()
+    split = load_encoder(tmp_path / "encoder.pt").split
+    assert [s.name for s in split.train] == ["slide_0", "slide_1"]
+    assert [s.name for s in split.heldout] == ["slide_2"]
+    assert not list(tmp_path.rglob("scrna.h5ad"))  # nothing was simulated
 
 
 def test_a_trial_run_exports_nothing(tissue: Path, tmp_path: Path) -> None:
