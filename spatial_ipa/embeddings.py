@@ -1,7 +1,7 @@
 """Frozen embeddings of slides, computed once and memory-mapped.
 
-The cache file's name is a hash of the encoder's weights and of the slide's expression, so neither a
-retrained encoder nor an edited file can be served a stale matrix.
+The cache file's name is a hash of the encoder's weights and version and of the slide's expression,
+so neither a retrained encoder nor an edited file nor newer code can be served a stale matrix.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.atomic import atomic_path
-from spatial_ipa.encoder import EmbeddingKind, FrozenEncoder
+from spatial_ipa.encoder import ENCODER_VERSION, EmbeddingKind, FrozenEncoder
 from spatial_ipa.slide import Slide
 
 
@@ -29,7 +29,7 @@ def embed(
     """
     if cache_dir is None:
         return encoder.embed(slide, kind)
-    key = f"{encoder.weights_hash},{slide.expression_hash},{kind}"
+    key = f"{ENCODER_VERSION},{encoder.weights_hash},{slide.expression_hash},{kind}"
     path = Path(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

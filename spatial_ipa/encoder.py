@@ -26,8 +26,10 @@ from torch import Tensor, nn
 
 from common.atomic import atomic_path
 from spatial_ipa.log_expression import LogExpression
+from spatial_ipa.panels import reindex
 from spatial_ipa.slide import Slide
 from spatial_ipa.split import Split, SplitMode, check_split
+from spatial_ipa.versions import hash_tensors
 
 __all__ = [
     "EmbeddingKind",
@@ -199,9 +201,7 @@ class FrozenEncoder:
     def weights_hash(self) -> str:
         """SHA-256 of all parameters and of the preprocessing; the split does not enter."""
         digest = hashlib.sha256(json.dumps([self.panel, self.target_sum]).encode())
-        for name, value in sorted(self._tensors().items()):
-            digest.update(f"{name}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        hash_tensors(digest, self._tensors())
         return digest.hexdigest()
 
     @torch.no_grad()
@@ -230,6 +230,17 @@ class FrozenEncoder:
             parts.append(self.encoder(x).cpu())
         h = torch.cat(parts)
         return h.mul_(unit_factor(h, expression.filled)).numpy()
+
+    def has_counts(self, slide: Slide) -> np.ndarray:
+        """(n,) bool, rows with counts on the panel; of the others nothing is known."""
+        counts, _ = reindex(slide, self.panel)
+        return np.diff(counts.indptr) > 0
+
+    def has_seen(self, slide: Slide) -> bool:
+        """Whether it was trained on, or aligned with, this very expression."""
+        split = self.split
+        seen = (*split.train, *split.scrna, *(split.heldout if split.mode != "inductive" else ()))
+        return slide.expression_hash in {identity.expression_hash for identity in seen}
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}

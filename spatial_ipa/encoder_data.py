@@ -18,12 +18,13 @@ import lightning.pytorch as pl
 import numpy as np
 import scipy.sparse as sp
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.rng import numpy_generator_for
 from common.sampler import DrawSampler, epoch_to_draw
-from spatial_ipa.io import gene_panel, read_slide, read_slides, reindex, select_genes
+from spatial_ipa.io import MIN_GENES, gene_panel, read_slide, read_slides, reindex, select_genes
 from spatial_ipa.log_expression import LogExpression
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
 from spatial_ipa.slide import Slide
@@ -267,8 +268,15 @@ class EncoderDataModule(pl.LightningDataModule):
         detected = sum(np.asarray((c > 0).sum(axis=0)).ravel() for c in counts)
         needed = self.min_detection * sum(c.shape[0] for c in counts)
         panel = tuple(g for g, d in zip(shared, np.asarray(detected), strict=True) if d > needed)
-        if not panel:
-            raise ValueError(f"no gene is detected in min_detection={self.min_detection} of spots")
+        rank_zero_info(
+            f"{len(panel)} of them are detected in more than {self.min_detection:.2%} of spots"
+        )
+        if len(panel) < MIN_GENES:
+            raise ValueError(
+                f"{len(panel)} of {len(shared)} shared genes are detected in more than "
+                f"min_detection={self.min_detection} of spots, at least {MIN_GENES} are needed; "
+                "lower min_detection, or give slides with more counts"
+            )
         if self.num_genes is not None and self.num_genes < len(panel):
             panel = select_genes(self.fit_slides, panel, self.num_genes)
         self.panel = panel

@@ -56,7 +56,8 @@ __all__ = ["EncoderDataModule", "EncoderModule"]
 Start = Literal["spatial", "pca", "random"]
 
 _CANDIDATES = 80  # kNN of H in which the selection slide's spatial neighbours are looked for
-_MIXING_SPOTS = 400  # per slide, for the mixing of slides in H
+_MIXING_SPOTS = 400  # about so many per slide, for the mixing of slides in H,
+_MIXING_TOTAL = 4000  # but at most so many of all: its memory grows with their square
 _ROWS = 1024  # spots embedded at once
 
 
@@ -288,14 +289,11 @@ class EncoderModule(pl.LightningModule):
             for s in data.fit_slides
         ]
         if len(sampled) > 1:
-            h = torch.cat([x[:: max(1, len(x) // _MIXING_SPOTS)] for x in sampled])
-            domain = torch.cat(
-                [
-                    torch.full((len(x[:: max(1, len(x) // _MIXING_SPOTS)]),), i)
-                    for i, x in enumerate(sampled)
-                ]
-            )
-            scores["val/mixing"] = domain_mixing(h, domain)
+            shown = [x[:: max(1, len(x) // _MIXING_SPOTS)] for x in sampled]
+            thinning = -(-sum(map(len, shown)) // _MIXING_TOTAL)
+            shown = [x[::thinning] for x in shown]
+            domain = torch.cat([torch.full((len(x),), i) for i, x in enumerate(shown)])
+            scores["val/mixing"] = domain_mixing(torch.cat(shown), domain)
         slide = data.selection
         if slide is not None and slide.xy is not None:
             h = _embed(self.encoder, LogExpression.of_slide(slide, data.panel, data.target_sum))

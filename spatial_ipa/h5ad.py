@@ -18,6 +18,9 @@ from anndata.io import read_elem, write_elem
 
 from common.atomic import atomic_path
 
+# What fields of a prediction are called, or begin with.
+_PREFIXES = ("spatial_ipa", "X_spatial_ipa")
+
 
 def open_h5ad(path: Path) -> h5py.File:
     """Open for reading, after checking that it is an ``.h5ad`` file of anndata 0.7 or newer.
@@ -44,6 +47,18 @@ def open_h5ad(path: Path) -> h5py.File:
     return file
 
 
+def earlier_prediction(path: Path) -> list[str]:
+    """Fields that an earlier prediction left in a file, such as ``obsm['X_spatial_ipa']``."""
+    with open_h5ad(path) as file:
+        return [
+            f"{group}[{key!r}]"
+            for group in ("obsm", "obs", "obsp", "uns")
+            if group in file
+            for key in sorted(file[group])
+            if key.startswith(_PREFIXES)
+        ]
+
+
 def write_prediction(
     path_in: str | Path,
     path_out: str | Path,
@@ -66,7 +81,8 @@ def write_prediction(
         obs: columns (n,).
         obsp: sparse (n, n), stored as CSR.
         uns: anything anndata can store.
-        overwrite: replace an existing ``path_out``, and fields of the same names.
+        overwrite: replace an existing ``path_out``, and drop all fields of an earlier prediction
+            from the copy.
 
     Raises:
         FileExistsError: if ``path_out`` exists and ``overwrite`` is False.
@@ -88,6 +104,9 @@ def write_prediction(
         with h5py.File(temporary, "r+") as file:
             frame = read_elem(file["obs"])
             num_rows = len(frame)
+            columns = list(frame.columns)
+            if overwrite:
+                frame = _without_earlier(file, frame)
             for key, value in (obsm or {}).items():
                 _check_rows(f"obsm[{key!r}]", value, (num_rows,))
                 _add(file, "obsm", key, np.asarray(value), overwrite)
@@ -100,9 +119,18 @@ def write_prediction(
                 _check_rows(f"obs[{key!r}]", value, (num_rows,))
                 _check_new(f"obs[{key!r}]", key in frame, overwrite)
                 frame[key] = np.asarray(value)
-            if obs:
+            if list(frame.columns) != columns or obs:
                 write_elem(file, "obs", frame)
     return path_out
+
+
+def _without_earlier(file: h5py.File, frame: Any) -> Any:
+    """Delete an earlier prediction: none of its fields may stand beside those of a new one."""
+    for group in ("obsm", "obsp", "uns"):
+        for key in list(file.get(group, ())):
+            if key.startswith(_PREFIXES):
+                del file[group][key]
+    return frame.drop(columns=[c for c in frame.columns if str(c).startswith(_PREFIXES)])
 
 
 def _add(file: h5py.File, group: str, key: str, value: object, overwrite: bool) -> None:

@@ -22,10 +22,11 @@ import scipy.sparse as sp
 from anndata.io import read_elem
 
 from spatial_ipa.h5ad import open_h5ad, write_prediction
-from spatial_ipa.panels import gene_panel, reindex, select_genes
+from spatial_ipa.panels import MIN_GENES, gene_panel, reindex, select_genes
 from spatial_ipa.slide import Slide, canonical_csr
 
 __all__ = [
+    "MIN_GENES",
     "Slide",
     "gene_panel",
     "read_slide",
@@ -79,6 +80,13 @@ def read_slide(
     counts = _checked_counts(matrix, where)
     if logged is None:
         logged = _looks_logged(counts)
+        if logged:
+            warnings.warn(
+                f"{where} is taken as log-normalised: not all values are whole numbers and none "
+                f"reaches {LOGGED_BELOW:g} (maximum {counts.data.max():.3g}); if they are counts, "
+                "as after removal of ambient RNA, round them",
+                stacklevel=2,
+            )
     genes, counts = _unique_genes(genes, counts, path, logged)
     patient = _patient_of(obs, path, one_only=require_spatial)
     obs_names = np.asarray(obs.index.astype(str), dtype=object)

@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from spatial_ipa.calibration import cell_features
+from spatial_ipa.calibration import MIN_CELLS, cell_features, conformal_quantile
 from spatial_ipa.datamodule import PlacementContext
 from spatial_ipa.placement import Placement
 from spatial_ipa.predict import PlacementOptions
-from spatial_ipa.slide import Slide
 
 
 def judge_cells(
     context: PlacementContext,
     h: np.ndarray,
     placement: Placement,
-    slide: Slide,
     options: PlacementOptions,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Columns for ``obs`` and what is to be known about them.
@@ -30,13 +28,15 @@ def judge_cells(
         context: of the model that placed the cells.
         h: (n, d) embeddings.
         placement: of the n cells.
-        slide: the cells; only which of them are empty is looked at.
         options: how they were placed.
 
     Returns:
-        ``ambiguity`` and ``multimodal`` if the checkpoint holds training cells; ``radius`` (NaN for
-        empty cells) and ``abstain`` if it is calibrated for this placement.  Then a dictionary for
-        ``uns``, whose ``missing`` says why there is no radius.
+        ``ambiguity`` and ``multimodal`` if the checkpoint holds training cells; ``radius`` and
+        ``abstain`` if it is calibrated for this placement.  Then a dictionary for ``uns``, whose
+        ``missing`` says why there is no radius.
+
+        Errors are measured on the layout shrunk by ``scale``, where it fits the tissue best; radii
+        are given for the layout as it is written, of RMS radius 1, so they are divided by it.
 
     Raises:
         ValueError: if ``options.coverage`` is too high for the number of calibration cells.
@@ -45,15 +45,16 @@ def judge_cells(
         return {}, {"missing": "the checkpoint holds no training cells: it is not an export"}
     evidence = context.reference.judge(h)
     columns = {"ambiguity": evidence.ambiguity, "multimodal": evidence.multimodal}
-    missing = _why_not(context, len(h), options)
+    missing = _why_not(context, h, options)
     calibration = context.calibration
     if calibration is None or missing:
         return columns, {"missing": missing}
     features = cell_features(placement, evidence.novelty, evidence.ambiguity)
-    radius = calibration.radius(features, options.coverage)
-    radius[slide.is_empty] = np.nan
-    threshold = calibration.median_pair if options.abstain_above is None else options.abstain_above
-    abstain = ~(radius <= threshold)
+    radius = calibration.radius(features, options.coverage) / calibration.scale
+    threshold = options.abstain_above
+    if threshold is None:
+        threshold = calibration.median_pair / calibration.scale
+    abstain = radius > threshold
     about = {
         "coverage": options.coverage,
         "abstain_above": threshold,
@@ -69,7 +70,18 @@ def judge_cells(
     return {**columns, "radius": radius, "abstain": abstain}, about
 
 
-def _why_not(context: PlacementContext, n: int, options: PlacementOptions) -> str:
+def check_options(context: PlacementContext, h: np.ndarray, options: PlacementOptions) -> None:
+    """Refuse before the cells are placed what :func:`judge_cells` would refuse after it.
+
+    Raises:
+        ValueError: as there.
+    """
+    calibration = context.calibration
+    if calibration is not None and not _why_not(context, h, options):
+        conformal_quantile(calibration.scores, options.coverage)
+
+
+def _why_not(context: PlacementContext, h: np.ndarray, options: PlacementOptions) -> str:
     """Why error radii are not given; empty if they are."""
     if context.calibration is None:
         return (
@@ -79,6 +91,14 @@ def _why_not(context: PlacementContext, n: int, options: PlacementOptions) -> st
     needed = context.calibration.num_draws
     if options.num_draws < needed:
         return f"calibrated with num_draws={needed}, placed with {options.num_draws}; use as many"
+    n = len(h)
+    if n < MIN_CELLS:
+        return (
+            f"{n} cells; the cells of a file are laid out as if they spanned the tissue, which "
+            f"fewer than {MIN_CELLS} cannot be taken to do"
+        )
+    if not np.ptp(h, axis=0).any():
+        return "all cells have the same embedding"
     auto = "whole" if n <= context.size else "stitched"
     if options.inference not in ("auto", auto):
         return f"calibrated with inference=auto, which is {auto} here; got {options.inference}"

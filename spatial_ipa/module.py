@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -29,7 +31,7 @@ from spatial_ipa.encoder import EmbeddingKind
 from spatial_ipa.export import MONITOR, export_checkpoint
 from spatial_ipa.gate import EdgeGateSoft
 from spatial_ipa.gate_training import pretrain_gate
-from spatial_ipa.judgement import judge_cells
+from spatial_ipa.judgement import check_options, judge_cells
 from spatial_ipa.losses import geometry_terms, loss_gate
 from spatial_ipa.minisets import EmbeddedSlide, Miniset
 from spatial_ipa.model import IPALiteModel, Layout
@@ -46,6 +48,7 @@ from spatial_ipa.predict import (
 )
 from spatial_ipa.reference_cells import ReferenceCells
 from spatial_ipa.slide import Slide
+from spatial_ipa.versions import hash_tensors
 
 GraphMode = Literal["gated", "candidates", "true"]
 LAMBDA_GATE = 0.05
@@ -83,7 +86,8 @@ class SpatialIPAModule(pl.LightningModule):
         rw_cap: final weight of the random-walk term.
         ramp_epochs: epochs from 0 to the cap; with 0 epoch 1 is the first at the cap.
         w_procrustes: w_p, weight of the squared Procrustes RMSE.  Off as published; 0.1 lowers the
-            RMSE of some tissues, raises E_geo and harms others (README).
+            RMSE of some tissues, raises E_geo and harms others
+            (``benchmarks/reports/spatial_experiments.md``).
         common_frame: average layouts with regression in the common frame of the training slides
             (:mod:`spatial_ipa.common_frame`).  Set it false where these are unrelated tissues.
         export: copy the selected checkpoint (best by the monitor, else the last epoch) to this
@@ -237,9 +241,20 @@ class SpatialIPAModule(pl.LightningModule):
                 "anew without --ckpt_path"
             )
         if self.context is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._check_decay(checkpoint)
             # The frame follows from the training slides and `common_frame`, resumed or not.
             saved = replace(saved, frame=self.context.frame)
         self.context = saved
+
+    def _check_decay(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume with other epochs: beyond its end the cosine rises again."""
+        for schedule in checkpoint.get("lr_schedulers", ()):
+            if schedule["T_max"] != self.trainer.max_epochs:
+                raise ValueError(
+                    f"the learning rate of this checkpoint decays over {schedule['T_max']} epochs, "
+                    f"and trainer.max_epochs is {self.trainer.max_epochs}; resume it with "
+                    f"{schedule['T_max']}, or train anew without --ckpt_path"
+                )
 
     def forward(
         self, batch: Miniset, mode: GraphMode | None = None
@@ -342,7 +357,7 @@ class SpatialIPAModule(pl.LightningModule):
             placement = place_whole(place_graph, h, k, num_draws, seed, noise_h)
         else:
             placement = place_stitched(place_graph, h, k, num_draws, seed, noise_h, size)
-        if aspect is not None:  # before the regression: that order has the lower E_geo (README)
+        if aspect is not None:  # before the regression: it has the lower E_geo of both orders
             placement = towards_outline(placement, aspect)
         return placement if frame is None else frame.refine(placement, h.cpu().numpy(), seed)
 
@@ -381,25 +396,42 @@ class SpatialIPAModule(pl.LightningModule):
             )
         encoder = self.context.encoder
         clock = Stopwatch() if clock is None else clock
+        adapted = kind == "scrna" and encoder.adapter is not None
+        if kind == "scrna" and not adapted:
+            rank_zero_warn(
+                "the encoder was trained without dissociated cells (data.init_args.scrna): these "
+                "are embedded as if they were spots, and nothing aligns them with the slides"
+            )
         with clock.stage("embed"):
-            h = torch.from_numpy(np.array(encoder.embed(slide, kind))).to(self.device)
+            placed = encoder.has_counts(slide)
+            if placed.sum() < 2:
+                raise ValueError(
+                    f"{slide.name}: {placed.sum()} of {len(slide)} cells have counts on the "
+                    f"encoder's {len(encoder.panel)} genes; at least 2 are needed"
+                )
+            h = torch.from_numpy(np.array(encoder.embed(slide, kind))[placed]).to(self.device)
+        check_options(self.context, h.cpu().numpy(), options)
         with clock.stage("place"):
             placement = self.place(h, options.inference, options.num_draws, options.seed)
         with clock.stage("judge"):
-            columns, judged = judge_cells(self.context, h.cpu().numpy(), placement, slide, options)
+            columns, judged = judge_cells(self.context, h.cpu().numpy(), placement, options)
         graph = None
         if options.write_graph:
             with clock.stage("graph"):
                 graph = graph_matrix(*self.gate_graph(h, options.approximate_above))
         used = {name: value for name, value in asdict(options).items() if value is not None}
-        return CellPrediction(
+        prediction = CellPrediction(
             as_numpy(placement.xy),
             as_numpy(placement.spread),
+            np.zeros(len(h), dtype=bool),
             graph,
             provenance(
                 encoder=encoder.weights_hash,
+                model=self.weights_hash(),
                 input=slide.expression_hash,
+                seen_by_encoder=encoder.has_seen(slide),
                 kind=kind,
+                adapter=adapted,
                 num_candidates=self.context.num_candidates,
                 genes=len(encoder.panel),
                 genes_missing=len(set(encoder.panel).difference(slide.genes)),
@@ -409,6 +441,13 @@ class SpatialIPAModule(pl.LightningModule):
             ),
             columns,
         )
+        return prediction.over(placed)
+
+    def weights_hash(self) -> str:
+        """SHA-256 of the parameters of gate and model."""
+        digest = hashlib.sha256()
+        hash_tensors(digest, self.state_dict())
+        return digest.hexdigest()
 
     def predict_step(self, request: PredictionRequest, batch_idx: int) -> dict[str, str]:
         """Place the cells of one file and write the result, on rank zero."""
@@ -417,7 +456,7 @@ class SpatialIPAModule(pl.LightningModule):
         if self.trainer.is_global_zero:
             with clock.stage("write"):
                 write_prediction_file(
-                    prediction, request.slide, request.path_in, request.path_out, request.overwrite
+                    prediction, request.path_in, request.path_out, request.overwrite
                 )
             print(f"{clock.table()}\nwrote {request.path_out}", flush=True)
         return {"output": str(request.path_out)}

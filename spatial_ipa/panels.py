@@ -22,10 +22,13 @@ from scipy.stats import rankdata
 
 from spatial_ipa.slide import Slide
 
+MIN_GENES = 100
+"""Fewer genes do not place cells."""
+
 _CHUNK = 512  # genes made dense at a time
 
 
-def gene_panel(slides: Sequence[Slide], min_genes: int = 100) -> tuple[str, ...]:
+def gene_panel(slides: Sequence[Slide], min_genes: int = MIN_GENES) -> tuple[str, ...]:
     """Genes that every slide has, in the order of the first slide; their number is shown.
 
     Raises:

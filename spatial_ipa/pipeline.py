@@ -89,7 +89,8 @@ def run(
         holdout: slides to score on, used for nothing else; required with ``slides``.
         validation: further slides that choose the epoch and calibrate the error radii; without
             them the last epoch is kept and there are no radii.
-        scrna: dissociated samples to place (files, folders, patterns).
+        scrna: dissociated samples to place (files, folders, patterns); the encoder is aligned with
+            their expression, too.
         out: folder of everything written.
         encoder_config: config of the encoder stage; it and those below must name a logger.
         configs: config of the joint stage and its overlays.
@@ -130,7 +131,7 @@ def run(
     choosing = read(validation) if validation else []
     sample_files = slide_files(scrna) if scrna else []
     samples = [read_slide(path, require_spatial=False, layer=layer) for path in sample_files]
-    _refuse_equal_outputs(test + samples)
+    _refuse_equal_outputs(choosing + test + samples)
     gene_panel(train + choosing + test)
 
     content = stage_content(train, choosing, test, samples)
@@ -255,8 +256,8 @@ def _refuse_equal_outputs(slides: list[Slide]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(
-            f"holdout and scrna hold more than one file named {', '.join(twice)}; their "
-            "predictions would overwrite each other: rename the files"
+            f"validation, holdout and scrna hold more than one file named {', '.join(twice)}; what "
+            "is written about them would overwrite each other: rename the files"
         )
 
 
@@ -344,19 +345,33 @@ def _predict_slide(
     assert slide.xy is not None
     target = folder / f"predicted_{_file_name(slide)}.h5ad"
     prediction = module.predict_cells(every, "st", PlacementOptions("auto", num_draws, seed=seed))
-    write_prediction_file(prediction, every, path, target, overwrite=True)
+    write_prediction_file(prediction, path, target, overwrite=True)
     print(f"      wrote {target}", flush=True)
-    return _radii(slide.name, prediction, ~every.is_empty, slide.xy)
+    known = _placed(prediction, every)
+    return _radii(slide.name, prediction, slide.xy[known])
 
 
-def _radii(
-    name: str, prediction: CellPrediction, rows: np.ndarray, xy: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """How the radii of ``rows`` held against their true positions; empty if there are none."""
+def _placed(prediction: CellPrediction, every: Slide) -> np.ndarray:
+    """Which rows that a read for training keeps (those with any count) were placed.
+
+    Placed are rows with counts of the encoder's genes: some, or all, of those.
+    """
+    placed: np.ndarray = ~prediction.empty[~every.is_empty]
+    return placed
+
+
+def _radii(name: str, prediction: CellPrediction, xy: np.ndarray) -> dict[str, dict[str, float]]:
+    """How radii held against the true positions of the cells placed; empty if there are none.
+
+    Reported in RMS radii of the tissue: radii are written in the unit of the layout, which is
+    larger by 1 / scale (:mod:`spatial_ipa.judgement`).
+    """
     if "radius" not in prediction.columns:
         return {}
-    radius, abstain = (prediction.columns[column][rows] for column in ("radius", "abstain"))
-    return {name: radius_check(radius, abstain, prediction.xy[rows], xy)}
+    placed = ~prediction.empty
+    radius = prediction.columns["radius"][placed] * prediction.settings["calibration"]["scale"]
+    abstain = prediction.columns["abstain"][placed]
+    return {name: radius_check(radius, abstain, prediction.xy[placed], xy)}
 
 
 def _place_sample(
@@ -373,15 +388,16 @@ def _place_sample(
     target = folder / f"predicted_{sample.name}.h5ad"
     options = PlacementOptions("auto", num_draws, seed=seed)
     prediction = module.predict_cells(sample, "scrna", options)
-    write_prediction_file(prediction, sample, path, target, overwrite=True)
+    write_prediction_file(prediction, path, target, overwrite=True)
     print(f"      wrote {target}", flush=True)
     if truth is None:
         return []
     xy = read_slide(truth, require_spatial=True, min_spots=2).xy
     assert xy is not None
-    layout = prediction.xy
-    radii |= _radii(sample.name, prediction, ~sample.is_empty, xy)
-    figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, prediction.spread)
+    xy, placed = xy[_placed(prediction, sample)], ~prediction.empty
+    layout = prediction.xy[placed]
+    radii |= _radii(sample.name, prediction, xy)
+    figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, prediction.spread[placed])
     save_figure(figure, folder / f"layout_{sample.name}.png")
     scores = SlideScorer(xy, seed=seed).score(layout)
     return [{"slide": sample.name, "method": "spatial_ipa", **scores}]

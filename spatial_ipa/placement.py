@@ -78,7 +78,8 @@ def consensus(draws: Tensor, rounds: int = 3) -> Placement:
     return Placement(reference, aligned)
 
 
-# Share of the way to the training slides' aspect ratio.  Chosen on her2st patient A (README).
+# Share of the way to the training slides' aspect ratio.  Chosen on her2st patient A
+# (benchmarks/reports/spatial_table_2core_202611.md).
 _OUTLINE_SHARE = 0.5
 # A layout more line-like than this has no second axis to stretch.
 _MIN_ASPECT = 0.02

@@ -5,8 +5,10 @@ Written to the output:
     obsm["X_spatial_ipa"]             (n, 2) coordinates: mean 0, RMS radius 1, arbitrary pose
     obs["spatial_ipa_uncertainty"]    RMS spread of the cell over draws, in RMS radii; of noise in
                                       the model alone, regression in the common frame has none
-    obs["spatial_ipa_empty"]          cells without counts: their coordinates mean nothing
-    obs["spatial_ipa_radius"]         error radius, in RMS radii (:mod:`spatial_ipa.calibration`)
+    obs["spatial_ipa_empty"]          cells without counts of the encoder's genes: not placed, all
+                                      else about them is NaN
+    obs["spatial_ipa_radius"]         error radius in the unit of the coordinates
+                                      (:mod:`spatial_ipa.calibration`)
     obs["spatial_ipa_abstain"]        the radius is too large for the position to mean anything
     obs["spatial_ipa_ambiguity"]      spread of the training cells of like expression, 0 to 1, and
     obs["spatial_ipa_multimodal"]     share of training slides where they form two groups far apart
@@ -34,7 +36,7 @@ from torch.utils.data import DataLoader
 from common.edges import EdgeList
 from common.stopwatch import Stopwatch
 from spatial_ipa.encoder import EmbeddingKind
-from spatial_ipa.h5ad import write_prediction
+from spatial_ipa.h5ad import earlier_prediction, write_prediction
 from spatial_ipa.io import read_slide
 from spatial_ipa.slide import Slide
 
@@ -54,8 +56,9 @@ class PlacementOptions:
             search with a recall of 0.95 (needs ``faiss-cpu``); the layout never does.
         seed: of the draws.
         coverage: share of cells whose error radius is to hold their true position.
-        abstain_above: radius, in RMS radii of the layout, above which a cell is abstained from;
-            null for the median distance between two random cells of the validation slides.
+        abstain_above: radius, in the unit of the coordinates written, above which a cell is
+            abstained from; null for the median distance between two random cells of the validation
+            slides, in that unit.
     """
 
     inference: InferenceMode = "auto"
@@ -92,14 +95,46 @@ class PredictionRequest:
 
 @dataclass(frozen=True)
 class CellPrediction:
-    """Attributes: xy (n, 2); spread (n,); gate graph (n, n) CSR or None; settings used; further
-    columns (n,) of ``obs`` without their prefix."""
+    """Attributes: xy (n, 2); spread (n,); empty (n,) bool, the cells that were not placed and have
+    NaN; gate graph (n, n) CSR or None; settings used; further columns (n,) of ``obs`` without their
+    prefix."""
 
     xy: np.ndarray
     spread: np.ndarray
+    empty: np.ndarray
     graph: sp.csr_matrix | None
     settings: dict[str, Any]
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def over(self, placed: np.ndarray) -> CellPrediction:
+        """The prediction of ``placed.sum()`` cells as one of all n, of which these are ``placed``.
+
+        The others have NaN, are abstained from and have no neighbours.
+        """
+        if placed.all():
+            return self
+        rows, n = np.flatnonzero(placed), len(placed)
+
+        def filled(values: np.ndarray) -> np.ndarray:
+            missing = True if values.dtype == bool else np.nan
+            every = np.full((n, *values.shape[1:]), missing, values.dtype)
+            every[placed] = values
+            return every
+
+        graph = self.graph
+        if graph is not None:
+            degree = np.zeros(n, graph.indptr.dtype)
+            degree[placed] = np.diff(graph.indptr)
+            ptr = np.concatenate([[0], degree.cumsum()])
+            graph = sp.csr_matrix((graph.data, rows[graph.indices], ptr), shape=(n, n))
+        return CellPrediction(
+            filled(self.xy),
+            filled(self.spread),
+            filled(self.empty),
+            graph,
+            self.settings,
+            {name: filled(column) for name, column in self.columns.items()},
+        )
 
 
 def graph_matrix(weight: Tensor, edges: EdgeList) -> sp.csr_matrix:
@@ -119,7 +154,7 @@ class CellDataModule(pl.LightningDataModule):
         kind: ``scrna`` for dissociated cells, ``st`` for a slide.
         placement: how they are placed.
         layer: layer of the counts; ``X`` when null.
-        overwrite: replace an existing output.
+        overwrite: replace an existing output, and an earlier prediction in the copy.
     """
 
     def __init__(
@@ -153,6 +188,11 @@ class CellDataModule(pl.LightningDataModule):
             self.slide = read_slide(
                 self.input, require_spatial=False, layer=self.layer, min_spots=2
             )
+        if not self.overwrite and (there := earlier_prediction(self.input)):
+            raise ValueError(
+                f"{self.input} holds an earlier prediction ({', '.join(there)}); set "
+                "data.overwrite to replace it in the copy"
+            )
         options = self.placement
         large = options.write_graph and len(self.slide) > options.approximate_above
         if large and find_spec("faiss") is None:
@@ -171,7 +211,7 @@ class CellDataModule(pl.LightningDataModule):
 
 
 def write_prediction_file(
-    prediction: CellPrediction, slide: Slide, path_in: Path, path_out: Path, overwrite: bool
+    prediction: CellPrediction, path_in: Path, path_out: Path, overwrite: bool
 ) -> Path:
     """Write one prediction; see the module docstring for the fields."""
     return write_prediction(
@@ -180,7 +220,7 @@ def write_prediction_file(
         obsm={"X_spatial_ipa": prediction.xy},
         obs={
             "spatial_ipa_uncertainty": prediction.spread,
-            "spatial_ipa_empty": slide.is_empty,
+            "spatial_ipa_empty": prediction.empty,
             **{f"spatial_ipa_{name}": column for name, column in prediction.columns.items()},
         },
         obsp=None if prediction.graph is None else {"spatial_ipa_gate": prediction.graph},

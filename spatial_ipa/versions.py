@@ -1,8 +1,27 @@
-"""Versions of what a checkpoint holds: computations that changed refuse what was made before."""
+"""Identity of what a checkpoint holds: versions of its parts, hashes of its weights.
+
+Computations that changed refuse what was made before.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Digest(Protocol):
+    """A hash under way, of :mod:`hashlib`."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
+def hash_tensors(digest: Digest, tensors: Mapping[str, Tensor]) -> None:
+    """Add names, shapes and values to a digest, in the order of the names."""
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
 
 
 def check_version(state: dict[str, Any], what: str, expected: int) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -130,6 +132,16 @@ def test_another_torch_shows(project):
 def test_stamp_is_readable(project):
     stamp = json.loads((project / ".venv" / "edgewise-stamp.json").read_text())
     assert stamp["extensions"] == ["common/sparse/_C.so"]
+
+
+def test_the_log_of_a_failed_environment_is_kept(project, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(StepFailed) as failed:
+        bootstrap.make_venv(Venv(tmp_path / "new"), tmp_path)
+    (named,) = re.findall(r"Full log: (.*)", str(failed.value))
+    assert Path(named).exists()
 
 
 def test_missing_compiler_is_said_before_any_work(project, monkeypatch, tmp_path):

@@ -56,7 +56,9 @@ def run_pipeline(cwd: Path, *arguments: str) -> str:
 
 
 def simulated(cwd: Path) -> str:
+    """With so few counts per cell that cell 27 has none."""
     sizes = {"num_slides": 4, "spots_per_slide": 80, "num_genes": 120, "num_cells": 90}
+    sizes["cell_depth"] = 60
     return run_pipeline(cwd, *(f"--tissue.{name}={value}" for name, value in sizes.items()))
 
 
@@ -92,8 +94,10 @@ def test_scores_figures_and_predictions_are_written(folder: Path) -> None:
         assert (out / f"layout_{name}.png").read_bytes().startswith(b"\x89PNG")
         predicted = ad.read_h5ad(out / f"predicted_{name}.h5ad")
         assert predicted.obsm["X_spatial_ipa"].shape == (spots, 2)
-        assert np.isfinite(predicted.obsm["X_spatial_ipa"]).all()
-        assert (predicted.obs["spatial_ipa_radius"] > 0).all()
+        empty = np.asarray(predicted.obs["spatial_ipa_empty"])
+        assert np.flatnonzero(empty).tolist() == ([27] if name == "scrna" else [])
+        assert np.isfinite(predicted.obsm["X_spatial_ipa"][~empty]).all()
+        assert (predicted.obs["spatial_ipa_radius"][~empty] > 0).all()
 
 
 def test_identifiability_is_reported(folder: Path) -> None:
@@ -222,8 +226,18 @@ def test_predictions_that_would_overwrite_each_other_are_refused(
         f"--out={tmp_path / 'out'}",
     )
     error = capsys.readouterr().err
-    assert "error: holdout and scrna hold more than one file named cells" in error
+    assert "error: validation, holdout and scrna hold more than one file named cells" in error
     assert "Traceback" not in error
+    shutil.copy(tissue / "slides/slide_1.h5ad", tmp_path / "one/s.h5ad")
+    shutil.copy(tissue / "slides/slide_2.h5ad", tmp_path / "two/s.h5ad")
+    complain(
+        monkeypatch,
+        f"--slides=['{tissue}/slides/slide_0.h5ad']",
+        f"--validation=['{tmp_path}/one/s.h5ad']",
+        f"--holdout=['{tmp_path}/two/s.h5ad']",
+        f"--out={tmp_path / 'out'}",
+    )
+    assert "hold more than one file named s;" in capsys.readouterr().err
 
 
 def test_user_errors_are_one_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -24,6 +25,9 @@ from lightning_runs import (
 )
 
 from spatial_ipa.encoder import load_encoder, save_encoder
+from spatial_ipa.io import read_slide
+from spatial_ipa.module import SpatialIPAModule
+from spatial_ipa.predict import CellPrediction, PlacementOptions
 
 MODEL = "model.init_args"
 MINISETS = "data.init_args.minisets"
@@ -156,6 +160,14 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert_same(whole["state_dict"], resumed["state_dict"], rtol=0, atol=0)
 
 
+def test_resuming_with_other_epochs_is_refused(tissue: Path, trained: Path, tmp_path: Path) -> None:
+    """The cosine decay has ended: beyond its end it would rise again."""
+    values = {"trainer.max_epochs": 5, "ckpt_path": last(trained)}
+    done = lightning("fit", *fit_arguments(tissue, tmp_path, **values), cwd=tmp_path, check=False)
+    assert_refused(done, "decays over 3 epochs, and trainer.max_epochs is 5; resume it with 3")
+    assert not (tmp_path / "model.ckpt").exists()
+
+
 @pytest.mark.parametrize(("command", "prefix"), [("validate", "val"), ("test", "test")])
 def test_a_checkpoint_can_be_scored(
     command: str, prefix: str, tissue: Path, trained: Path, tmp_path: Path
@@ -263,6 +275,67 @@ def test_predict_writes_the_same_file_with_coordinates(
     assert list(about["slides"]) == ["slide_2"]
     assert about["coverage"] == 0.9
     assert not list(tmp_path.glob(".*partial"))
+
+
+def predicted(module: SpatialIPAModule, data: ad.AnnData, path: Path) -> CellPrediction:
+    data.write_h5ad(path)
+    slide = read_slide(path, require_spatial=False)
+    return module.predict_cells(slide, "scrna", PlacementOptions(num_draws=3))
+
+
+def test_cells_without_counts_of_the_panel_change_nothing(
+    tissue: Path, trained: Path, tmp_path: Path
+) -> None:
+    """Rows without any count, or with counts on other genes only: not placed, and in no graph."""
+    module = SpatialIPAModule.load_from_checkpoint(
+        trained / "model.ckpt", map_location="cpu", weights_only=True
+    )
+    cells = ad.read_h5ad(tissue / "tissue/scrna.h5ad")
+    before = predicted(module, cells, tmp_path / "cells.h5ad")
+    assert not before.empty.any()
+    assert before.settings["seen_by_encoder"]
+    assert before.settings["adapter"]
+    n = cells.n_obs
+    other = ad.AnnData(np.zeros((n, 1), np.float32), cells.obs, ad.AnnData(shape=(0, 1)).var)
+    other.var_names = ["elsewhere"]
+    wider = ad.concat([cells, other], axis=1)
+    blank = wider[:5].copy()
+    blank.obs_names = [f"blank_{i}" for i in range(5)]
+    blank.X = np.zeros(blank.shape, np.float32)
+    blank.X[3:, -1] = 7
+    at = 40
+    joined = ad.concat([wider[:at], blank, wider[at:]])
+    after = predicted(module, joined, tmp_path / "joined.h5ad")
+    placed = ~after.empty
+    assert np.flatnonzero(after.empty).tolist() == list(range(at, at + 5))
+    np.testing.assert_array_equal(after.xy[placed], before.xy)
+    np.testing.assert_array_equal(after.spread[placed], before.spread)
+    for name, column in after.columns.items():
+        np.testing.assert_array_equal(column[placed], before.columns[name])
+        missing = column[after.empty]
+        assert missing.all() if name == "abstain" else np.isnan(missing).all()
+    assert np.isnan(after.xy[after.empty]).all()
+    assert before.graph is not None
+    assert after.graph is not None
+    assert (after.graph[placed][:, placed] != before.graph).nnz == 0
+    assert after.graph.nnz == before.graph.nnz
+    assert not after.settings["seen_by_encoder"]
+
+
+def test_cells_without_an_adapter_are_warned_about(
+    tissue: Path, trained: Path, tmp_path: Path
+) -> None:
+    module = SpatialIPAModule.load_from_checkpoint(
+        trained / "model.ckpt", map_location="cpu", weights_only=True
+    )
+    assert module.context is not None
+    assert module.context.encoder is not None
+    without = replace(module.context.encoder, adapter=None)
+    module.context = replace(module.context, encoder=without)
+    cells = ad.read_h5ad(tissue / "tissue/scrna.h5ad")
+    with pytest.warns(UserWarning, match="trained without dissociated cells"):
+        found = predicted(module, cells, tmp_path / "cells.h5ad")
+    assert not found.settings["adapter"]
 
 
 BAD = {

@@ -30,7 +30,7 @@ from spatial_ipa.calibration import (
 from spatial_ipa.datamodule import MinisetDataModule, MinisetSettings, PlacementContext
 from spatial_ipa.expression import normalise
 from spatial_ipa.h5ad import write_prediction
-from spatial_ipa.judgement import judge_cells
+from spatial_ipa.judgement import check_options, judge_cells
 from spatial_ipa.metrics import procrustes_rmse
 from spatial_ipa.minisets import EmbeddedSlide
 from spatial_ipa.module import SpatialIPAModule
@@ -38,7 +38,6 @@ from spatial_ipa.placement import Placement, consensus
 from spatial_ipa.predict import PlacementOptions
 from spatial_ipa.reference_cells import MAX_CELLS, MAX_SLIDES, ReferenceCells
 from spatial_ipa.simulate import TissueSpec, simulate_tissue
-from spatial_ipa.slide import Slide
 
 WEIGHTS = (0.6, 0.0, 0.9)
 
@@ -341,19 +340,12 @@ def test_calibration_survives_a_checkpoint(plain_tissue: Tissue, tmp_path: Path)
         PlacementContext.from_state(state)
 
 
-def cells(n: int, empty: int | None = None) -> Slide:
-    counts = np.ones((n, 3))
-    if empty is not None:
-        counts[empty] = 0
-    return Slide.build("cells", counts, ["a", "b", "c"], None)
-
-
 def judge(
     tissue: Tissue, options: PlacementOptions, context: PlacementContext | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     slides, _, _, place = tissue
     h = slides[6].h
-    return judge_cells(context or context_of(tissue), h, place(h), cells(len(h), 4), options)
+    return judge_cells(context or context_of(tissue), h, place(h), options)
 
 
 EIGHT = PlacementOptions(num_draws=8)
@@ -362,17 +354,51 @@ EIGHT = PlacementOptions(num_draws=8)
 def test_columns_and_what_they_rest_on(plain_tissue: Tissue) -> None:
     columns, about = judge(plain_tissue, EIGHT)
     assert set(columns) == {"radius", "abstain", "ambiguity", "multimodal"}
-    assert np.flatnonzero(np.isnan(columns["radius"])).tolist() == [4]
+    assert np.isfinite(columns["radius"]).all()
     assert columns["abstain"].dtype == bool
-    assert columns["abstain"][4]
     assert about["slides"] == ["s3", "s4"]
     assert about["coverage"] == 0.9
     assert "missing" not in about
-    threshold = float(np.nanmedian(columns["radius"]))
+    threshold = float(np.median(columns["radius"]))
     half, _ = judge(plain_tissue, replace(EIGHT, abstain_above=threshold))
     assert half["abstain"].mean() == pytest.approx(0.5, abs=0.02)
     wider, _ = judge(plain_tissue, replace(EIGHT, coverage=0.95))
-    assert np.nanmin(wider["radius"] - columns["radius"]) > 0
+    assert np.min(wider["radius"] - columns["radius"]) > 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_radii_are_in_the_unit_of_the_layout(scale: float, plain_tissue: Tissue) -> None:
+    """Shrunk by ``scale`` the layout fits the tissue best: there radii are as calibrated."""
+    slides, reference, calibration, place = plain_tissue
+    context = replace(context_of(plain_tissue), calibration=replace(calibration, scale=scale))
+    columns, about = judge(plain_tissue, EIGHT, context)
+    in_tissue = calibration.radius(place_slide(slides[6], place, reference).features)
+    np.testing.assert_allclose(columns["radius"] * scale, in_tissue)
+    assert about["abstain_above"] == pytest.approx(calibration.median_pair / scale)
+    np.testing.assert_array_equal(columns["abstain"], in_tissue > calibration.median_pair)
+    given, _ = judge(plain_tissue, replace(EIGHT, abstain_above=0.7), context)
+    np.testing.assert_array_equal(given["abstain"], columns["radius"] > 0.7)
+
+
+def test_few_or_equal_cells_get_no_radii(plain_tissue: Tissue) -> None:
+    """They are laid out over the whole tissue whatever part of it they come from."""
+    slides, _, _, place = plain_tissue
+    context, h = context_of(plain_tissue), slides[6].h
+    for part, reason in ((h[:49], "49 cells"), (np.repeat(h[:1], 80, 0), "the same embedding")):
+        columns, about = judge_cells(context, part, place(part), EIGHT)
+        assert set(columns) == {"ambiguity", "multimodal"}
+        assert reason in about["missing"]
+    assert "radius" in judge_cells(context, h[:50], place(h[:50]), EIGHT)[0]
+
+
+def test_a_coverage_too_high_is_refused_before_placing(plain_tissue: Tissue) -> None:
+    context, h = context_of(plain_tissue), plain_tissue[0][6].h
+    high = replace(EIGHT, coverage=0.99999)
+    with pytest.raises(ValueError, match=r"coverage=0.99999 needs more than the \d+ calibration"):
+        check_options(context, h, high)
+    check_options(context, h, EIGHT)
+    check_options(context, h, replace(high, num_draws=2))  # no radii there anyway
+    check_options(replace(context, calibration=None), h, high)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from spatial_ipa.encoder_data import (
 from spatial_ipa.encoder_losses import domain_mixing
 from spatial_ipa.encoder_module import EncoderModule
 from spatial_ipa.graphs import adaptive_k
-from spatial_ipa.io import read_slide, read_slides
+from spatial_ipa.io import read_slide, read_slides, reindex
 from spatial_ipa.metrics import neighbour_recall
 from spatial_ipa.simulate import TissuePaths, TissueSpec, write_tissue
 from spatial_ipa.slide import Slide
@@ -271,6 +271,37 @@ def test_settings_that_cannot_work_are_refused(tissue: TissuePaths, tmp_path: Pa
     module = EncoderModule(str(tmp_path / "e.pt"), w_coral=0.0, w_scrna=0.0)
     with pytest.raises(ValueError, match="adapter"):
         fit(module, make_data(tissue, scrna=True), 1)
+
+
+def test_too_few_genes_after_the_detection_filter_are_refused(tissue: TissuePaths) -> None:
+    data = make_data(tissue)
+    data.setup("fit")
+    detected = np.mean(
+        [(reindex(s, s.genes)[0] > 0).mean(axis=0).A1 for s in data.fit_slides], axis=0
+    )
+    data.min_detection = float(np.sort(detected)[-60])  # some 60 of 150 genes are above
+    with pytest.raises(ValueError, match=r"\d\d of 150 shared genes.*at least 100 are needed"):
+        data.setup("fit")
+
+
+def test_mixing_is_measured_on_a_bounded_number_of_spots(
+    tissue: TissuePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[list[int]] = []
+
+    def spy(h: torch.Tensor, domain: torch.Tensor, k: int = 15) -> float:
+        sizes.append(domain.bincount().tolist())
+        return domain_mixing(h, domain, k)
+
+    monkeypatch.setattr("spatial_ipa.encoder_module.domain_mixing", spy)
+    fit(EncoderModule(str(tmp_path / "e.pt")), make_data(tissue), 1)
+    assert sizes
+    assert all(size == [120] * 3 for size in sizes)
+    sizes.clear()
+    monkeypatch.setattr("spatial_ipa.encoder_module._MIXING_TOTAL", 100)
+    fit(EncoderModule(str(tmp_path / "e.pt")), make_data(tissue), 1)
+    assert sizes
+    assert all(size == [30] * 3 for size in sizes)
 
 
 def test_weights_are_drawn_on_the_cpu_whatever_the_default_device(

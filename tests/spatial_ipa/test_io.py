@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import anndata as ad
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from spatial_ipa.h5ad import earlier_prediction
 from spatial_ipa.io import gene_panel, read_slide, read_slides, reindex, write_prediction
 
 N, G = 60, 30
@@ -128,7 +130,7 @@ BAD_CONTENT = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*dropped 40 of 60 spots")
+@pytest.mark.filterwarnings("ignore:.*dropped 40 of 60 spots", "ignore:.*taken as log-normalised")
 @pytest.mark.parametrize(
     ("damage", "message"), [case[1:] for case in BAD_CONTENT], ids=[case[0] for case in BAD_CONTENT]
 )
@@ -290,7 +292,9 @@ def test_logged_values_are_recognised(
     tmp_path: Path, change: Callable[[np.ndarray], np.ndarray], logged: bool
 ) -> None:
     path = save(set_x(change)(make()), tmp_path / "a.h5ad")
-    assert read_slide(path, require_spatial=True).is_logged is logged
+    said = pytest.warns(UserWarning, match="X is taken as log-normalised.*round them")
+    with said if logged else nullcontext():
+        assert read_slide(path, require_spatial=True).is_logged is logged
     assert read_slide(path, require_spatial=True, logged=not logged).is_logged is not logged
 
 
@@ -412,6 +416,32 @@ def test_outputs_are_never_overwritten_unasked(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="of path_out does not exist"):
         predict(path_in, tmp_path / "no" / "new.h5ad", obsm={"p": xy})
     assert not (tmp_path / "new.h5ad").exists()
+
+
+def test_no_field_of_an_earlier_prediction_is_left_beside_a_new_one(tmp_path: Path) -> None:
+    data = make()
+    fields = {
+        "obsm": {"X_spatial_ipa": np.zeros((N, 2))},
+        "obs": {"spatial_ipa_radius": np.ones(N), "spatial_ipa_abstain": np.ones(N, bool)},
+        "obsp": {"spatial_ipa_gate": sp.eye(N)},
+        "uns": {"spatial_ipa": {"num_draws": 4}},
+    }
+    path_in = save(data, tmp_path / "in.h5ad")
+    assert earlier_prediction(path_in) == []
+    first = predict(path_in, tmp_path / "first.h5ad", **fields)
+    assert earlier_prediction(first) == [
+        "obsm['X_spatial_ipa']", "obs['spatial_ipa_abstain']", "obs['spatial_ipa_radius']",
+        "obsp['spatial_ipa_gate']", "uns['spatial_ipa']",
+    ]  # fmt: skip
+    new = {"obsm": {"X_spatial_ipa": np.ones((N, 2))}}
+    with pytest.raises(ValueError, match="exists already"):
+        predict(first, tmp_path / "second.h5ad", **new)
+    second = predict(first, tmp_path / "second.h5ad", overwrite=True, **new)
+    assert earlier_prediction(second) == ["obsm['X_spatial_ipa']"]
+    read = ad.read_h5ad(second)
+    assert (read.obsm["X_spatial_ipa"] == 1).all()
+    assert list(read.obs.columns) == list(data.obs.columns)
+    np.testing.assert_array_equal(read.obsm["spatial"], data.obsm["spatial"])
 
 
 @pytest.mark.parametrize(

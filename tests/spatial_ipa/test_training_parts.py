@@ -322,6 +322,15 @@ def test_cache_tells_weights_expression_and_kind_apart(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 8
 
 
+def test_cache_of_older_code_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting(encoder := make_encoder())
+    object.__setattr__(encoder, "embed", counting)
+    embed(encoder, make_slide(1), "st", tmp_path)
+    monkeypatch.setattr("spatial_ipa.embeddings.ENCODER_VERSION", 10_000)
+    embed(encoder, make_slide(1), "st", tmp_path)
+    assert counting.calls == 2
+
+
 def test_no_cache_folder_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = embed(make_encoder(), make_slide(1), "st", None)
@@ -379,6 +388,16 @@ def test_output_that_is_the_input_is_refused(tmp_path: Path) -> None:
     for output in (path, tmp_path / "link.h5ad", tmp_path / "sub" / ".." / "cells.h5ad"):
         with pytest.raises(ValueError, match=r"data\.output is the input file"):
             CellDataModule(str(path), str(output), overwrite=True)
+
+
+def test_an_earlier_prediction_is_refused_before_any_work_unless_told(tmp_path: Path) -> None:
+    data = ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32))
+    data.obsm["X_spatial_ipa"] = np.zeros((12, 2))
+    data.write_h5ad(tmp_path / "cells.h5ad")
+    files = str(tmp_path / "cells.h5ad"), str(tmp_path / "out.h5ad")
+    with pytest.raises(ValueError, match=r"earlier prediction \(obsm\['X_spatial_ipa'\]\); set"):
+        CellDataModule(*files).setup("predict")
+    CellDataModule(*files, overwrite=True).setup("predict")
 
 
 def test_cells_are_for_prediction_only(tmp_path: Path) -> None:
