@@ -100,6 +100,9 @@ class ErrorModel:
 class Calibration:
     """What turns features of new cells into error radii.
 
+    Radii, ``median_pair`` and scores are in RMS radii of the tissue, as the module defines errors;
+    :mod:`spatial_ipa.judgement` brings them to the unit of the layout.
+
     Attributes:
         model: of sigma.
         scores: (m,) ascending error / sigma of the cells that ``model`` was not fitted to.
@@ -334,7 +337,7 @@ def radius_check(
     """How radii hold where the truth is known.
 
     Args:
-        radius: (n,); cells where it is NaN are left out.
+        radius: (n,) in RMS radii of the true layout; cells where it is NaN are left out.
         abstain: (n,) bool.
         pred: (n, 2) layout.
         true: (n, 2) true coordinates.
