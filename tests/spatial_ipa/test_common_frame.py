@@ -280,9 +280,9 @@ def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
 # ---- in the module
 
 
-def trainer(folder: Path, epochs: int = 1) -> pl.Trainer:
+def trainer(folder: Path) -> pl.Trainer:
     return pl.Trainer(
-        default_root_dir=folder, max_epochs=epochs, accelerator="cpu", logger=False,
+        default_root_dir=folder, max_epochs=1, accelerator="cpu", logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     )  # fmt: skip
@@ -350,7 +350,7 @@ def test_a_resumed_fit_follows_its_own_option(common_frame: bool, tmp_path: Path
     """And not the checkpoint, which may be from before there were frames."""
     fitted(tmp_path, not common_frame)
     module = untrained(common_frame)
-    trainer(tmp_path, epochs=2).fit(
+    trainer(tmp_path).fit(
         module, datamodule=data(), ckpt_path=tmp_path / "model.ckpt", weights_only=True
     )
     assert module.context is not None
