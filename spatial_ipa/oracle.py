@@ -15,7 +15,7 @@ from spatial_ipa.targets import Target, build_target, union_targets
 _RAMP = 0.5
 # Most cells that are laid out from a random start, as in the largest miniset.
 _COARSE_CELLS = 384
-# Random starts of the coarse layout, as one union; the best is kept, since about one in four folds.
+# Random starts of the coarse layout, as one union; the best is kept, since some fold.
 _STARTS = 4
 # Standard deviation of the shifts that part the cells starting from one place, in RMS radii.
 _SHIFT = 0.02
