@@ -11,7 +11,6 @@ and the split it was trained under (:mod:`spatial_ipa.split`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from spatial_ipa.log_expression import LogExpression
 from spatial_ipa.panels import reindex
 from spatial_ipa.slide import Slide
 from spatial_ipa.split import Split, SplitMode, check_split
-from spatial_ipa.versions import hash_tensors
+from spatial_ipa.versions import tensor_hash
 
 __all__ = [
     "EmbeddingKind",
@@ -200,9 +199,7 @@ class FrozenEncoder:
     @cached_property
     def weights_hash(self) -> str:
         """SHA-256 of all parameters and of the preprocessing; the split does not enter."""
-        digest = hashlib.sha256(json.dumps([self.panel, self.target_sum]).encode())
-        hash_tensors(digest, self._tensors())
-        return digest.hexdigest()
+        return tensor_hash(self._tensors(), json.dumps([self.panel, self.target_sum]).encode())
 
     @torch.no_grad()
     def embed(self, slide: Slide, kind: EmbeddingKind) -> np.ndarray:

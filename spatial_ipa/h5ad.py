@@ -7,7 +7,7 @@ part by part, so the matrix is never loaded, and what is not touched stays byte 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,12 @@ def earlier_prediction(path: Path) -> list[str]:
             f"{group}[{key!r}]"
             for group in ("obsm", "obs", "obsp", "uns")
             if group in file
-            for key in sorted(file[group])
-            if key.startswith(_PREFIXES)
+            for key in sorted(_of_prediction(file[group]))
         ]
+
+
+def _of_prediction(keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if key.startswith(_PREFIXES)]
 
 
 def write_prediction(
@@ -127,10 +130,9 @@ def write_prediction(
 def _without_earlier(file: h5py.File, frame: Any) -> Any:
     """Delete an earlier prediction: none of its fields may stand beside those of a new one."""
     for group in ("obsm", "obsp", "uns"):
-        for key in list(file.get(group, ())):
-            if key.startswith(_PREFIXES):
-                del file[group][key]
-    return frame.drop(columns=[c for c in frame.columns if str(c).startswith(_PREFIXES)])
+        for key in _of_prediction(file.get(group, ())):
+            del file[group][key]
+    return frame.drop(columns=_of_prediction(frame.columns))
 
 
 def _add(file: h5py.File, group: str, key: str, value: object, overwrite: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -48,7 +47,7 @@ from spatial_ipa.predict import (
 )
 from spatial_ipa.reference_cells import ReferenceCells
 from spatial_ipa.slide import Slide
-from spatial_ipa.versions import hash_tensors
+from spatial_ipa.versions import tensor_hash
 
 GraphMode = Literal["gated", "candidates", "true"]
 LAMBDA_GATE = 0.05
@@ -445,9 +444,7 @@ class SpatialIPAModule(pl.LightningModule):
 
     def weights_hash(self) -> str:
         """SHA-256 of the parameters of gate and model."""
-        digest = hashlib.sha256()
-        hash_tensors(digest, self.state_dict())
-        return digest.hexdigest()
+        return tensor_hash(self.state_dict())
 
     def predict_step(self, request: PredictionRequest, batch_idx: int) -> dict[str, str]:
         """Place the cells of one file and write the result, on rank zero."""

@@ -5,23 +5,20 @@ Computations that changed refuse what was made before.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 
-class Digest(Protocol):
-    """A hash under way, of :mod:`hashlib`."""
-
-    def update(self, data: bytes, /) -> None: ...
-
-
-def hash_tensors(digest: Digest, tensors: Mapping[str, Tensor]) -> None:
-    """Add names, shapes and values to a digest, in the order of the names."""
+def tensor_hash(tensors: Mapping[str, Tensor], prefix: bytes = b"") -> str:
+    """SHA-256 of ``prefix`` and of names, shapes and values, in the order of the names."""
+    digest = hashlib.sha256(prefix)
     for name, value in sorted(tensors.items()):
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_version(state: dict[str, Any], what: str, expected: int) -> None:
