@@ -130,10 +130,14 @@ def test_slide_of_many_cells_does_not_fold() -> None:
     assert direct.terms.e_geo.item() > 10 * found.terms.e_geo.item()
 
 
-def test_small_slide_is_a_miniset() -> None:
-    target = target_of(40)
-    found = minimise_slide(target, torch.Generator().manual_seed(3), 20)
-    assert torch.equal(found.x, solve(target, 3, 20).x)
+def test_small_slide_is_the_best_of_the_starts(solved: OracleResult) -> None:
+    """The fixture has the same generator, so the same four starts; one of them ends folded."""
+    found = minimise_slide(target_of(N), torch.Generator().manual_seed(0), 400)
+    torch.testing.assert_close(found.energy, solved.energy.min()[None])
+    assert solved.energy.max() > 10 * found.energy
+    # Scoring fixes the gauge of a layout that has it: nothing turns or scales again.
+    best = solved.x.view(STARTS, N, 2)[solved.energy.argmin()]
+    torch.testing.assert_close(found.x, best)
 
 
 def test_slide_refuses_a_union() -> None:
