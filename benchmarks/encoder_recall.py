@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
 import sys
 import time
 import warnings
@@ -27,10 +26,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import sklearn
 import torch
 from sklearn.svm import SVR
 
+from common.machine import describe_machine
 from common.trainer import quiet_trainer
 from spatial_ipa.encoder import load_encoder
 from spatial_ipa.encoder_data import EncoderDataModule
@@ -168,11 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = set(names) - {s.name for s in slides}
     if unknown:
         parser.error(f"--test {', '.join(sorted(unknown))} not among the slides")
-    print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"scikit-learn {sklearn.__version__}\n{' '.join(arguments or sys.argv)}\n"
-    )
+    print(f"{describe_machine('scikit-learn')}\n{' '.join(arguments or sys.argv)}\n")
     rows: dict[str, list[list[float]]] = {}
 
     def record(name: str, make: Callable[[], list[np.ndarray]], test: list[Slide]) -> None:

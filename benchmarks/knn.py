@@ -21,14 +21,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -42,11 +39,12 @@ from common.atomic import atomic_path
 from common.figures import save_figure
 from common.knn import Engine, exact, knn_index
 from common.knn.approximate import squared_distances
+from common.machine import describe_machine
 from common.rng import generator_for
 from spatial_ipa.expression import normalise
 from spatial_ipa.io import read_slide
 
-LIBRARIES = ("torch", "torch-cluster", "scipy", "scikit-learn", "faiss-cpu")
+LIBRARIES = ("torch-cluster", "scipy", "scikit-learn", "faiss-cpu")
 WIDTH = 128
 FEW = 128  # rows of the first trial of a method
 # (points, searched rows, k) -> (R, k) neighbours, the row itself excluded.
@@ -280,10 +278,7 @@ def main() -> None:
     if args.quick:
         args.sizes, args.plane_sizes, args.limit, args.rounds = [5000], [5000, 20_000], 1.0, 1
     torch.set_num_threads(args.threads)
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, {args.threads} thread(s), "
-        + ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    )
+    machine = describe_machine(*LIBRARIES)
     print(f"command: {' '.join(sys.argv)}\n{machine}\n")
     check()
     sets: list[tuple[str, Callable[[], Tensor], int, Sequence[str]]] = [

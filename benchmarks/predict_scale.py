@@ -27,6 +27,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from common.atomic import atomic_path
+from common.machine import describe_machine
 from spatial_ipa.simulate import TissueSpec, simulate_tissue
 
 _PAIRS = 200_000
@@ -96,6 +97,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/predict_scale"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine(threads=args.threads)
+    print(machine, flush=True)
     rows: list[dict[str, Any]] = []
     for cells in sorted(args.cells):  # so that the peak of all children is that of the latest
         path, truth = simulated(cells, args.out)
@@ -107,7 +110,7 @@ def main() -> None:
         rows.append(
             {
                 "cells": cells,
-                "threads": args.threads,
+                "machine": machine,
                 "draws": args.draws,
                 "graph": not args.no_graph,
                 "seconds": time.perf_counter() - start,

@@ -27,7 +27,6 @@ import argparse
 import json
 import logging
 import math
-import platform
 import shutil
 import statistics
 import sys
@@ -44,6 +43,7 @@ from torch import Tensor
 
 from common.align import aligned_rmsd
 from common.atomic import atomic_path
+from common.machine import processor
 from common.trainer import quiet_trainer
 from protein_cvae.batch import ProteinBatch, collate
 from protein_cvae.datamodule import EnsembleDataModule, SimulationSettings
@@ -232,7 +232,7 @@ def run(options: argparse.Namespace) -> None:
                 "seconds": [trained - start, time.perf_counter() - trained],
                 "threads": options.threads,
                 "torch": torch.__version__,
-                "machine": platform.machine(),
+                "machine": processor(),
             }
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

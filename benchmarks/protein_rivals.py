@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from common.align import aligned_rmsd
 from common.atomic import atomic_path
+from common.machine import describe_machine
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.geometry.checks import validity
 from protein_cvae.geometry.constants import CA
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--core", action="store_true", help="rivals superpose on the core")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print(f"# {platform.machine()}, torch {torch.__version__}, {' '.join(sys.argv)}")
+    print(f"# {describe_machine()}, {' '.join(sys.argv)}")
     print(f"{'protein':16s} {'rival':22s} " + " ".join(f"{key[:8]:>8s}" for key in COLUMNS))
     rows: list[dict[str, float | str]] = []
     for source in find_ensembles([options.folder]):

@@ -26,7 +26,6 @@ import functools
 import json
 import logging
 import os
-import platform
 import statistics
 import sys
 import time
@@ -44,6 +43,7 @@ from jsonargparse import ArgumentParser
 
 import protein_cvae.module
 from common.atomic import atomic_path
+from common.machine import processor
 from common.trainer import quiet_trainer
 from protein_cvae.datamodule import EnsembleDataModule
 from protein_cvae.ensemble import Ensemble
@@ -335,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": " ".join(
             ["benchmarks/protein_speed.py", *(sys.argv[1:] if arguments is None else arguments)]
         ),
-        "machine": platform.machine(),
+        "machine": processor(),
         "threads": options.threads,
         "clock": options.clock,
         "torch": torch.__version__,

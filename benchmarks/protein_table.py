@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 import warnings
@@ -35,6 +34,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from common.machine import describe_machine, machines_of
 from common.rng import generator_for
 from protein_cvae.datamodule import EnsembleDataModule
 from protein_cvae.evaluate import case_key, evaluate_case
@@ -242,7 +242,8 @@ def run(options: argparse.Namespace) -> None:
             if (case.name, maker, *key.values()) in done:
                 continue
             start = time.perf_counter()
-            rows = [{**row, "maker": maker, **key} for row in make(case)]
+            origin = {"maker": maker, "machine": describe_machine()}
+            rows = [{**row, **origin, **key} for row in make(case)]
             with path.open("a", encoding="utf-8") as file:
                 file.write(to_json_lines(rows))
             seconds = time.perf_counter() - start
@@ -264,7 +265,7 @@ def report(options: argparse.Namespace) -> None:
             f"{options.out}/results.jsonl holds {len(experiments)} experiments (settings or "
             "splits); use one folder for each"
         )
-    print(f"{platform.machine()}, torch {torch.__version__}, {' '.join(sys.argv)}\n")
+    print(f"{machines_of(rows)}\n{' '.join(sys.argv)}\n")
     for group, title in GROUPS.items():
         mine = [row for row in rows if row["group"] == group]
         makers = {row["maker"] for row in mine}

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.machine import describe_machine
 from common.trainer import quiet_trainer
 from spatial_ipa.encoder import FrozenEncoder, load_encoder
 from spatial_ipa.encoder_data import EncoderDataModule
@@ -53,6 +54,7 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(1)
+    print(describe_machine())
     slides = read_slides(args.slides)
     cells = read_slide(args.scrna, require_spatial=False)
     print(f"{len(slides)} slides, {sum(map(len, slides))} spots; {cells.name}, {len(cells)} cells")

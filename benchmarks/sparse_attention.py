@@ -44,6 +44,7 @@ from common.atomic import atomic_path
 from common.edges import EdgeList
 from common.figures import save_figure
 from common.knn import knn_edges
+from common.machine import processor
 from common.order import locality_order, permute_edges
 from common.sparse import Backend, edge_gate, neighbor_attention, use_backend
 from common.sparse.backend import extension_loaded
@@ -374,13 +375,6 @@ def measure(
 
 
 # ------------------------------------------------------------------------------------- the reports
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def print_table(rows: list[Row]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.machine import describe_machine
 from common.rng import generator_for
 from spatial_ipa.io import read_slide
 from spatial_ipa.minisets import draw_members
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--out", help="JSON file of the values")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    print(describe_machine())
     paths = [Path(args.data) / f"{name}.h5ad" for name in SLIDES]
     slides = [read_slide(p, require_spatial=True) for p in paths if p.exists()]
     rows: list[dict[str, float]] = []

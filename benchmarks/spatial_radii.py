@@ -12,13 +12,13 @@ itself shows the fit, not the coverage of new slides.
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
 
 import numpy as np
 import torch
 
+from common.machine import describe_machine
 from spatial_ipa.calibration import PlacedSlide, calibrate, check_slides, place_slide
 from spatial_ipa.identifiability import slide_identifiability
 from spatial_ipa.io import read_slides
@@ -58,7 +58,7 @@ def main() -> None:
         return module.place(torch.from_numpy(np.array(h)), "auto", args.num_draws)
 
     print(f"command: {' '.join(sys.argv)}")
-    print(f"{platform.machine()}, {args.threads} thread(s), torch {torch.__version__}\n")
+    print(f"{describe_machine()}\n")
     print("| slide | RMSE | ambiguity | mirror index | verdict | seconds |")
     print("| --- | --- | --- | --- | --- | --- |")
     placed: list[PlacedSlide] = []

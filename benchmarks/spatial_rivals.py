@@ -11,14 +11,13 @@ with ``--layout name=file.npy``.
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from common.machine import describe_machine
 from spatial_ipa.evaluate import SlideScorer
 from spatial_ipa.expression import normalise
 from spatial_ipa.io import gene_panel, read_slides, reindex
@@ -141,8 +140,7 @@ def main() -> None:
         )
         for train, test in splits
     ]
-    packages = ", ".join(f"{p} {version(p)}" for p in ("numpy", "scikit-learn", "POT"))
-    print(f"{platform.machine()}, Python {platform.python_version()}, {packages}")
+    print(describe_machine("numpy", "scikit-learn", "POT"))
     print(f"seed {args.seed}, rotate {args.rotate}, register {args.register}")
     print(f"test slides: {', '.join(Path(test).name for _, test in splits)} (mean)\n")
     print(show(mean_table(tables)))

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.machine import describe_machine, machines_of
 from common.rng import generator_for
 from common.trainer import quiet_trainer
 from spatial_ipa.common_frame import FrameRegression
@@ -356,7 +356,8 @@ def run(args: argparse.Namespace) -> None:
         else:
             rows = runner.method(condition)
         identity = dict(zip(_KEY, key, strict=True))
-        lines = [json.dumps({**identity, **row}) + "\n" for row in rows]
+        origin = {"machine": describe_machine()}
+        lines = [json.dumps({**identity, **row, **origin}) + "\n" for row in rows]
         with results.open("a") as file:
             file.write("".join(lines))
         for line in lines:
@@ -408,10 +409,10 @@ def report(args: argparse.Namespace) -> None:
     methods that placed every slide of them.  With several ``--tags``, trained methods are told
     apart by theirs.
     """
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}")
     tags = args.tags or [args.tag]
     rows = [r for r in _read(Path(args.out) / "results.jsonl") if r["tag"] in tags]
     rows = [r for r in rows if r["rotate"] == args.rotate and r["split"] in args.splits]
+    print(f"Measured on {machines_of(rows)}")
     for row in rows:
         if len(tags) > 1 and row["condition"] in CONDITIONS:
             row["inference"] = f"{row['tag']}, {row['inference']}"
@@ -480,7 +481,7 @@ def candidate_recall(h: np.ndarray, xy: np.ndarray) -> list[float]:
 
 def recall(args: argparse.Namespace) -> None:
     """Print candidate recall on held-out slides; encoders that are missing are trained."""
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}\n")
+    print(f"{describe_machine()}\n")
     print("| held out | features | " + " | ".join([*map(str, RECALL_AT), "k"]) + " |")
     print("|" + " --- |" * (3 + len(RECALL_AT)))
     for split in args.splits:

@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from common.atomic import atomic_path
+from common.machine import describe_machine
 from common.sparse import Backend, use_backend
 from common.sparse.backend import extension_loaded
 from spatial_ipa.datamodule import MinisetDataModule, MinisetSettings
@@ -169,7 +170,7 @@ def main() -> None:
     edges = [b.candidates.num_edges for b in batches]
     nodes = [b.h.shape[0] for b in batches]
     print(
-        f"{args.threads} threads, torch {torch.__version__}; {args.batch_size} minisets a step, "
+        f"{describe_machine()}; {args.batch_size} minisets a step, "
         f"mean {np.mean(nodes):.0f} nodes and {np.mean(edges):.0f} candidate edges"
     )
     print(f"building the minisets: {1e3 * building:.0f} ms a step (in the loader)")
@@ -202,8 +203,7 @@ def main() -> None:
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         result = {
-            "threads": args.threads,
-            "torch": torch.__version__,
+            "machine": describe_machine(),
             "nodes": float(np.mean(nodes)),
             "edges": float(np.mean(edges)),
             "building_ms": 1e3 * building,

@@ -7,7 +7,6 @@ Written to the folder: ``evaluation.md``, ``evaluation.jsonl`` and, for some pro
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from common.atomic import atomic_path
 from common.figures import save_figure
+from common.machine import processor
 from common.rng import generator_for
 from protein_cvae.effect_plots import effects_figure
 from protein_cvae.evaluate import MODES, case_key, evaluate_case
@@ -120,7 +120,7 @@ class EvaluationRun:
             f"{settings.count} conformers per protein and mode, bandwidth {settings.bandwidth}, "
             f"temperature {settings.temperature}, seed {settings.seed}; "
             f"{'finished geometry' if self.finish else 'decoder output without finishing'}; "
-            f"{self.module.device.type}, {platform.machine()}, {torch.get_num_threads()} threads, "
+            f"{self.module.device.type}, {processor()}, {torch.get_num_threads()} threads, "
             f"torch {torch.__version__}."
         ]
         if results:
