@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from common.atomic import atomic_path
 from spatial_ipa.log_expression import LogExpression
-from spatial_ipa.panels import reindex
+from spatial_ipa.panels import rows_with_counts
 from spatial_ipa.slide import Slide
 from spatial_ipa.split import Split, SplitMode, check_split
 from spatial_ipa.versions import tensor_hash
@@ -230,8 +230,7 @@ class FrozenEncoder:
 
     def has_counts(self, slide: Slide) -> np.ndarray:
         """(n,) bool, rows with counts on the panel; of the others nothing is known."""
-        counts, _ = reindex(slide, self.panel)
-        return np.diff(counts.indptr) > 0
+        return rows_with_counts(slide, self.panel)
 
     def has_seen(self, slide: Slide) -> bool:
         """Whether it was trained on, or aligned with, this very expression."""

@@ -76,10 +76,8 @@ def select_genes(slides: Sequence[Slide], panel: Sequence[str], n_top: int) -> t
     return tuple(panel[gene] for gene in order[:n_top])
 
 
-def reindex(
-    slide: Slide, panel: Sequence[str], max_missing: float = 0.5
-) -> tuple[sp.csr_matrix, list[str]]:
-    """The slide's matrix with the panel's genes as columns.
+def panel_columns(slide: Slide, panel: Sequence[str], max_missing: float = 0.5) -> np.ndarray:
+    """Where the panel's genes are among the slide's.
 
     Args:
         slide: n rows.
@@ -87,8 +85,7 @@ def reindex(
         max_missing: largest fraction of the panel that the slide may lack.
 
     Returns:
-        (n, P) float32 canonical CSR, zero where a gene is missing, and the missing genes in the
-        panel's order.
+        (P,) int64 column of each gene in the slide, -1 where it is missing.
 
     Raises:
         ValueError: if the panel is empty or repeats a gene, or too many genes are missing.
@@ -105,14 +102,38 @@ def reindex(
             f"(at most {max_missing:.0%} may be missing), among them "
             f"{', '.join(missing[:5])}; are species and kind of gene name the same?"
         )
-    target = [position for position, gene in enumerate(panel) if gene in column_of]
-    source = [column_of[panel[position]] for position in target]
+    return np.array([column_of.get(gene, -1) for gene in panel])
+
+
+def reindex(
+    slide: Slide, panel: Sequence[str], max_missing: float = 0.5
+) -> tuple[sp.csr_matrix, list[str]]:
+    """The slide's matrix with the panel's genes as columns.
+
+    Args:
+        slide, panel, max_missing: see :func:`panel_columns`, which raises for this, too.
+
+    Returns:
+        (n, P) float32 canonical CSR, zero where a gene is missing, and the missing genes in the
+        panel's order.
+    """
+    columns = panel_columns(slide, panel, max_missing)
+    target = np.flatnonzero(columns >= 0)
     gather = sp.csr_matrix(
-        (np.ones(len(target), dtype=np.float32), (source, target)), (len(slide.genes), len(panel))
+        (np.ones(len(target), dtype=np.float32), (columns[target], target)),
+        (len(slide.genes), len(panel)),
     )
     counts = sp.csr_matrix(slide.counts @ gather)
     counts.sort_indices()
-    return counts, missing
+    return counts, [gene for gene, column in zip(panel, columns, strict=True) if column < 0]
+
+
+def rows_with_counts(slide: Slide, panel: Sequence[str], max_missing: float = 0.5) -> np.ndarray:
+    """(n,) bool, rows with counts on the panel, without building the matrix of :func:`reindex`."""
+    columns = panel_columns(slide, panel, max_missing)
+    on_panel = np.zeros(len(slide.genes), dtype=np.float32)
+    on_panel[columns[columns >= 0]] = 1
+    return np.asarray(slide.counts @ on_panel > 0)
 
 
 def _residual_variance(counts: sp.csr_matrix, theta: float = 100.0) -> np.ndarray:

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from scipy.stats import rankdata
 from scipy.stats.contingency import expected_freq
 
-from spatial_ipa.panels import gene_panel, reindex, select_genes
+from spatial_ipa.panels import gene_panel, reindex, rows_with_counts, select_genes
 from spatial_ipa.slide import Slide
 
 
@@ -73,6 +73,16 @@ def test_reindex_equals_dense_indexing_and_reports_missing_genes() -> None:
         reindex(source, panel, max_missing=0.2)
     with pytest.raises(ValueError, match="panel must hold unique gene names"):
         reindex(source, ["g1", "g1"])
+
+
+def test_rows_with_counts_are_those_of_the_panel_alone() -> None:
+    counts = np.array([[0, 0, 3, 0], [0, 1, 0, 0], [0, 0, 0, 0], [2, 0, 0, 5]])
+    one = slide("one", counts, list("abcd"))
+    assert rows_with_counts(one, ["d", "b", "gone"]).tolist() == [False, True, False, True]
+    dense = reindex(one, ["d", "b", "gone"])[0].toarray()
+    assert rows_with_counts(one, ["d", "b", "gone"]).tolist() == dense.any(1).tolist()
+    with pytest.raises(ValueError, match="lacks 2 of the 3 genes"):
+        rows_with_counts(one, ["a", "x", "y"])
 
 
 def test_gene_order_does_not_matter() -> None:
