@@ -5,7 +5,7 @@
     python3 -m common.bootstrap test [-- ARGS]   set up, then ruff, mypy and pytest ARGS
 
 Standard library only.  torch comes first, because torch-scatter and torch-cluster import it while
-they compile (5 to 15 minutes, side by side, once per torch and Python version: the wheels are kept
+they compile (5 to 20 minutes, side by side, once per torch and Python version: the wheels are kept
 under ``$XDG_CACHE_HOME/edgewise/wheels``).  A stamp in .venv makes later calls start at once; it
 is the hash of everything the installation depends on.
 
@@ -174,7 +174,7 @@ def compile_wheels(specs: Sequence[str], folder: Path, venv: Venv, root: Path) -
         "look for the first `error:` in the log; a compiler that is killed needs more memory "
         "(MAX_JOBS=1 uses least), a missing Python.h needs python3-dev"
     )
-    say(f"compiling {' and '.join(specs)} against torch: 5 to 15 minutes, once")
+    say(f"compiling {' and '.join(specs)} against torch: 5 to 20 minutes, once")
     # Complete wheels are moved in, so that an interrupted build leaves nothing half-written.
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
         options = ("--no-build-isolation", "--no-deps", "--no-cache-dir", "--wheel-dir", fresh)
