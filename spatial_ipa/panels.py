@@ -111,11 +111,14 @@ def reindex(
     """The slide's matrix with the panel's genes as columns.
 
     Args:
-        slide, panel, max_missing: see :func:`panel_columns`, which raises for this, too.
+        slide, panel, max_missing: see :func:`panel_columns`.
 
     Returns:
         (n, P) float32 canonical CSR, zero where a gene is missing, and the missing genes in the
         panel's order.
+
+    Raises:
+        ValueError: as :func:`panel_columns`.
     """
     columns = panel_columns(slide, panel, max_missing)
     target = np.flatnonzero(columns >= 0)
