@@ -234,10 +234,11 @@ class SlideDataModule(MinisetDataModule):
         minisets: how minisets are drawn.
         cache_dir: folder of the embedding cache.
         spatial_key: key of the coordinates in ``obsm``.
-        layer: layer of the counts in every file; ``X`` when null.
+        layer: layer of the counts of the slides; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
         encoder_config: config that trains the encoder on these slides if ``encoder`` does not
             exist; null to refuse instead.
         scrna: dissociated samples that such an encoder is aligned with; may be empty.
+        scrna_layer: layer of their counts; as ``layer`` when null.
         simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
             simulated tissue there is replaced; null for real slides only.
         simulate_dir: folder of the simulated slides.
@@ -254,13 +255,14 @@ class SlideDataModule(MinisetDataModule):
         layer: str | None = None,
         encoder_config: str | None = None,
         scrna: list[str] | None = None,
+        scrna_layer: str | None = None,
         simulate: TissueSpec | None = None,
         simulate_dir: str = "runs/tissue",
     ) -> None:
         super().__init__([], [], minisets)
         self.train_slides, self.val_slides = train_slides, val_slides
         self.encoder_path, self.encoder_config = Path(encoder), encoder_config
-        self.scrna = scrna or []
+        self.scrna, self.scrna_layer = scrna or [], scrna_layer
         self.cache_dir, self.spatial_key, self.layer = Path(cache_dir), spatial_key, layer
         self.simulate, self.simulate_dir = simulate, Path(simulate_dir)
 
@@ -313,6 +315,7 @@ class SlideDataModule(MinisetDataModule):
                 flag("scrna", self.scrna),
                 f"--data.init_args.spatial_key={self.spatial_key}",
                 f"--data.init_args.layer={self.layer or 'null'}",
+                f"--data.init_args.scrna_layer={self.scrna_layer or 'null'}",
                 # The tissue is there already, if it is a simulated one that is trained on.
                 "--data.init_args.simulate=null",
                 f"--model.init_args.output={self.encoder_path}",

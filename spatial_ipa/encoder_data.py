@@ -192,7 +192,8 @@ class EncoderDataModule(pl.LightningDataModule):
         seed: of all draws.
         num_workers: loader processes.
         spatial_key: key of the coordinates in ``obsm``.
-        layer: layer of the counts in every file; ``X`` when null.
+        layer: layer of the counts of the slides; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
+        scrna_layer: the same for ``scrna``; as ``layer`` when null.
         simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
             simulated tissue there is replaced; null for real slides only.
         simulate_dir: folder of the simulated slides.
@@ -215,6 +216,7 @@ class EncoderDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         spatial_key: str = "spatial",
         layer: str | None = None,
+        scrna_layer: str | None = None,
         simulate: TissueSpec | None = None,
         simulate_dir: str = "runs/tissue",
     ) -> None:
@@ -229,6 +231,7 @@ class EncoderDataModule(pl.LightningDataModule):
             seed,
         )
         self.num_workers, self.spatial_key, self.layer = num_workers, spatial_key, layer
+        self.scrna_layer = layer if scrna_layer is None else scrna_layer
         self.simulate, self.simulate_dir = simulate, Path(simulate_dir)
 
     def prepare_data(self) -> None:
@@ -239,7 +242,10 @@ class EncoderDataModule(pl.LightningDataModule):
         self.declare(
             self._slides(self.train_files),
             self._slides(self.heldout_files) if self.heldout_files else [],
-            [read_slide(p, require_spatial=False, layer=self.layer) for p in self.scrna_files],
+            [
+                read_slide(f, require_spatial=False, layer=self.scrna_layer)
+                for f in self.scrna_files
+            ],
         )
 
     def _slides(self, files: list[str]) -> list[Slide]:

@@ -2,8 +2,8 @@
 
 A file is checked before anything is computed from it; what cannot be used is refused by name, what
 is changed (duplicate genes summed, empty spots dropped) is warned about with its count.  Read are
-``obs``, ``var``, one matrix (``X`` or a layer) and, for slides, one entry of ``obsm``; other
-layers, ``raw``, ``obsp`` and ``uns`` are never touched.  Nothing is ever unpickled.
+``obs``, one matrix (``X``, a layer or ``raw.X``) with its ``var`` and, for slides, one entry of
+``obsm``; everything else in the file is never touched.  Nothing is ever unpickled.
 
 Gene panels over several slides are in :mod:`spatial_ipa.panels`, writing in
 :mod:`spatial_ipa.h5ad`; both are importable from here.
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import scipy.sparse as sp
 from anndata.io import read_elem
@@ -37,6 +38,8 @@ __all__ = [
     "write_prediction",
 ]
 
+# What a layer is called that is not one of ``layers``: X, and that of AnnData.raw (own genes).
+X, RAW = "X", "raw.X"
 LOGGED_BELOW = 20.0  # log1p of 4.8e8; raw or depth-normalised counts with decimals go far beyond
 _DAMAGED = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError)
 
@@ -59,7 +62,8 @@ def read_slide(
             spots without counts are dropped, with a warning.  False for prediction: coordinates
             are not looked at, every row is kept and ``Slide.is_empty`` flags the empty ones.
         spatial_key: key of the (n, 2) coordinates in ``obsm``.
-        layer: read ``layers[layer]`` instead of ``X``.
+        layer: read ``layers[layer]``; None or ``"X"``: ``X``; ``"raw.X"``: the matrix of
+            ``AnnData.raw``, with the genes of ``raw.var``.
         min_spots: fewest spots or cells accepted.
         logged: whether the values are log-normalised; None decides: values that are not all
             integers and stay below 20 are.
@@ -75,16 +79,17 @@ def read_slide(
             cannot be used; the message names the file and says what to do.
     """
     path = Path(path)
-    matrix, genes, obs, xy = _read_parts(path, layer, spatial_key if require_spatial else None)
-    where = f"{path}: {'X' if layer is None else f'layers[{layer!r}]'}"
-    counts = _checked_counts(matrix, where)
+    parts = _read_parts(path, layer, spatial_key if require_spatial else None)
+    matrix, genes, obs, xy, others = parts
+    where = f"{path}: {_location(layer)[2]}"
+    counts = _checked_counts(matrix, where, others)
     if logged is None:
         logged = _looks_logged(counts)
         if logged:
             warnings.warn(
                 f"{where} is taken as log-normalised: not all values are whole numbers and none "
                 f"reaches {LOGGED_BELOW:g} (maximum {counts.data.max():.3g}); if they are counts, "
-                "as after removal of ambient RNA, round them",
+                f"as after removal of ambient RNA, round them; {others}",
                 stacklevel=2,
             )
     genes, counts = _unique_genes(genes, counts, path, logged)
@@ -155,15 +160,32 @@ def read_slides(
     ]
 
 
+def _location(layer: str | None) -> tuple[str, str, str]:
+    """Where matrix and genes are in the file, and what to call the matrix in a message."""
+    if layer in (None, X):
+        return "X", "var", "X"
+    if layer == RAW:
+        return "raw/X", "raw/var", RAW
+    return f"layers/{layer}", "var", f"layers[{layer!r}]"
+
+
+def _other_matrices(file: h5py.File, layer: str | None) -> str:
+    """What else the file could be read from, for messages about a matrix that is not right."""
+    names = [name for name in (X, RAW) if _location(name)[0] in file]
+    names += sorted(file["layers"]) if "layers" in file else []
+    names = [name for name in names if name != (layer or X)]
+    return f"other values of layer: {', '.join(names) or 'none'}"
+
+
 def _read_parts(
     path: Path, layer: str | None, spatial_key: str | None
-) -> tuple[Any, list[str], Any, Any]:
-    """Matrix, stripped gene names, obs frame and (with a key) coordinates, as stored."""
+) -> tuple[Any, list[str], Any, Any, str]:
+    """Matrix, stripped gene names, obs, (with a key) coordinates; and what else could be read."""
     with open_h5ad(path) as file:
-        where = "X" if layer is None else f"layers/{layer}"
-        if where not in file:
-            layers = sorted(file["layers"]) if "layers" in file else []
-            raise ValueError(f"{path}: has no {where.replace('/', ' ')}; layers in it: {layers}")
+        others = _other_matrices(file, layer)
+        matrix_at, genes_at, where = _location(layer)
+        if matrix_at not in file or genes_at not in file:
+            raise ValueError(f"{path}: has no {where}; {others}")
         if spatial_key is not None and f"obsm/{spatial_key}" not in file:
             keys = sorted(file["obsm"]) if "obsm" in file else []
             raise ValueError(
@@ -171,8 +193,8 @@ def _read_parts(
                 "the right key with spatial_key, or leave the file out of training"
             )
         try:
-            obs, var = read_elem(file["obs"]), read_elem(file["var"])
-            matrix = read_elem(file[where])
+            obs, var = read_elem(file["obs"]), read_elem(file[genes_at])
+            matrix = read_elem(file[matrix_at])
             xy = None if spatial_key is None else read_elem(file[f"obsm/{spatial_key}"])
         except _DAMAGED as error:
             raise ValueError(f"{path}: cannot be read, truncated or damaged ({error})") from error
@@ -187,10 +209,10 @@ def _read_parts(
         )
     if 0 in shape:
         raise ValueError(f"{path}: empty, {where} has shape {shape}")
-    return matrix, genes, obs, xy
+    return matrix, genes, obs, xy, others
 
 
-def _checked_counts(matrix: Any, where: str) -> sp.csr_matrix:
+def _checked_counts(matrix: Any, where: str, others: str) -> sp.csr_matrix:
     """(n, G) float32 canonical CSR of finite, non-negative values, not all zero."""
     dtype = getattr(matrix, "dtype", np.dtype(object))
     if dtype.kind not in "iuf":
@@ -210,7 +232,7 @@ def _checked_counts(matrix: Any, where: str) -> sp.csr_matrix:
     if counts.data.min() < 0:
         raise ValueError(
             f"{where} has negative values (minimum {counts.data.min():.4g}), as scaled data has; "
-            "raw counts wanted: they are often kept in a layer (layer=...)"
+            f"raw counts wanted ({others})"
         )
     return counts
 

@@ -78,6 +78,7 @@ def run(
     overrides: list[str] | None = None,
     spatial_key: str = "spatial",
     layer: str | None = None,
+    scrna_layer: str | None = None,
     tissue: TissueSpec = TissueSpec(num_slides=5),
     num_draws: int = 16,
     seed: int = 0,
@@ -96,7 +97,8 @@ def run(
         configs: config of the joint stage and its overlays.
         overrides: further ``lightning fit`` arguments of the joint stage.
         spatial_key: key of the coordinates in ``obsm`` of the slides.
-        layer: layer of the counts in every file; ``X`` when null.
+        layer: layer of the counts of the slides; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
+        scrna_layer: the same for ``scrna``; as ``layer`` when null.
         tissue: the simulated tissue.
         num_draws: layouts averaged per prediction; error radii need as many as calibrated with
             (``model.init_args.calibration_draws``, 16).
@@ -130,7 +132,8 @@ def run(
     train, test = read(slides), read(holdout)
     choosing = read(validation) if validation else []
     sample_files = slide_files(scrna) if scrna else []
-    samples = [read_slide(path, require_spatial=False, layer=layer) for path in sample_files]
+    cells_in = layer if scrna_layer is None else scrna_layer
+    samples = [read_slide(path, require_spatial=False, layer=cells_in) for path in sample_files]
     _refuse_equal_outputs(choosing + test + samples)
     gene_panel(train + choosing + test)
 
@@ -161,6 +164,7 @@ def run(
                 f"--model.init_args.output={encoder_path}",
                 *(f"--data.init_args.{k}={yaml_list(v)}" for k, v in lists.items()),
                 *columns,
+                f"--data.init_args.scrna_layer={scrna_layer or 'null'}",
                 "--data.init_args.simulate=null",
             ]
         ),

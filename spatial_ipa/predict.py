@@ -153,7 +153,7 @@ class CellDataModule(pl.LightningDataModule):
         output: file to write.
         kind: ``scrna`` for dissociated cells, ``st`` for a slide.
         placement: how they are placed.
-        layer: layer of the counts; ``X`` when null.
+        layer: layer of the counts; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
         overwrite: replace an existing output, and an earlier prediction in the copy.
     """
 

@@ -135,16 +135,19 @@ def test_unchanged_stages_are_reused(folder: Path) -> None:
     assert (out / "scores.json").read_text() == scores
 
 
-def write_own(data: ad.AnnData, path: Path) -> None:
-    """As files come: counts in a layer, something else in X, coordinates under another key."""
-    data.layers["counts"] = data.X
+def write_own(data: ad.AnnData, path: Path, *, raw: bool = False) -> None:
+    """As files come: counts in a layer or in raw, others in X, coordinates under another key."""
+    if raw:
+        data.raw = data
+    else:
+        data.layers["counts"] = data.X
     data.X = np.random.default_rng(0).normal(size=data.shape).astype(np.float32)
     if "spatial" in data.obsm:
         data.obsm["xy"] = data.obsm.pop("spatial")
     data.write_h5ad(path)
 
 
-def test_own_slides_with_an_empty_spot_a_layer_and_patterns(tissue: Path, tmp_path: Path) -> None:
+def test_own_slides_with_an_empty_spot_layers_and_patterns(tissue: Path, tmp_path: Path) -> None:
     held_out = ad.read_h5ad(tissue / "slides/slide_3.h5ad")
     counts = held_out.X.tolil()
     counts[5] = 0
@@ -152,13 +155,14 @@ def test_own_slides_with_an_empty_spot_a_layer_and_patterns(tissue: Path, tmp_pa
     write_own(held_out, tmp_path / "held.h5ad")
     for name in ("slide_0", "slide_1"):
         write_own(ad.read_h5ad(tissue / f"slides/{name}.h5ad"), tmp_path / f"{name}.h5ad")
-    write_own(ad.read_h5ad(tissue / "scrna.h5ad"), tmp_path / "cells_1.h5ad")
+    write_own(ad.read_h5ad(tissue / "scrna.h5ad"), tmp_path / "cells_1.h5ad", raw=True)
     run_pipeline(
         tmp_path,
         "--slides=['slide_[01].h5ad']",
         "--holdout=['held.h5ad']",
         "--scrna=['cells_*.h5ad']",
         "--layer=counts",
+        "--scrna_layer=raw.X",
         "--spatial_key=xy",
     )
     predicted = ad.read_h5ad(tmp_path / "out/predicted_held.h5ad")

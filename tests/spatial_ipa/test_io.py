@@ -116,7 +116,7 @@ BAD_CONTENT = [
     ("no genes", lambda data: data[:, :0].copy(), r"empty, X has shape \(60, 0\)"),
     ("few spots", lambda data: data[:49].copy(), "49 spots with counts, at least min_spots=50"),
     ("few non-empty spots", set_x(mostly_empty), "20 spots with counts, at least min_spots=50"),
-    ("no X", without_x, r"has no X; layers in it: \['l'\]"),
+    ("no X", without_x, "has no X; other values of layer: l$"),
     ("no coordinates", drop_xy, r"obsm\['spatial'\] are missing .*'other'"),
     ("three columns", set_xy(lambda xy: np.c_[xy, xy[:, :1]]), "three columns are ambiguous"),
     ("one column", set_xy(lambda xy: xy[:, :1]), r"shape \(60, 2\), got \(60, 1\)"),
@@ -222,8 +222,28 @@ def test_missing_files_layers_and_folders(tmp_path: Path) -> None:
         read_slide(tmp_path / "b.h5ad", require_spatial=True)
     with pytest.raises(ValueError, match=r"not an \.h5ad file"):
         read_slide(tmp_path, require_spatial=True)
-    with pytest.raises(ValueError, match=r"has no layers counts; layers in it: \[\]"):
+    with pytest.raises(ValueError, match=r"has no layers\['counts'\]; other values of layer: X$"):
         read_slide(path, require_spatial=True, layer="counts")
+    with pytest.raises(ValueError, match=r"has no raw\.X; other values of layer: X$"):
+        read_slide(path, require_spatial=True, layer="raw.X")
+
+
+def test_counts_kept_in_raw(tmp_path: Path) -> None:
+    """The usual state after clustering: X scaled and cut to some genes, ``raw`` with all counts."""
+    counts = make()
+    scaled = counts[:, :7].copy()
+    scaled.X = dense(scaled) - dense(scaled).mean(0)
+    scaled.raw = counts
+    scaled.layers["log"] = np.log1p(dense(counts[:, :7]))
+    path = save(scaled, tmp_path / "clustered.h5ad")
+    with pytest.raises(ValueError, match=r"X has negative .*other values of layer: raw\.X, log\)"):
+        read_slide(path, require_spatial=True)
+    with pytest.warns(UserWarning, match=r"log-normalised.*other values of layer: X, raw\.X$"):
+        read_slide(path, require_spatial=True, layer="log")
+    slide = read_slide(path, require_spatial=True, layer="raw.X")
+    reference = read_slide(save(counts, tmp_path / "plain.h5ad"), require_spatial=True)
+    assert slide.content_hash == reference.content_hash
+    assert slide.genes == tuple(counts.var_names)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +265,7 @@ def test_storage_does_not_matter(tmp_path: Path, store: Callable[[np.ndarray], o
     data.layers["other"] = store(dense(data))
     data.X = store(dense(data))
     path = save(data, tmp_path / "b.h5ad")
-    for layer in (None, "other"):
+    for layer in (None, "X", "other"):
         slide = read_slide(path, require_spatial=True, layer=layer)
         assert slide.content_hash == reference.content_hash
         assert slide.counts.dtype == np.float32
