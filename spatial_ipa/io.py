@@ -15,7 +15,7 @@ import glob
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -80,19 +80,18 @@ def read_slide(
     """
     path = Path(path)
     parts = _read_parts(path, layer, spatial_key if require_spatial else None)
-    matrix, genes, obs, xy, others = parts
-    where = f"{path}: {_location(layer)[2]}"
-    counts = _checked_counts(matrix, where, others)
+    obs, xy, where = parts.obs, parts.xy, f"{path}: {parts.where}"
+    counts = _checked_counts(parts.matrix, where, parts.others)
     if logged is None:
         logged = _looks_logged(counts)
         if logged:
             warnings.warn(
                 f"{where} is taken as log-normalised: not all values are whole numbers and none "
                 f"reaches {LOGGED_BELOW:g} (maximum {counts.data.max():.3g}); if they are counts, "
-                f"as after removal of ambient RNA, round them; {others}",
+                f"as after removal of ambient RNA, round them; {parts.others}",
                 stacklevel=2,
             )
-    genes, counts = _unique_genes(genes, counts, path, logged)
+    genes, counts = _unique_genes(parts.genes, counts, path, logged)
     patient = _patient_of(obs, path, one_only=require_spatial)
     obs_names = np.asarray(obs.index.astype(str), dtype=object)
     if require_spatial:
@@ -160,6 +159,17 @@ def read_slides(
     ]
 
 
+class _Parts(NamedTuple):
+    """What is read of a file, as stored but for gene names, which are stripped."""
+
+    matrix: Any
+    genes: list[str]
+    obs: Any
+    xy: Any  # None without a key of the coordinates
+    where: str  # what to call the matrix in a message
+    others: str  # which other matrices there are, for a message about this one
+
+
 def _location(layer: str | None) -> tuple[str, str, str]:
     """Where matrix and genes are in the file, and what to call the matrix in a message."""
     if layer in (None, X):
@@ -172,15 +182,13 @@ def _location(layer: str | None) -> tuple[str, str, str]:
 def _other_matrices(file: h5py.File, layer: str | None) -> str:
     """What else the file could be read from, for messages about a matrix that is not right."""
     names = [name for name in (X, RAW) if _location(name)[0] in file]
-    names += sorted(file["layers"]) if "layers" in file else []
+    names += sorted(file.get("layers", ()))
     names = [name for name in names if name != (layer or X)]
     return f"other values of layer: {', '.join(names) or 'none'}"
 
 
-def _read_parts(
-    path: Path, layer: str | None, spatial_key: str | None
-) -> tuple[Any, list[str], Any, Any, str]:
-    """Matrix, stripped gene names, obs, (with a key) coordinates; and what else could be read."""
+def _read_parts(path: Path, layer: str | None, spatial_key: str | None) -> _Parts:
+    """The parts of a file that are used, of matching shapes."""
     with open_h5ad(path) as file:
         others = _other_matrices(file, layer)
         matrix_at, genes_at, where = _location(layer)
@@ -209,7 +217,7 @@ def _read_parts(
         )
     if 0 in shape:
         raise ValueError(f"{path}: empty, {where} has shape {shape}")
-    return matrix, genes, obs, xy, others
+    return _Parts(matrix, genes, obs, xy, where, others)
 
 
 def _checked_counts(matrix: Any, where: str, others: str) -> sp.csr_matrix:
