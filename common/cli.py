@@ -4,8 +4,9 @@ Model, data and trainer come from YAML files and flags, by class path.  Also
 ``python -m common.cli``.  What differs from Lightning's own command line:
 
 * indices come from our samplers, so ``use_distributed_sampler`` is off; runs go to ``runs/``;
-* ``--ckpt_path`` must exist, is loaded with ``weights_only=True``, and a warning lists each model
-  setting that the checkpoint's hyperparameters replace;
+* ``--ckpt_path`` must be a checkpoint of the configuration's model class, is loaded with
+  ``weights_only=True``, and a warning lists each model setting that the checkpoint's
+  hyperparameters replace;
 * the resolved configuration is kept as one file per subcommand and run, never in the way;
 * errors that our packages raise on purpose end as one line on standard error and status 2;
   ``EDGEWISE_TRACEBACK=1`` shows the traceback.
@@ -17,12 +18,15 @@ import dis
 import importlib
 import inspect
 import os
+import pickle
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
@@ -96,9 +100,10 @@ class EdgewiseCLI(LightningCLI):
         ckpt_path = options.get("ckpt_path")
         if ckpt_path is None:
             return
-        is_file_name = ckpt_path not in CKPT_KEYWORDS and "://" not in ckpt_path
-        if is_file_name and not Path(ckpt_path).is_file():
-            parser.error(f"--ckpt_path: no such file: {ckpt_path}")
+        if ckpt_path not in CKPT_KEYWORDS and "://" not in ckpt_path:
+            complaint = _complaint_about(Path(ckpt_path), self.requested.get("class_path"))
+            if complaint is not None:
+                parser.error(f"--ckpt_path: {complaint}")
         if options.get("weights_only") is None:
             options["weights_only"] = True  # never unpickle code from a checkpoint
 
@@ -141,13 +146,61 @@ def main(args: Sequence[str] | None = None) -> None:
             save_config_callback=SaveRunConfig,
             args=None if args is None else list(args),
         )
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        told = meant_for_user(error)
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError, RuntimeError) as error:
+        told = _misfit(error) or meant_for_user(error)
         if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
         print(f"({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
         sys.exit(2)
+
+
+def _misfit(error: Exception) -> str | None:
+    """What to say of a checkpoint whose tensors are not the model's; None of any other error."""
+    report = str(error)
+    if not (
+        isinstance(error, RuntimeError) and report.startswith("Error(s) in loading state_dict")
+    ):
+        return None
+    first = "; ".join(line.strip() for line in report.splitlines()[1:4])
+    return f"--ckpt_path does not fit the model of the configuration: {first[:400]}"
+
+
+def _complaint_about(path: Path, class_path: object) -> str | None:
+    """Why the file is not a checkpoint of the model class that was asked for; None if it may be.
+
+    Lightning would fail on each of these with a traceback from inside.
+    """
+    if not path.is_file():
+        return f"no such file: {path}"
+    if not zipfile.is_zipfile(path):
+        return f"{path} is damaged, or no checkpoint: it is not the archive that torch.save writes"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        return (
+            f"{path} holds objects other than tensors and plain types; they are not loaded, since "
+            "unpickling runs code of whoever wrote the file"
+        )
+    except Exception as error:  # a damaged archive raises errors of all kinds
+        return f"{path} is damaged, or no checkpoint ({type(error).__name__})"
+    parts = ("pytorch-lightning_version", "state_dict")
+    if not isinstance(content, dict) or any(part not in content for part in parts):
+        held = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        return (
+            f"{path} is not a checkpoint that `lightning fit` wrote, such as those in "
+            f"checkpoints/; it holds {held}"
+        )
+    settings = content.get("hyper_parameters", {})
+    if settings and "_class_path" not in settings:
+        return (
+            f"{path} does not name its model class: it was written by a Trainer in Python, not by "
+            "`lightning fit`; load it with the class's load_from_checkpoint"
+        )
+    trained = settings.get("_class_path")
+    if None not in (trained, class_path) and trained != class_path:
+        return f"{path} is a checkpoint of {trained}, the configuration names {class_path}"
+    return None
 
 
 def _short_usage() -> dict[str, dict[str, Any]]:
@@ -177,7 +230,7 @@ def raised_on_purpose(error: BaseException) -> bool:
     and keeps its traceback.  A FileNotFoundError names its file, so one that a call in our code
     makes counts too.
     """
-    if not isinstance(error, ValueError | FileNotFoundError | FileExistsError):
+    if not isinstance(error, ValueError | FileNotFoundError | FileExistsError | ImportError):
         return False
     trace = _last_trace(error)
     if trace is None or _raising_package(error) not in OUR_PACKAGES:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,62 @@ def test_fit_resume_and_predict_keep_one_configuration_each(config, tmp_path):
     assert second["weights_only"] is True
     (resumed,) = (log_dir / "checkpoints").glob("epoch=1*.ckpt")
     assert torch.load(resumed, weights_only=True)["global_step"] == 4
+
+
+def damaged(good: Path, path: Path) -> None:
+    path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+
+
+def with_objects(good: Path, path: Path) -> None:
+    torch.save(torch.load(good, weights_only=True) | {"callbacks": Path("x")}, path)
+
+
+def other_content(good: Path, path: Path) -> None:
+    torch.save({"panel": ["Gapdh"], "tensors": {}}, path)
+
+
+def edited(**settings: object) -> Callable[[Path, Path], None]:
+    """A maker of the checkpoint with other hyperparameters; None removes one."""
+
+    def make(good: Path, path: Path) -> None:
+        content = torch.load(good, weights_only=True)
+        merged = content["hyper_parameters"] | settings
+        content["hyper_parameters"] = {k: v for k, v in merged.items() if v is not None}
+        torch.save(content, path)
+
+    return make
+
+
+def other_tensors(good: Path, path: Path) -> None:
+    content = torch.load(good, weights_only=True)
+    content["state_dict"] = {"strange": torch.zeros(1)}
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda _, path: path.write_text("not a checkpoint"), "is damaged, or no checkpoint"),
+        (damaged, "is damaged, or no checkpoint"),
+        (with_objects, "holds objects other than tensors and plain types"),
+        (other_content, "is not a checkpoint that `lightning fit` wrote"),
+        (edited(_class_path=None), "does not name its model class"),
+        (edited(_class_path="toy_module.Other"), "is a checkpoint of toy_module.Other"),
+        (other_tensors, "does not fit the model of the configuration"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_of_the_model_is_refused(
+    config, tmp_path, capsys, make, message
+):
+    run("fit", "--config", config)
+    path = tmp_path / "given.ckpt"
+    make(checkpoint(tmp_path), path)
+    with pytest.raises(SystemExit) as stop:
+        run("predict", "--config", config, "--ckpt_path", str(path))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in error
+    assert "Traceback" not in error
 
 
 def test_a_saved_configuration_runs_again(config, tmp_path):
