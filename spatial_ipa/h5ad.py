@@ -105,11 +105,9 @@ def write_prediction(
     with atomic_path(path_out) as temporary:
         shutil.copyfile(path_in, temporary)
         with h5py.File(temporary, "r+") as file:
-            frame = read_elem(file["obs"])
-            num_rows = len(frame)
-            columns = list(frame.columns)
             if overwrite:
-                frame = _without_earlier(file, frame)
+                _delete_earlier(file)
+            num_rows = len(row_names(file["obs"]))
             for key, value in (obsm or {}).items():
                 _check_rows(f"obsm[{key!r}]", value, (num_rows,))
                 _add(file, "obsm", key, np.asarray(value), overwrite)
@@ -120,19 +118,32 @@ def write_prediction(
                 _add(file, "uns", key, entry, overwrite)
             for key, value in (obs or {}).items():
                 _check_rows(f"obs[{key!r}]", value, (num_rows,))
-                _check_new(f"obs[{key!r}]", key in frame, overwrite)
-                frame[key] = np.asarray(value)
-            if list(frame.columns) != columns or obs:
-                write_elem(file, "obs", frame)
+                _add(file, "obs", key, np.asarray(value), overwrite)
+            order = _columns(file["obs"])
+            _set_columns(file["obs"], [*order, *(key for key in obs or {} if key not in order)])
     return path_out
 
 
-def _without_earlier(file: h5py.File, frame: Any) -> Any:
+def row_names(frame: h5py.Group) -> list[str]:
+    """The index of a stored data frame, such as ``obs``."""
+    return [str(name) for name in read_elem(frame[frame.attrs["_index"]])]
+
+
+def _columns(frame: h5py.Group) -> list[str]:
+    return [str(key) for key in frame.attrs["column-order"]]
+
+
+def _set_columns(frame: h5py.Group, columns: list[str]) -> None:
+    frame.attrs["column-order"] = np.array(columns, dtype=h5py.string_dtype())
+
+
+def _delete_earlier(file: h5py.File) -> None:
     """Delete an earlier prediction: none of its fields may stand beside those of a new one."""
-    for group in ("obsm", "obsp", "uns"):
+    for group in ("obsm", "obsp", "uns", "obs"):
         for key in _of_prediction(file.get(group, ())):
             del file[group][key]
-    return frame.drop(columns=_of_prediction(frame.columns))
+    kept = [key for key in _columns(file["obs"]) if key in file["obs"]]
+    _set_columns(file["obs"], kept)
 
 
 def _add(file: h5py.File, group: str, key: str, value: object, overwrite: bool) -> None:

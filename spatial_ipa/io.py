@@ -2,8 +2,9 @@
 
 A file is checked before anything is computed from it; what cannot be used is refused by name, what
 is changed (duplicate genes summed, empty spots dropped) is warned about with its count.  Read are
-``obs``, one matrix (``X``, a layer or ``raw.X``) with its ``var`` and, for slides, one entry of
-``obsm``; everything else in the file is never touched.  Nothing is ever unpickled.
+the names of spots and genes, ``obs["patient"]``, one matrix (``X``, a layer or ``raw.X``) and, for
+slides, one entry of ``obsm``; everything else in the file is never touched.  Nothing is ever
+unpickled.
 
 Gene panels over several slides are in :mod:`spatial_ipa.panels`, writing in
 :mod:`spatial_ipa.h5ad`; both are importable from here.
@@ -22,7 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.io import read_elem
 
-from spatial_ipa.h5ad import open_h5ad, write_prediction
+from spatial_ipa.h5ad import open_h5ad, row_names, write_prediction
 from spatial_ipa.panels import MIN_GENES, gene_panel, reindex, select_genes
 from spatial_ipa.slide import Slide, canonical_csr
 
@@ -41,7 +42,6 @@ __all__ = [
 # What a layer is called that is not one of ``layers``: X, and that of AnnData.raw (own genes).
 X, RAW = "X", "raw.X"
 LOGGED_BELOW = 20.0  # log1p of 4.8e8; raw or depth-normalised counts with decimals go far beyond
-_DAMAGED = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError)
 
 
 def read_slide(
@@ -80,7 +80,7 @@ def read_slide(
     """
     path = Path(path)
     parts = _read_parts(path, layer, spatial_key if require_spatial else None)
-    obs, xy, where = parts.obs, parts.xy, f"{path}: {parts.where}"
+    xy, where = parts.xy, f"{path}: {parts.where}"
     counts = _checked_counts(parts.matrix, where, parts.others)
     if logged is None:
         logged = _looks_logged(counts)
@@ -92,8 +92,8 @@ def read_slide(
                 stacklevel=2,
             )
     genes, counts = _unique_genes(parts.genes, counts, path, logged)
-    patient = _patient_of(obs, path, one_only=require_spatial)
-    obs_names = np.asarray(obs.index.astype(str), dtype=object)
+    patient = _patient_of(parts.patient, path, one_only=require_spatial)
+    obs_names = np.asarray(parts.obs_names, dtype=object)
     if require_spatial:
         keep = np.diff(counts.indptr) > 0
         if not keep.all():
@@ -107,8 +107,8 @@ def read_slide(
             raise ValueError(f"{path}: obsm[{spatial_key!r}] has all spots at one position {xy[0]}")
     if counts.shape[0] < min_spots:
         raise ValueError(
-            f"{path}: {counts.shape[0]} spots with counts, at least min_spots={min_spots} are "
-            "needed; leave this slide out or lower min_spots"
+            f"{path}: {counts.shape[0]} spots with counts, at least {min_spots} are needed; leave "
+            "this file out"
         )
     return Slide.build(
         path.stem if name is None else name,
@@ -164,7 +164,8 @@ class _Parts(NamedTuple):
 
     matrix: Any
     genes: list[str]
-    obs: Any
+    obs_names: list[str]
+    patient: Any  # obs["patient"], None without it
     xy: Any  # None without a key of the coordinates
     where: str  # what to call the matrix in a message
     others: str  # which other matrices there are, for a message about this one
@@ -201,23 +202,28 @@ def _read_parts(path: Path, layer: str | None, spatial_key: str | None) -> _Part
                 "the right key with spatial_key, or leave the file out of training"
             )
         try:
-            obs, var = read_elem(file["obs"]), read_elem(file[genes_at])
+            # Other columns of obs are left alone: they may be anything.
+            obs_names, genes = row_names(file["obs"]), row_names(file[genes_at])
+            patient = read_elem(file["obs/patient"]) if "patient" in file["obs"] else None
             matrix = read_elem(file[matrix_at])
             xy = None if spatial_key is None else read_elem(file[f"obsm/{spatial_key}"])
-        except _DAMAGED as error:
-            raise ValueError(f"{path}: cannot be read, truncated or damaged ({error})") from error
-    genes = [str(gene).strip() for gene in var.index]
+        except Exception as error:  # h5py and anndata raise errors of all kinds here
+            raise ValueError(
+                f"{path}: cannot be read: truncated, damaged, or written by a newer anndata than "
+                f"the one installed here ({error})"
+            ) from error
+    genes = [gene.strip() for gene in genes]
     shape = np.shape(matrix)
     if len(shape) != 2:
         raise ValueError(f"{path}: {where} must be (spots, genes), got shape {shape}")
-    if shape != (len(obs), len(genes)):
+    if shape != (len(obs_names), len(genes)):
         raise ValueError(
-            f"{path}: {where} has shape {shape}, but there are {len(obs)} obs_names and "
+            f"{path}: {where} has shape {shape}, but there are {len(obs_names)} obs_names and "
             f"{len(genes)} var_names"
         )
     if 0 in shape:
         raise ValueError(f"{path}: empty, {where} has shape {shape}")
-    return _Parts(matrix, genes, obs, xy, where, others)
+    return _Parts(matrix, genes, obs_names, patient, xy, where, others)
 
 
 def _checked_counts(matrix: Any, where: str, others: str) -> sp.csr_matrix:
@@ -277,10 +283,11 @@ def _unique_genes(
     return unique, counts @ gather
 
 
-def _patient_of(obs: Any, path: Path, *, one_only: bool) -> str | None:
-    if "patient" not in obs:
+def _patient_of(column: Any, path: Path, *, one_only: bool) -> str | None:
+    if column is None:
         return None
-    patients = sorted({str(value) for value in obs["patient"].dropna()})
+    known = column.dropna() if hasattr(column, "dropna") else column[column == column]
+    patients = sorted({str(value) for value in known})
     if len(patients) > 1 and one_only:
         raise ValueError(
             f"{path}: obs['patient'] names {len(patients)} patients ({', '.join(patients[:5])}); "

@@ -114,8 +114,16 @@ BAD_CONTENT = [
     ("boolean", set_x(lambda x: x > 0), "must hold numbers, got dtype bool"),
     ("no rows", lambda data: data[:0].copy(), r"empty, X has shape \(0, 30\)"),
     ("no genes", lambda data: data[:, :0].copy(), r"empty, X has shape \(60, 0\)"),
-    ("few spots", lambda data: data[:49].copy(), "49 spots with counts, at least min_spots=50"),
-    ("few non-empty spots", set_x(mostly_empty), "20 spots with counts, at least min_spots=50"),
+    (
+        "few spots",
+        lambda data: data[:49].copy(),
+        "49 spots with counts, at least 50 are needed",
+    ),
+    (
+        "few non-empty spots",
+        set_x(mostly_empty),
+        "20 spots with counts, at least 50 are needed",
+    ),
     ("no X", without_x, "has no X; other values of layer: l$"),
     ("no coordinates", drop_xy, r"obsm\['spatial'\] are missing .*'other'"),
     ("three columns", set_xy(lambda xy: np.c_[xy, xy[:, :1]]), "three columns are ambiguous"),
@@ -179,6 +187,16 @@ def shorten_coordinates(path: Path) -> None:
         file["obsm/spatial"].attrs.update(attributes)
 
 
+def unknown_encoding(key: str) -> Callable[[Path], None]:
+    """A maker of what a future anndata may write."""
+
+    def change(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            file[key].attrs["encoding-type"] = "of-the-future"
+
+    return change
+
+
 def remove_pointer(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         del file["X/indptr"]
@@ -188,12 +206,13 @@ def remove_pointer(path: Path) -> None:
     ("damage", "message"),
     [
         (truncate, "truncated or damaged"),
+        (unknown_encoding("obsm/spatial"), "written by a newer anndata than"),
         (to_text, "not an .h5ad file"),
         (to_10x, r"needs obs and var, found matrix"),
-        (scramble_indices, "is damaged|truncated or damaged"),
+        (scramble_indices, "is damaged|truncated, damaged"),
         (drop_a_gene_name, "60 obs_names and 29 var_names"),
         (shorten_coordinates, r"shape \(60, 2\), got \(59, 2\)"),
-        (remove_pointer, "truncated or damaged"),
+        (remove_pointer, "truncated, damaged"),
     ],
 )
 def test_unreadable_files_are_refused_by_name(
@@ -415,6 +434,32 @@ def test_prediction_is_added_and_all_else_kept(tmp_path: Path) -> None:
     again = read_slide(path_out, require_spatial=True)
     assert again.content_hash == read_slide(path_in, require_spatial=True).content_hash
     assert sorted(tmp_path.iterdir()) == [path_in, path_out]
+
+
+def test_columns_of_obs_that_are_not_needed_may_be_anything(tmp_path: Path) -> None:
+    """A nullable string column, which anndata reads but does not write, and an unknown encoding."""
+    data = make()
+    data.obs["kind"] = [f"kind {i}" for i in range(N)]
+    data.obs["odd"] = np.arange(N)
+    data.obs["kind"] = data.obs["kind"].astype("string")
+    with ad.settings.override(allow_write_nullable_strings=True):
+        path_in = save(data, tmp_path / "in.h5ad")
+    with h5py.File(path_in, "r+") as file:
+        assert file["obs/kind"].attrs["encoding-type"] == "nullable-string-array"
+        file["obs/odd"].attrs["encoding-type"] = "of-the-future"
+    slide = read_slide(path_in, require_spatial=True)
+    assert (len(slide), slide.patient) == (N, "P1")
+    first = predict(path_in, tmp_path / "first.h5ad", obs={"spatial_ipa_radius": np.ones(N)})
+    second = predict(
+        first, tmp_path / "second.h5ad", obs={"spatial_ipa_abstain": np.ones(N)}, overwrite=True
+    )
+    with h5py.File(path_in) as before, h5py.File(first) as once, h5py.File(second) as twice:
+        columns = list(before["obs"].attrs["column-order"])
+        assert list(once["obs"].attrs["column-order"]) == [*columns, "spatial_ipa_radius"]
+        assert list(twice["obs"].attrs["column-order"]) == [*columns, "spatial_ipa_abstain"]
+        for file in (once, twice):
+            np.testing.assert_array_equal(file["obs/odd"][:], np.arange(N))
+            assert file["obs/odd"].attrs["encoding-type"] == "of-the-future"
 
 
 def test_outputs_are_never_overwritten_unasked(tmp_path: Path) -> None:
