@@ -29,6 +29,7 @@ from jsonargparse import auto_cli
 from common.atomic import atomic_path
 from common.cli import TRACEBACK_VARIABLE, meant_for_user
 from common.figures import save_figure
+from common.rng import numpy_generator_for
 from common.stage import run_stage
 from spatial_ipa.calibration import CALIBRATION_VERSION, radius_check
 from spatial_ipa.common_frame import FRAME_VERSION
@@ -38,6 +39,7 @@ from spatial_ipa.encoder import ENCODER_VERSION, FrozenEncoder, load_encoder
 from spatial_ipa.evaluate import SlideScorer
 from spatial_ipa.expression import normalise
 from spatial_ipa.io import gene_panel, read_slide, read_slides, reindex, slide_files
+from spatial_ipa.metrics import FULL_SIZE, MIN_POINTS
 from spatial_ipa.module import SpatialIPAModule
 from spatial_ipa.placement import Placement
 from spatial_ipa.plots import layout_figure
@@ -81,6 +83,7 @@ def run(
     scrna_layer: str | None = None,
     tissue: TissueSpec = TissueSpec(num_slides=5),
     num_draws: int = 16,
+    max_scored: int = FULL_SIZE,
     seed: int = 0,
 ) -> None:
     """Train on slides, score on held-out slides, predict.
@@ -102,8 +105,13 @@ def run(
         tissue: the simulated tissue.
         num_draws: layouts averaged per prediction; error radii need as many as calibrated with
             (``model.init_args.calibration_draws``, 16).
+        max_scored: larger slides are scored on so many random spots, and the regressions beside
+            learn from no more: the energy of a whole slide has about 0.15 n^2 edges, and support
+            vector regression is no faster.
         seed: of the simulation-independent parts: training and placement.
     """
+    if max_scored < MIN_POINTS:
+        raise ValueError(f"max_scored must be at least {MIN_POINTS}, got {max_scored}")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"out={folder} is a file; name a folder")
@@ -199,12 +207,14 @@ def run(
     rows: list[dict[str, Any]] = []
     radii: dict[str, dict[str, float]] = {}
     for slide, path in zip(test, slide_files(holdout), strict=True):
-        rows += _evaluate(module, encoder, train, slide, folder, num_draws, seed)
+        rows += _evaluate(module, encoder, train, slide, folder, num_draws, max_scored, seed)
         # The file has all its rows, also the empty ones, which scoring leaves out.
         every = read_slide(path, require_spatial=False, layer=layer, min_spots=2, name=slide.name)
         radii |= _predict_slide(module, slide, every, path, folder, num_draws, seed)
     for sample, file in zip(samples, sample_files, strict=True):
-        rows += _place_sample(module, sample, file, truth, folder, num_draws, seed, radii)
+        rows += _place_sample(
+            module, sample, file, truth, folder, num_draws, max_scored, seed, radii
+        )
     _write_table(rows, folder)
     judged = [
         JudgedSlide(s.name, role, embed(encoder, s, "st", folder / "cache"), s.xy)
@@ -296,15 +306,24 @@ def _evaluate(
     slide: Slide,
     folder: Path,
     num_draws: int,
+    max_scored: int,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Score model and rivals on one held-out slide, and draw its figure."""
     assert slide.xy is not None
-    scorer = SlideScorer(slide.xy, seed=seed)
+    scored = _some_rows(len(slide), max_scored, seed)
+    if len(scored) < len(slide):
+        print(
+            f"      {slide.name}: scored on {len(scored)} random spots of {len(slide)}", flush=True
+        )
+    xy = slide.xy[scored]
+    scorer = SlideScorer(xy, seed=seed)
     h = torch.from_numpy(np.array(embed(encoder, slide, "st", folder / "cache")))
     layouts: dict[str, np.ndarray] = {}
     placements: dict[str, Placement] = {}
     modes: tuple[InferenceMode, ...] = ("whole", "stitched")
+    if len(scored) < len(slide):
+        modes = ("stitched",)  # what is used; all at once is far beyond any size trained on
     assert module.context is not None
     fits = len(slide) <= module.context.size  # then stitching is placing the whole
     for mode in modes:
@@ -312,10 +331,19 @@ def _evaluate(
         placements[mode] = (
             placements["whole"] if repeated else module.place(h, mode, num_draws, seed)
         )
-        layouts[f"spatial_ipa, {mode}"] = placements[mode].xy.numpy()
-    features = [_log_counts(s, encoder.panel) for s in [*train, slide]]
+        layouts[f"spatial_ipa, {mode}"] = placements[mode].xy.numpy()[scored]
+    share = max_scored // len(train)
+    learnt = [_some_rows(len(s), share, seed) for s in train]
+    features = [
+        _log_counts(s, rows, encoder.panel)
+        for s, rows in zip([*train, slide], [*learnt, scored], strict=True)
+    ]
     reduced, test_features = pca_features(features[:-1], features[-1], 50, seed)
-    train_xy = [s.xy.astype(np.float64) for s in train if s.xy is not None]
+    train_xy = [
+        s.xy[rows].astype(np.float64)
+        for s, rows in zip(train, learnt, strict=True)
+        if s.xy is not None
+    ]
     for name in _RIVALS:
         # Regression of coordinates needs one frame, so training slides are registered first.
         layouts[name] = predict(name, reduced, train_xy, test_features, seed, register=True)
@@ -326,7 +354,7 @@ def _evaluate(
     # What `predict` does by itself: stitched above the trained size, whole up to it.
     used = "whole" if fits else "stitched"
     shown = {name: layouts[name] for name in (f"spatial_ipa, {used}", "svr")}
-    figure = layout_figure(slide.name, slide.xy, shown, placements[used].spread.numpy())
+    figure = layout_figure(slide.name, xy, shown, placements[used].spread.numpy()[scored])
     save_figure(figure, folder / f"layout_{_file_name(slide)}.png")
     return rows
 
@@ -385,6 +413,7 @@ def _place_sample(
     truth: Path | None,
     folder: Path,
     num_draws: int,
+    max_scored: int,
     seed: int,
     radii: dict[str, dict[str, float]],
 ) -> list[dict[str, Any]]:
@@ -403,14 +432,22 @@ def _place_sample(
     radii |= _radii(sample.name, prediction, xy)
     figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, prediction.spread[placed])
     save_figure(figure, folder / f"layout_{sample.name}.png")
-    scores = SlideScorer(xy, seed=seed).score(layout)
+    scored = _some_rows(len(xy), max_scored, seed)
+    scores = SlideScorer(xy[scored], seed=seed).score(layout[scored])
     return [{"slide": sample.name, "method": "spatial_ipa", **scores}]
 
 
-def _log_counts(slide: Slide, panel: tuple[str, ...]) -> np.ndarray:
-    """(n, G) log-normalised, centred expression on a panel, the rivals' input."""
+def _some_rows(n: int, most: int, seed: int) -> np.ndarray:
+    """(m,) ascending: all rows, or ``most`` random ones where there are more."""
+    if n <= most:
+        return np.arange(n)
+    return np.sort(numpy_generator_for(seed).choice(n, most, replace=False))
+
+
+def _log_counts(slide: Slide, rows: np.ndarray, panel: tuple[str, ...]) -> np.ndarray:
+    """(m, G) log-normalised, centred expression of some rows on a panel, the rivals' input."""
     counts, _ = reindex(slide, panel)
-    return normalise(counts, logged=slide.is_logged)
+    return normalise(counts[rows], logged=slide.is_logged)
 
 
 def _write_table(rows: list[dict[str, Any]], folder: Path) -> None:
@@ -435,7 +472,7 @@ def _write_table(rows: list[dict[str, Any]], folder: Path) -> None:
 def main() -> None:
     try:
         auto_cli(run, as_positional=False)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
         told = meant_for_user(error)
         if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
             raise

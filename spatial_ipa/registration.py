@@ -43,14 +43,12 @@ def mutual_nearest_neighbours(
     """
     if not 1 <= k <= min(len(a), len(b)):
         raise ValueError(f"k must lie in [1, {min(len(a), len(b))}], the smaller set; got {k}")
-    to_b = NearestNeighbors(n_neighbors=k).fit(b).kneighbors(a, return_distance=False)
-    to_a = NearestNeighbors(n_neighbors=k).fit(a).kneighbors(b, return_distance=False)
-    forward = np.zeros((len(a), len(b)), dtype=bool)
-    backward = np.zeros((len(b), len(a)), dtype=bool)
-    np.put_along_axis(forward, to_b, True, axis=1)
-    np.put_along_axis(backward, to_a, True, axis=1)
-    i, j = np.nonzero(forward & backward.T)
-    return i, j
+    to_b = NearestNeighbors(n_neighbors=k).fit(b).kneighbors_graph(a)
+    to_a = NearestNeighbors(n_neighbors=k).fit(a).kneighbors_graph(b)
+    mutual = to_b.multiply(to_a.T).tocsr()  # sparse: slides may have 10^5 cells
+    mutual.sort_indices()
+    i, j = mutual.nonzero()
+    return i.astype(np.intp), j.astype(np.intp)
 
 
 def slide_rotations(

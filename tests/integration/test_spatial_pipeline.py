@@ -55,11 +55,12 @@ def run_pipeline(cwd: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def simulated(cwd: Path) -> str:
+def simulated(cwd: Path, *arguments: str) -> str:
     """With so few counts per cell that cell 27 has none."""
     sizes = {"num_slides": 4, "spots_per_slide": 80, "num_genes": 120, "num_cells": 90}
     sizes["cell_depth"] = 60
-    return run_pipeline(cwd, *(f"--tissue.{name}={value}" for name, value in sizes.items()))
+    tissue = (f"--tissue.{name}={value}" for name, value in sizes.items())
+    return run_pipeline(cwd, *tissue, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,24 @@ def test_unchanged_stages_are_reused(folder: Path) -> None:
     assert simulated(folder).count("reused") == 2
     assert [path.stat().st_mtime_ns for path in made] == before
     assert (out / "scores.json").read_text() == scores
+
+
+def test_large_slides_are_scored_on_a_sample_and_placed_whole(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "out", tmp_path / "out")
+    printed = simulated(tmp_path, "--max_scored=60")
+    assert "slide_3: scored on 60 random spots of 80" in printed
+    rows = json.loads((tmp_path / "out/scores.json").read_text())
+    assert [row["method"] for row in rows if row["slide"] == "slide_3"] == [
+        "spatial_ipa, stitched", "knn", "ridge", "svr", "random",
+    ]  # fmt: skip
+    assert all(np.isfinite(row[column]) for row in rows for column in pipeline.COLUMNS)
+    whole = {
+        (r["slide"], r["method"]): r for r in json.loads((folder / "out/scores.json").read_text())
+    }
+    for row in rows:
+        assert row["spearman"] != whole[row["slide"], row["method"]]["spearman"]
+    predicted = ad.read_h5ad(tmp_path / "out/predicted_slide_3.h5ad")
+    assert np.isfinite(predicted.obsm["X_spatial_ipa"]).all()
 
 
 def write_own(data: ad.AnnData, path: Path, *, raw: bool = False) -> None:
