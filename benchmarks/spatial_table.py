@@ -91,6 +91,15 @@ SPLITS: dict[str, tuple[Fold, ...]] = {
             ("ra_synovium/RA4_4.h5ad", "ra_synovium/RA4_5.h5ad"),
         ),
     ),
+    # No choice was made on what follows but whether small panels train the encoder (merfish).
+    "merfish": (
+        Fold(
+            "m0.29",
+            ("merfish_hypothalamus/A1_bregma_m0.09.h5ad",),
+            ("merfish_hypothalamus/A1_bregma_m0.29.h5ad",),
+        ),
+    ),
+    "stahl": _leave_one_out("stahl_breast", [f"layer{i}" for i in range(1, 5)]),
 }
 
 

@@ -160,7 +160,7 @@ class Calibration:
         check_version(state, "calibration", CALIBRATION_VERSION)
         return Calibration(
             ErrorModel(float(state["intercept"]), tuple(state["weights"])),
-            state["scores"].numpy(),
+            state["scores"].cpu().numpy(),
             int(state["num_draws"]),
             float(state["median_pair"]),
             float(state["scale"]),

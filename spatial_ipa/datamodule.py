@@ -22,6 +22,7 @@ from spatial_ipa.minisets import (
     EmbeddedSlide,
     Miniset,
     MinisetDataset,
+    check_sizes,
     collate,
 )
 from spatial_ipa.placement import typical_aspect
@@ -138,6 +139,9 @@ class MinisetSettings:
         for name in ("per_epoch", "val_per_slide", "batch_size", "num_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_rows is not None and self.num_rows < 1:
+            raise ValueError(f"num_rows must be at least 1, got {self.num_rows}; null for all")
+        check_sizes(self.size_min, self.size_max)
 
 
 class MinisetDataModule(pl.LightningDataModule):
@@ -237,7 +241,8 @@ class SlideDataModule(MinisetDataModule):
         layer: layer of the counts of the slides; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
         encoder_config: config that trains the encoder on these slides if ``encoder`` does not
             exist; null to refuse instead.
-        scrna: dissociated samples that such an encoder is aligned with; may be empty.
+        scrna: dissociated samples that such an encoder is aligned with (files, folders or
+            patterns); may be empty.
         scrna_layer: layer of their counts; as ``layer`` when null.
         simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
             simulated tissue there is replaced; null for real slides only.
@@ -269,7 +274,11 @@ class SlideDataModule(MinisetDataModule):
     def prepare_data(self) -> None:
         if self.simulate is not None:
             ensure_tissue(self.simulate, self.simulate_dir)
-        # Everything that may be wrong with the files is found before anything is trained.
+        # What may be wrong with settings and files is found before anything is trained.
+        module = None if self.trainer is None else self.trainer.lightning_module
+        check = getattr(module, "check_settings", None)
+        if check is not None:
+            check()
         slides = self._read()
         if not self.encoder_path.exists():
             if self.encoder_config is None:

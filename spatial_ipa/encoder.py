@@ -160,6 +160,11 @@ class ScRNAAdapter(nn.Module):
         self.down = nn.Parameter(down)
         self.up = nn.Parameter(torch.zeros(num_genes, rank))
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing, as before any training."""
+        return not any(bool(p.any()) for p in (self.log_scale, self.shift, self.up))
+
     def forward(self, x: Tensor) -> Tensor:
         """(n, num_genes) to the same."""
         return x * self.log_scale.exp() + self.shift + (x @ self.down.T) @ self.up.T

@@ -24,7 +24,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.rng import numpy_generator_for
 from common.sampler import DrawSampler, epoch_to_draw
-from spatial_ipa.io import MIN_GENES, gene_panel, read_slide, read_slides, reindex, select_genes
+from spatial_ipa.io import (
+    MIN_GENES,
+    gene_panel,
+    read_slide,
+    read_slides,
+    reindex,
+    select_genes,
+    slide_files,
+)
 from spatial_ipa.log_expression import LogExpression
 from spatial_ipa.simulate import TissueSpec, ensure_tissue
 from spatial_ipa.slide import Slide
@@ -179,7 +187,7 @@ class EncoderDataModule(pl.LightningDataModule):
         train_slides: files, folders or glob patterns.
         heldout_slides: the same; declared, so that the encoder refuses to be judged on others it
             has seen.  May be empty.
-        scrna: dissociated samples to align with; may be empty.
+        scrna: files, folders or glob patterns of dissociated samples to align with; may be empty.
         mode: "inductive" or "transductive".
         select_on: name of a training slide that is kept out of the components and gradients and
             decides which epoch's weights are kept; null keeps the last.
@@ -244,7 +252,7 @@ class EncoderDataModule(pl.LightningDataModule):
             self._slides(self.heldout_files) if self.heldout_files else [],
             [
                 read_slide(f, require_spatial=False, layer=self.scrna_layer)
-                for f in self.scrna_files
+                for f in (slide_files(self.scrna_files) if self.scrna_files else [])
             ],
         )
 

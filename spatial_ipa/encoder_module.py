@@ -115,6 +115,9 @@ class EncoderModule(pl.LightningModule):
         super().__init__()
         if start not in ("spatial", "pca", "random"):
             raise ValueError(f"start must be spatial, pca or random, got {start!r}")
+        limit = _start_width(d_out, hidden)
+        if start == "spatial" and rank < limit:
+            raise ValueError(f"rank must be at least {limit}, the width of the start; got {rank}")
         if start == "random" and first_layer_lr == 0:
             raise ValueError("start=random needs first_layer_lr > 0: the gene layer must learn")
         if start == "random" and w_anchor > 0:
@@ -328,6 +331,9 @@ class EncoderModule(pl.LightningModule):
                     if k.startswith(part)
                 }
                 target.load_state_dict(best or source.state_dict())
+        # Without training, or with the start chosen by the selection slide, it aligns nothing.
+        if adapter is not None and adapter.is_identity:
+            adapter = None
         return FrozenEncoder(encoder, adapter, data.panel, data.split, data.target_sum)
 
     def on_fit_end(self) -> None:
@@ -359,10 +365,10 @@ class EncoderModule(pl.LightningModule):
 
     def _linear_start(self, expression: list[LogExpression]) -> Tensor:
         """(G, r) the linear map that the trunk starts as."""
-        limit = min(self.d_out, self.hidden[0] // 2, self.hidden[1] // 2)
+        limit = _start_width(self.d_out, self.hidden)
         if self.start == "pca":
             return torch.from_numpy(principal_components(expression, limit, self.seed))
-        basis = principal_components(expression, max(self.rank, limit), self.seed)
+        basis = principal_components(expression, self.rank, self.seed)
         found, _ = spatial_components(
             expression,
             [s.xy for s in self.data.fit_slides if s.xy is not None],
@@ -372,6 +378,11 @@ class EncoderModule(pl.LightningModule):
             ridge=self.ridge,
         )
         return torch.from_numpy(found)
+
+
+def _start_width(d_out: int, hidden: tuple[int, int]) -> int:
+    """Most components that a trunk of these widths can compute."""
+    return min(d_out, hidden[0] // 2, hidden[1] // 2)
 
 
 @torch.no_grad()

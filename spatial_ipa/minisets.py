@@ -126,6 +126,18 @@ def collate(items: Sequence[Miniset]) -> Miniset:
     )
 
 
+def check_sizes(size_min: int, size_max: int) -> None:
+    """Refuse miniset sizes that are too small or out of order.
+
+    Raises:
+        ValueError: if so.
+    """
+    if not 8 <= size_min <= size_max:
+        raise ValueError(
+            f"sizes must satisfy 8 <= size_min <= size_max, got {size_min} and {size_max}"
+        )
+
+
 def draw_members(n: int, size_min: int, size_max: int, generator: torch.Generator) -> Tensor:
     """(m,) ascending: a random subset of n nodes, m uniform in [size_min, size_max], at most n."""
     size = int(torch.randint(size_min, size_max + 1, (1,), generator=generator))
@@ -187,10 +199,7 @@ class MinisetDataset(Dataset[Miniset]):
     ) -> None:
         if not slides:
             raise ValueError("minisets need at least one slide, got none")
-        if not 8 <= size_min <= size_max:
-            raise ValueError(
-                f"sizes must satisfy 8 <= size_min <= size_max, got {size_min} and {size_max}"
-            )
+        check_sizes(size_min, size_max)
         for slide in slides:
             slide.check_finite()
         self.slides, self.length = list(slides), length

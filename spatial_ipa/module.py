@@ -147,9 +147,29 @@ class SpatialIPAModule(pl.LightningModule):
         self.calibration_draws = calibration_draws
         self.context: PlacementContext | None = None
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.export is not None:
+    def check_settings(self) -> None:
+        """Refuse settings that a fit under the current trainer could not end with.
+
+        Raises:
+            ValueError: on the number of epochs, of recycles, or the place of the export.
+        """
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise ValueError(
+                "trainer.max_epochs must be set, to at least 1: the cosine decay runs over it"
+            )
+        if self.model.recycles < 2 and self.trainer.world_size > 1:
+            raise ValueError(
+                "model.init_args.recycles must be at least 2 on several processes: one pass leaves "
+                "the state update without gradient, which DDP refuses"
+            )
+        if self.export is not None:
             prepare_output(self.export, "model.export")
+
+    def setup(self, stage: str) -> None:
+        self.check_settings()
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, MinisetDataModule):
             return
@@ -398,8 +418,9 @@ class SpatialIPAModule(pl.LightningModule):
         adapted = kind == "scrna" and encoder.adapter is not None
         if kind == "scrna" and not adapted:
             rank_zero_warn(
-                "the encoder was trained without dissociated cells (data.init_args.scrna): these "
-                "are embedded as if they were spots, and nothing aligns them with the slides"
+                "the encoder was trained without dissociated cells (data.init_args.scrna), or not "
+                "beyond its start: these are embedded as if they were spots, and nothing aligns "
+                "them with the slides"
             )
         with clock.stage("embed"):
             placed = encoder.has_counts(slide)
@@ -461,8 +482,7 @@ class SpatialIPAModule(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         epochs = self.trainer.max_epochs
-        if epochs is None or epochs < 1:
-            raise ValueError("trainer.max_epochs must be set: the cosine decay runs over it")
+        assert epochs is not None, "checked in setup"
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, T_max=epochs, eta_min=self.lr_final
         )

@@ -48,7 +48,8 @@ def gene_panel(slides: Sequence[Slide], min_genes: int = MIN_GENES) -> tuple[str
         )
         raise ValueError(
             f"{len(panel)} genes are shared by all slides, at least min_genes={min_genes} are "
-            f"needed; shared with {slides[0].name}: {overlaps}{_case_hint(slides)}"
+            f"needed; shared with {slides[0].name}: {overlaps}{_case_hint(slides)}. "
+            f"{_kinds_hint(slides)}"
         )
     return panel
 
@@ -99,8 +100,8 @@ def panel_columns(slide: Slide, panel: Sequence[str], max_missing: float = 0.5) 
     if len(missing) > max_missing * len(panel):
         raise ValueError(
             f"slide {slide.name!r} lacks {len(missing)} of the {len(panel)} genes of the panel "
-            f"(at most {max_missing:.0%} may be missing), among them "
-            f"{', '.join(missing[:5])}; are species and kind of gene name the same?"
+            f"(at most {max_missing:.0%} may be missing), among them {', '.join(missing[:3])}; "
+            f"its own are called {', '.join(slide.genes[:3])}. {_SAME_KIND}"
         )
     return np.array([column_of.get(gene, -1) for gene in panel])
 
@@ -170,6 +171,17 @@ def _log_dispersion(logged: sp.csr_matrix, num_bins: int = 20) -> np.ndarray:
         if group.size:
             score[used[members]] = (group - group.mean()) / (group.std() or 1.0)
     return score
+
+
+_SAME_KIND = (
+    "If species are the same and kinds of name are not (symbols, Ensembl ids, ids with versions), "
+    "set var_names of one to names of the other's kind, as from a column of its var"
+)
+
+
+def _kinds_hint(slides: Sequence[Slide]) -> str:
+    names = "; ".join(f"{slide.name}: {', '.join(slide.genes[:3])}" for slide in slides[:4])
+    return f"Genes are called {names}. {_SAME_KIND}"
 
 
 def _case_hint(slides: Sequence[Slide]) -> str:

@@ -118,6 +118,6 @@ class ReferenceCells:
     def from_state(state: dict[str, Any]) -> ReferenceCells:
         return ReferenceCells(
             tuple(state["names"]),
-            tuple(h.numpy() for h in state["h"]),
-            tuple(xy.numpy() for xy in state["xy"]),
+            tuple(h.cpu().numpy() for h in state["h"]),
+            tuple(xy.cpu().numpy() for xy in state["xy"]),
         )

@@ -23,6 +23,7 @@ from lightning_runs import (
     options,
     weights,
 )
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spatial_ipa.encoder import load_encoder, save_encoder
 from spatial_ipa.io import read_slide
@@ -124,6 +125,37 @@ def test_run_leaves_what_it_promises(trained: Path) -> None:
     assert list(trained.rglob("events.out.tfevents.*"))
     assert list(trained.rglob("config_fit.yaml"))
     assert not list(trained.rglob("*.partial"))
+
+
+HEALTH = {
+    *(
+        f"{name}/{recycle}"
+        for name in (
+            "attention_recall30", "logit_std", "attention_entropy", "attention_vs_qk",
+            "attention_vs_gate", "step_size",
+        )
+        for recycle in range(5)
+    ),
+    "gate_precision30", "gate_recall30", "eigenvalue_ratio", "median_distance",
+}  # fmt: skip
+
+
+def test_every_epoch_logs_scores_and_health(trained: Path) -> None:
+    """The score that selects appears only once the walk weight has reached its cap."""
+    (file,) = trained.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+    points = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    every_epoch = {f"val/{name}" for name in ("h_gate", "t", "rw", "stress", "gate_kl")}
+    every_epoch |= {f"health/{name}" for name in HEALTH}
+    assert every_epoch <= set(points)
+    for tag in every_epoch:
+        values = [point.value for point in points[tag]]
+        assert len(values) == 3, tag
+        assert np.isfinite(values).all(), tag
+    assert len(points["val/e_geo"]) == 2
+    assert len(points["gate_pretraining/kl"]) == 6
+    selected = {point.step: point.value for point in points["val/h_gate"]}
+    assert all(selected[point.step] == point.value for point in points["val/e_geo"])
 
 
 def test_same_seed_same_weights(tissue: Path, trained: Path, tmp_path: Path) -> None:
@@ -373,6 +405,7 @@ BAD = {
     "sizes": ([f"--{MINISETS}.size_min=90", f"--{MINISETS}.size_max=80"], "size_min <= size_max"),
     "noise": ([f"--{MINISETS}.augmentation.noise_h=-1"], "noise_h must not be negative"),
     "drop": ([f"--{MINISETS}.augmentation.drop_edges=1.0"], r"drop_edges must lie in \[0, 1\)"),
+    "no rows": ([f"--{MINISETS}.num_rows=0"], "num_rows must be at least 1"),
     "no candidates": ([f"--{MINISETS}.num_candidates=0"], "num_candidates must be at least 1"),
     "draws": (["--model.init_args.calibration_draws=1"], "calibration_draws must be 0 or at least"),
     "no epochs": (["--trainer.max_epochs=-1"], "max_epochs must be set"),
@@ -405,6 +438,18 @@ def test_bad_input_is_refused_by_name(case: str, tissue: Path, tmp_path: Path) -
     )
     assert_refused(done, message)
     assert not (tmp_path / "model.ckpt").exists()
+
+
+@pytest.mark.parametrize("case", ["export is a folder", "sizes", "no epochs"])
+def test_settings_are_refused_before_an_encoder_is_trained(
+    case: str, tissue: Path, tmp_path: Path
+) -> None:
+    arguments, message = BAD[case]
+    extra = {"data.init_args.encoder": tmp_path / "own.pt"}
+    command = fit_arguments(tissue, tmp_path, **extra)
+    command += [a.format(tissue=tissue) for a in arguments]
+    assert_refused(lightning("fit", *command, cwd=tmp_path, check=False), message)
+    assert not (tmp_path / "own.pt").exists()
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,18 @@ def test_fit_writes_an_encoder_that_knows_its_split(tissue: TissuePaths, tmp_pat
     assert not np.array_equal(encoder.embed(sample, "st"), encoder.embed(sample, "scrna"))
 
 
+def test_without_training_there_is_no_adapter_to_speak_of(
+    tissue: TissuePaths, tmp_path: Path
+) -> None:
+    """An adapter that changes nothing would pass for an alignment."""
+    data = make_data(tissue, scrna=True)
+    data.scrna_files = [str(tissue.scrna.parent / "scr*.h5ad")]  # patterns work here, too
+    fit(EncoderModule(str(tmp_path / "e.pt")), data, 0)
+    assert load_encoder(tmp_path / "e.pt").adapter is None
+    fit(EncoderModule(str(tmp_path / "e.pt")), data, 1)
+    assert load_encoder(tmp_path / "e.pt").adapter is not None
+
+
 def test_scrna_term_mixes_cells_of_another_technology_with_spots(
     tissue: TissuePaths, tmp_path: Path
 ) -> None:
@@ -257,6 +269,8 @@ def test_held_out_expression_changes_nothing_unless_transductive(
 def test_settings_that_cannot_work_are_refused(tissue: TissuePaths, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="w_coral must not be negative"):
         EncoderModule("e.pt", w_coral=-1.0)
+    with pytest.raises(ValueError, match=r"rank must be at least 128, .*got 64"):
+        EncoderModule("e.pt", rank=64)
     with pytest.raises(ValueError, match="first_layer_lr"):
         EncoderModule("e.pt", start="random", w_anchor=0.0)
     with pytest.raises(ValueError, match="nothing to be anchored to; set w_anchor to 0"):

@@ -54,6 +54,10 @@ def test_small_panels_are_refused_with_each_overlap() -> None:
     ]
     with pytest.raises(ValueError, match=r"1 genes .*human: 4 of 4, mouse: 1 of 4 \(4 if case"):
         gene_panel(slides, min_genes=2)
+    ensembl = slide("ensembl", one, ["ENSG01", "ENSG02", "ENSG03", "ENSG04"])
+    told = r"human: GFAP, MBP, ACTB; ensembl: ENSG01, ENSG02, ENSG03.*symbols, Ensembl ids"
+    with pytest.raises(ValueError, match=told):
+        gene_panel([slides[0], ensembl])
     with pytest.raises(ValueError, match="slides is empty"):
         gene_panel([])
 
@@ -69,7 +73,9 @@ def test_reindex_equals_dense_indexing_and_reports_missing_genes() -> None:
     np.testing.assert_array_equal(matrix.toarray(), expected)
     assert matrix.dtype == np.float32
     assert matrix.has_canonical_format
-    with pytest.raises(ValueError, match=r"'a' lacks 2 of the 6 genes .*new, other"):
+    with pytest.raises(
+        ValueError, match=r"'a' lacks 2 of the 6 .*new, other; its own are called g0"
+    ):
         reindex(source, panel, max_missing=0.2)
     with pytest.raises(ValueError, match="panel must hold unique gene names"):
         reindex(source, ["g1", "g1"])

@@ -227,10 +227,18 @@ def test_without_validation_slides_there_is_no_loader() -> None:
     assert module.val_dataloader() == []
 
 
-@pytest.mark.parametrize("name", ["per_epoch", "val_per_slide", "batch_size", "num_candidates"])
+@pytest.mark.parametrize(
+    "name", ["per_epoch", "val_per_slide", "batch_size", "num_candidates", "num_rows"]
+)
 def test_bad_settings(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         replace(MinisetSettings(), **{name: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size_min", "size_max"), [(90, 80), (7, 80)])
+def test_bad_sizes_are_refused_where_they_are_given(size_min: int, size_max: int) -> None:
+    with pytest.raises(ValueError, match=rf"8 <= size_min <= size_max, got {size_min} and 80"):
+        MinisetSettings(size_min=size_min, size_max=size_max)
 
 
 # ---- the checkpoint's context, and the embedding cache
