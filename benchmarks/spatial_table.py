@@ -346,18 +346,21 @@ def run(args: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     results = out / "results.jsonl"
     index, count = (int(part) for part in args.shard.split("/"))
-    done = {_key(row) for row in _read(results)}
+    # One job holds several rivals, of which some may be there already.
+    there = {(_key(row), row["method"]) for row in _read(results)}
+    done = {key for key, _ in there}
     runner: Runner | None = None
     for number, (split, fold, condition, seed) in enumerate(jobs(args)):
         if number % count != index:
             continue
         key = (split, fold.name, condition, seed, args.tag, args.rotate)
-        if key in done:
+        rivals = [name for name in args.rivals if (key, name) not in there]
+        if not rivals if condition in _RIVAL_CONDITIONS else key in done:
             continue
         if runner is None or (runner.fold, runner.seed) != (fold, seed):
             runner = Runner(args, fold, seed)
         if condition in _RIVAL_CONDITIONS:
-            rows = runner.rivals(args.rivals, outline=_RIVAL_CONDITIONS[condition])
+            rows = runner.rivals(rivals, outline=_RIVAL_CONDITIONS[condition])
         elif condition == _FRAME_ALONE:
             rows = runner.regression()
         elif condition == "oracle":

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from spatial_ipa.slide import Slide
 
@@ -55,6 +56,35 @@ def test_the_common_frame_alone_is_scored_on_the_held_out_slide(table: ModuleTyp
     (row,) = runner.regression()
     assert (row["slide"], row["method"]) == ("s2", "common frame alone")
     assert row["spearman"] > 0.95
+
+
+def test_only_rivals_that_are_missing_are_run(
+    table: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One job holds several of them; that some are there must not hide that others are not."""
+    asked: list[list[str]] = []
+
+    class Fake:
+        def __init__(self, args: Namespace, fold: object, seed: int) -> None:
+            self.fold, self.seed = fold, seed
+
+        def rivals(self, names: list[str], outline: bool) -> list[dict[str, object]]:
+            asked.append(names)
+            scores = dict.fromkeys([*table.COLUMNS, "train_s"], 0.0)
+            return [{"slide": "BZ9", "method": n, "inference": "", **scores} for n in names]
+
+    monkeypatch.setattr(table, "Runner", Fake)
+    args = Namespace(
+        splits=["starmap"], folds=None, seeds=[0], conditions=["rivals"], rivals=["knn", "ridge"],
+        out=str(tmp_path), tag="t", rotate=False, shard="0/1", threads=torch.get_num_threads(),
+    )  # fmt: skip
+    table.run(args)
+    args.rivals = ["knn", "spectral", "ridge"]
+    table.run(args)
+    table.run(args)
+    assert asked == [["knn", "ridge"], ["spectral"]]
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["method"] for row in rows] == ["knn", "ridge", "spectral"]
 
 
 def test_a_seed_without_every_slide_is_left_out(
