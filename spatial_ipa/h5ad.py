@@ -129,6 +129,15 @@ def row_names(frame: h5py.Group) -> list[str]:
     return [str(name) for name in read_elem(frame[frame.attrs["_index"]])]
 
 
+def read_column(frame: h5py.Group, key: str) -> Any:
+    """One column of a stored data frame; None if there is none of that name."""
+    if key not in frame:
+        return None
+    if frame.attrs.get("encoding-version") == "0.1.0":  # anndata 0.7 kept categories elsewhere
+        return read_elem(frame)[key]
+    return read_elem(frame[key])
+
+
 def _columns(frame: h5py.Group) -> list[str]:
     return [str(key) for key in frame.attrs["column-order"]]
 

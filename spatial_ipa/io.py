@@ -23,7 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.io import read_elem
 
-from spatial_ipa.h5ad import open_h5ad, row_names, write_prediction
+from spatial_ipa.h5ad import open_h5ad, read_column, row_names, write_prediction
 from spatial_ipa.panels import MIN_GENES, gene_panel, reindex, select_genes
 from spatial_ipa.slide import Slide, canonical_csr
 
@@ -204,7 +204,7 @@ def _read_parts(path: Path, layer: str | None, spatial_key: str | None) -> _Part
         try:
             # Other columns of obs are left alone: they may be anything.
             obs_names, genes = row_names(file["obs"]), row_names(file[genes_at])
-            patient = read_elem(file["obs/patient"]) if "patient" in file["obs"] else None
+            patient = read_column(file["obs"], "patient")
             matrix = read_elem(file[matrix_at])
             xy = None if spatial_key is None else read_elem(file[f"obsm/{spatial_key}"])
         except Exception as error:  # h5py and anndata raise errors of all kinds here

@@ -436,6 +436,31 @@ def test_prediction_is_added_and_all_else_kept(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [path_in, path_out]
 
 
+def as_anndata_0_7(path: Path) -> None:
+    """The layout of data frames before anndata 0.8: codes here, categories in a group beside."""
+    with h5py.File(path, "r+") as file:
+        frame = file["obs"]
+        codes, categories = frame["patient/codes"][:], frame["patient/categories"][:]
+        del frame["patient"]
+        frame["patient"] = codes
+        frame["__categories/patient"] = categories.astype(h5py.string_dtype())
+        frame["patient"].attrs["categories"] = frame["__categories/patient"].ref
+        frame.attrs["encoding-version"] = "0.1.0"
+
+
+@pytest.mark.filterwarnings("ignore:.*was written without encoding metadata")
+def test_files_of_anndata_0_7(tmp_path: Path) -> None:
+    data = make()
+    data.obs["patient"] = data.obs["patient"].astype("category")
+    path_in = save(data, tmp_path / "in.h5ad")
+    as_anndata_0_7(path_in)
+    assert read_slide(path_in, require_spatial=True).patient == "P1"
+    out = predict(path_in, tmp_path / "out.h5ad", obs={"spatial_ipa_radius": np.arange(N)})
+    read = ad.read_h5ad(out)
+    assert list(read.obs["patient"]) == ["P1"] * N
+    np.testing.assert_array_equal(read.obs["spatial_ipa_radius"], np.arange(N))
+
+
 def test_columns_of_obs_that_are_not_needed_may_be_anything(tmp_path: Path) -> None:
     """A nullable string column, which anndata reads but does not write, and an unknown encoding."""
     data = make()
