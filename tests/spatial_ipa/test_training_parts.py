@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from common.stage import run_stage
@@ -239,6 +240,20 @@ def test_bad_settings(name: str) -> None:
 def test_bad_sizes_are_refused_where_they_are_given(size_min: int, size_max: int) -> None:
     with pytest.raises(ValueError, match=rf"8 <= size_min <= size_max, got {size_min} and 80"):
         MinisetSettings(size_min=size_min, size_max=size_max)
+
+
+def test_one_recycle_is_refused_on_several_processes() -> None:
+    """One pass leaves the state update without gradient, which DDP would refuse in its own words."""
+    module = SpatialIPAModule(recycles=1)
+    for world_size in (1, 2):
+        module.trainer = SimpleNamespace(  # type: ignore[assignment]
+            state=SimpleNamespace(fn=TrainerFn.FITTING), max_epochs=1, world_size=world_size
+        )
+        if world_size == 1:
+            module.check_settings()
+        else:
+            with pytest.raises(ValueError, match="recycles must be at least 2 on several proc"):
+                module.check_settings()
 
 
 # ---- the checkpoint's context, and the embedding cache
