@@ -243,7 +243,7 @@ def test_bad_sizes_are_refused_where_they_are_given(size_min: int, size_max: int
 
 
 def test_one_recycle_is_refused_on_several_processes() -> None:
-    """One pass leaves the state update without gradient, which DDP would refuse in its own words."""
+    """One pass leaves the state update without gradient, which DDP would refuse less clearly."""
     module = SpatialIPAModule(recycles=1)
     for world_size in (1, 2):
         module.trainer = SimpleNamespace(  # type: ignore[assignment]
