@@ -72,6 +72,7 @@ METHODS = {
     "real": "the real given models",
     "noise": "independent noise",
     "network + constraints": "elastic network + constraints",
+    "network on the core + constraints": "elastic network as wide as the core + constraints",
     "network + finish": "elastic network + our finish",
     "pca + constraints": "PCA sampling + constraints",
     "pca + finish": "PCA sampling + our finish",
@@ -160,9 +161,13 @@ class Rivals:
         if name == "real":
             return self.training, float("nan")
         base, _, treatment = name.partition(" + ")
+        base, _, on_core = base.partition(" on the ")
+        weights = self.weights
+        if on_core and self.case.core is not None:
+            weights = self.case.core.float()
         # The same draws whatever is done with them.
         generator = generator_for(self.seed, case_key(self.case.name), list(SAMPLERS).index(base))
-        x = SAMPLERS[base](self.training, self.weights, self.count, generator)
+        x = SAMPLERS[base](self.training, weights, self.count, generator)
         if treatment:
             x = self.treated(x, treatment)
         return x, (time.perf_counter() - start) / self.count

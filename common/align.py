@@ -40,8 +40,9 @@ class Alignment:
 
     def apply(self, points: Tensor) -> Tensor:
         """Move points (..., N, D) -> (..., N, D); any N."""
-        turned = points @ self.rotation.mT
-        return self.scale[..., None, None] * turned + self.translation[..., None, :]
+        with torch.autocast(points.device.type, enabled=False):
+            turned = points @ self.rotation.mT
+            return self.scale[..., None, None] * turned + self.translation[..., None, :]
 
 
 def align(
@@ -70,7 +71,14 @@ def align(
         ValueError: on differing shapes, negative weights, a set without weight, or values that
             are not finite where the weight is positive.
     """
-    weights = _check(mobile, target, weights)
+    # Autocast would make half-precision matrices, which have no SVD, of float32 points.
+    with torch.autocast(mobile.device.type, enabled=False):
+        return _align(mobile, target, _check(mobile, target, weights), scale, reflection)
+
+
+def _align(
+    mobile: Tensor, target: Tensor, weights: Tensor, scale: bool, reflection: bool
+) -> Alignment:
     used = (weights > 0)[..., None]
     mobile = torch.where(used, mobile, torch.zeros((), dtype=mobile.dtype, device=mobile.device))
     target = torch.where(used, target, torch.zeros((), dtype=target.dtype, device=target.device))

@@ -82,10 +82,15 @@ def counter_normal(keys: Tensor, count: int, dtype: torch.dtype = torch.float32)
 
 
 def combined_key(first: Tensor | int, *others: Tensor | int) -> Tensor:
-    """One int64 key out of several: integers and (B,) int64 tensors, which broadcast."""
-    key = _mix(torch.as_tensor(first))
+    """One int64 key out of several: integers and (B,) int64 tensors, which broadcast.
+
+    It is on the device of the tensors, which have to share one, or on the CPU without any.
+    """
+    parts = (first, *others)
+    device = next((part.device for part in parts if isinstance(part, Tensor)), None)
+    key = _mix(torch.as_tensor(first, device=device))
     for other in others:
-        key = _mix(key + _GAMMA + torch.as_tensor(other, device=key.device))
+        key = _mix(key + _GAMMA + torch.as_tensor(other, device=device))
     return key
 
 

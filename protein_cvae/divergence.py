@@ -8,7 +8,7 @@ from torch import Tensor
 
 from protein_cvae.kl import free_bits, gaussian_kl
 from protein_cvae.latents import Latents
-from protein_cvae.losses import LossWeights
+from protein_cvae.losses import LossWeights, batch_mean
 from protein_cvae.model import Condition, Posterior, ProteinCVAE
 
 
@@ -55,14 +55,24 @@ class KLTerms:
 
 
 def kl_terms(
-    model: ProteinCVAE, posterior: Posterior, condition: Condition, z: Latents, floor: float
+    model: ProteinCVAE,
+    posterior: Posterior,
+    condition: Condition,
+    z: Latents,
+    floor: float,
+    weight: Tensor,
 ) -> KLTerms:
     """KL of each latent in nats per residue; the global latent's is spread over residues.
+
+    Means are over items for z_global, shift and turn, and over all residues for detail and
+    sequence, each with the ``weight`` (B,) of its item: one of weight 0 fills a batch up and counts
+    for nothing.
 
     The local priors are given z_global and the shift: their terms are those of the sample ``z``.
     ``floor`` is :attr:`KLSettings.free_bits`.
     """
     count = condition.mask.sum(1).clamp_min(1)
+    of_residue = weight[:, None].expand_as(condition.mask)[condition.mask]  # (N,)
     prior_global = model.prior_global(condition)
     prior = model.prior_local(condition, z.z_global, z.shift)
     prior_shift = model.prior_shift(condition, z.z_global)
@@ -83,21 +93,19 @@ def kl_terms(
     if posterior.sequence is not None and prior_sequence is not None:
         p, q = prior_sequence, posterior.sequence
         each = gaussian_kl(q.mean, q.log_var, p.mean, p.log_var)[condition.mask]
-        on_sequence = each.sum(1).mean()
+        on_sequence = batch_mean(each.sum(1), of_residue)
     seen = condition.mask & condition.templated[:, None]
     shifts = posterior.shift, posterior.shift_log_var, prior_shift
     on_shift = condition.network.kl(*shifts)
-    length = count.float().mean()
-    shift = (on_shift / count).mean()
-    turn = ((on_turn * seen).sum(1) / count).mean()
+    length = batch_mean(count.float(), weight)
     return KLTerms(
-        z_global=(on_global.sum(1) / count).mean(),
-        detail=on_detail.sum(1).mean(),
-        shift=shift,
-        turn=turn,
+        z_global=batch_mean(on_global.sum(1) / count, weight),
+        detail=batch_mean(on_detail.sum(1), of_residue),
+        shift=batch_mean(on_shift / count, weight),
+        turn=batch_mean((on_turn * seen).sum(1) / count, weight),
         sequence=on_sequence,
-        free_global=free_bits(on_global, floor).sum() / length,
-        free_detail=free_bits(on_detail, floor).sum(),
+        free_global=free_bits(on_global, floor, weight).sum() / length,
+        free_detail=free_bits(on_detail, floor, of_residue).sum(),
     )
 
 

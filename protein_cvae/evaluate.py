@@ -162,7 +162,7 @@ def _reconstruct(
         x = x if finish is None else finish(x, batch, condition.mask)
         coordinates.append(x.float().cpu())
         predicted.append(decoded.logits.argmax(-1).cpu())
-        terms = module.kl_terms(posterior, condition, posterior.mean())
+        terms = module.kl_terms(posterior, condition, posterior.mean(), batch.weight)
         for name, value in kl_values(terms).items():
             if name.startswith("kl_"):
                 latent, share = name.removeprefix("kl_"), len(part) / len(case.judged)

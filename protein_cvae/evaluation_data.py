@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from protein_cvae.batch import ProteinBatch
+from protein_cvae.ensemble import Ensemble
 from protein_cvae.prepare import PreparedEnsemble
-from protein_cvae.splits import EnsembleSplit
+from protein_cvae.splits import EnsembleEntry, EnsembleSplit
 
 MIN_RESIDUES = 4
 MIN_CORE = 5  # residues; a smaller core is not scored by itself
@@ -57,22 +58,7 @@ class EvaluationCase:
             ValueError: if hardly any residue is present in every model, no model is held out, or
                 an unseen protein has too few models to be divided.
         """
-        ensemble, entry = prepared.ensemble, prepared.entry
-        if entry.unseen:
-            alone = EnsembleSplit.declare(
-                [ensemble], held_out_fraction=held_out_fraction, seed=seed
-            )
-            entry = replace(entry, train=alone.entries[0].train, heldout=alone.entries[0].heldout)
-        if not entry.heldout:
-            raise ValueError(
-                f"{ensemble.name}: no model is held out to judge on; set held_out_fraction above 0"
-            )
-        common = ensemble.mask.all(0)
-        if int(common.sum()) < MIN_RESIDUES:
-            raise ValueError(
-                f"{ensemble.name}: {int(common.sum())} residues are present in every model, "
-                f"expected at least {MIN_RESIDUES}; leave it out"
-            )
+        ensemble, entry, common = _checked(prepared, held_out_fraction, seed)
         divided = PreparedEnsemble.build(
             prepared.index, ensemble.select_residues(common), entry, prepared.embedding[common]
         )
@@ -140,6 +126,31 @@ class EvaluationCase:
         return self
 
 
+def _checked(
+    prepared: PreparedEnsemble, held_out_fraction: float, seed: int
+) -> tuple[Ensemble, EnsembleEntry, Tensor]:
+    """The ensemble, how its models are divided, and (L,) bool, residues present in all of them.
+
+    Raises:
+        ValueError: as :meth:`EvaluationCase.build`.
+    """
+    ensemble, entry = prepared.ensemble, prepared.entry
+    if entry.unseen:
+        alone = EnsembleSplit.declare([ensemble], held_out_fraction=held_out_fraction, seed=seed)
+        entry = replace(entry, train=alone.entries[0].train, heldout=alone.entries[0].heldout)
+    if not entry.heldout:
+        raise ValueError(
+            f"{ensemble.name}: no model is held out to judge on; set held_out_fraction above 0"
+        )
+    common = ensemble.mask.all(0)
+    if int(common.sum()) < MIN_RESIDUES:
+        raise ValueError(
+            f"{ensemble.name}: {int(common.sum())} residues are present in every model, "
+            f"expected at least {MIN_RESIDUES}; leave it out"
+        )
+    return ensemble, entry, common
+
+
 class EvaluationCases(Dataset[EvaluationCase]):
     """The case of each ensemble, known proteins first; made when asked for.
 
@@ -150,6 +161,9 @@ class EvaluationCases(Dataset[EvaluationCase]):
         seed: see there.
 
     An index beyond the last, with which samplers fill up ranks, gives a case again.
+
+    Raises:
+        ValueError: as :meth:`EvaluationCase.build`, on the first ensemble that cannot be scored.
     """
 
     def __init__(
@@ -161,6 +175,8 @@ class EvaluationCases(Dataset[EvaluationCase]):
     ) -> None:
         self.ensembles = [*known, *unseen]
         self.held_out_fraction, self.seed = held_out_fraction, seed
+        for prepared in self.ensembles:  # before any of them is scored, which takes minutes
+            _checked(prepared, held_out_fraction, seed)
         learned = [e.ensemble.aatype for e in known]
         self.training_aatype = torch.cat(learned) if learned else torch.zeros(0, dtype=torch.int64)
 

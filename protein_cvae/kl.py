@@ -19,15 +19,19 @@ def gaussian_kl(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var
     return 0.5 * (ratio.exp() + gap - 1 - ratio)
 
 
-def free_bits(kl: Tensor, floor: float) -> Tensor:
+def free_bits(kl: Tensor, floor: float, weight: Tensor | None = None) -> Tensor:
     """Raise each dimension to ``floor`` nats, so that it is not pressed below (Kingma et al. 2016).
 
     Args:
         kl: (S, D) nats, S samples (conformers or residues) of D dimensions; the mean over samples
             of a dimension is what is compared.
         floor: nats per dimension; 0 leaves the terms alone.
+        weight: (S,) of each sample; equal if None.
 
     Returns:
         (D,) nats, mean over samples.
     """
-    return kl.mean(0).clamp_min(floor)
+    if weight is None:
+        return kl.mean(0).clamp_min(floor)
+    share = weight / weight.sum().clamp_min(1e-12)
+    return (share[:, None] * kl).sum(0).clamp_min(floor)

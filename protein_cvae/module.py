@@ -118,6 +118,7 @@ class ProteinCVAEModule(pl.LightningModule):
         self.evaluation = evaluation
         self._means: list[tuple[Tensor, Tensor]] = []
         self._evaluation_run: EvaluationRun | None = None
+        self._resumed_total: int | None = None
 
     # -- one pass -------------------------------------------------------------------------------
 
@@ -164,9 +165,11 @@ class ProteinCVAEModule(pl.LightningModule):
             prior.detail.sample(noise.detail, temperature),
         )
 
-    def kl_terms(self, posterior: Posterior, condition: Condition, z: Latents) -> KLTerms:
+    def kl_terms(
+        self, posterior: Posterior, condition: Condition, z: Latents, weight: Tensor
+    ) -> KLTerms:
         """See :func:`~protein_cvae.divergence.kl_terms`."""
-        return kl_terms(self.model, posterior, condition, z, self.kl.free_bits)
+        return kl_terms(self.model, posterior, condition, z, self.kl.free_bits, weight)
 
     def decode(
         self,
@@ -191,6 +194,12 @@ class ProteinCVAEModule(pl.LightningModule):
     # -- training -------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        precision = str(self.trainer.precision)
+        if precision not in ("32-true", "64-true"):
+            raise ValueError(
+                f"trainer.precision must be 32-true or 64-true, got {precision}: bond lengths and "
+                "superposition need more digits than half precision has"
+            )
         if stage == "fit" and self.export is not None:
             prepare_output(self.export, "model.export")
         width = getattr(getattr(self.trainer, "datamodule", None), "embedding_width", None)
@@ -223,7 +232,7 @@ class ProteinCVAEModule(pl.LightningModule):
         mask, weights = condition.mask, self.weights
         fit = fit_terms(decoded.coordinates, decoded.logits, batch, mask, weights.tail)
         shape = geometry_terms(decoded.coordinates, batch.aatype, batch.bonded, mask)
-        kl = self.kl_terms(posterior, condition, z)
+        kl = self.kl_terms(posterior, condition, z, batch.weight)
         drawn = self.sample_prior(condition, self.noise(batch, self.global_step, 1))
         free = self.decode(batch, condition, drawn)
         free_shape = geometry_terms(free.coordinates, batch.aatype, batch.bonded, mask)
@@ -287,7 +296,7 @@ class ProteinCVAEModule(pl.LightningModule):
         mask, weights = condition.mask, self.weights
         fit = fit_terms(decoded.coordinates, decoded.logits, batch, mask, weights.tail)
         shape = geometry_terms(decoded.coordinates, batch.aatype, batch.bonded, mask)
-        kl = self.kl_terms(posterior, condition, posterior.mean())
+        kl = self.kl_terms(posterior, condition, posterior.mean(), batch.weight)
         loss = batch_mean(
             weighted(weights, fit, 1.0) + weighted_geometry(weights, shape, 1.0), batch.weight
         )
@@ -314,7 +323,26 @@ class ProteinCVAEModule(pl.LightningModule):
         values |= kl_values(kl)
         return values, posterior, condition
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            checkpoint["total_steps"] = int(self.trainer.estimated_stepping_batches)
+
+    def on_train_start(self) -> None:
+        """Refuse to resume over another number of steps: every schedule runs over them.
+
+        Raises:
+            ValueError: if so.
+        """
+        total = int(self.trainer.estimated_stepping_batches)
+        if self._resumed_total not in (None, total):
+            raise ValueError(
+                f"this checkpoint's learning rate and loss weights run over {self._resumed_total} "
+                f"steps, now there are {total}; resume it with the epochs, batches and processes "
+                "it was started with, or train anew without --ckpt_path"
+            )
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._resumed_total = checkpoint.get("total_steps")
         # A resumed training is checked by its data module itself; what is scored by another one
         # must not have been learned from either.
         data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)

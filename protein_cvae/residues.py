@@ -42,6 +42,13 @@ FORCE_FIELD = {
 }  # fmt: skip
 
 WATERS = frozenset({"HOH", "WAT", "H2O", "DOD", "TIP", "TIP3", "TIP4", "TIP5", "SOL", "SPC"})
+# Single atoms: chemical component dictionary, then the names of CHARMM, AMBER and GROMACS.
+IONS = frozenset({
+    "NA", "CL", "K", "MG", "CA", "ZN", "MN", "FE", "FE2", "CU", "CU1", "NI", "CO", "CD", "HG", "BR",
+    "IOD", "LI", "RB", "CS", "SR", "BA", "AL", "AG", "AU", "PB", "PT", "YB", "SM", "GD", "TB", "EU",
+    "SOD", "CLA", "POT", "CAL", "CES", "LIT", "RUB", "BAR", "CAD", "LA", "ZN2", "MG2", "CA2",
+    "NA+", "CL-", "K+", "LI+", "RB+", "CS+", "MG+2", "CA+2", "ZN+2", "ION",
+})  # fmt: skip
 # Groups that end a chain and are no residues of it.
 CAPS = frozenset({"ACE", "NME", "NMA", "NAC", "NH2", "FOR", "MYR", "CBX", "BOC"})
 

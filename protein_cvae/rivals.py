@@ -46,18 +46,21 @@ def pca_sampling(
 def network_sampling(
     training: Tensor, weights: Tensor, count: int, generator: torch.Generator
 ) -> Tensor:
-    """Thermal motion of an elastic network about the medoid, as wide as the training models."""
-    ca = training[:, :, CA]
+    """Thermal motion of an elastic network about the medoid, as wide as the training models.
+
+    As wide where the weight is positive: by all residues the tails decide.
+    """
+    ca, used = training[:, :, CA], weights > 0
     centre = training[pairwise_rmsd(ca, ca).sum(1).argmin()]
     variance, modes = network_modes(centre[:, CA])
     variance, modes = variance[:NETWORK_MODES], modes[:, :NETWORK_MODES]
     draws = _normal((count, len(variance)), training, generator) * variance.sqrt()
     move = (draws @ modes.mT).unflatten(1, (-1, 3))  # (K, L, 3)
-    wanted = spread(ca)
+    wanted = spread(ca, used)
     # Superposition takes out a part that grows with the amplitude: a few rounds settle it.
-    factor = wanted / spread(move + centre[:, CA])
+    factor = wanted / spread(move + centre[:, CA], used)
     for _ in range(4):
-        factor = factor * wanted / spread(factor * move + centre[:, CA])
+        factor = factor * wanted / spread(factor * move + centre[:, CA], used)
     return centre + factor * move[:, :, None]
 
 

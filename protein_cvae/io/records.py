@@ -19,6 +19,7 @@ import numpy as np
 from Bio.PDB.StructureBuilder import StructureBuilder
 
 from protein_cvae.ensemble import BACKBONE
+from protein_cvae.residues import IONS, WATERS
 
 
 class ResidueKey(NamedTuple):
@@ -27,6 +28,7 @@ class ResidueKey(NamedTuple):
     chain: str
     number: int
     insertion: str  # "" if none
+    group: str = ""  # name of a water or ion, which may share its number with a residue
 
 
 class AtomRecord(NamedTuple):
@@ -104,7 +106,10 @@ class RecordBuilder(StructureBuilder):
 
     def init_residue(self, resname: str, field: str, resseq: int, icode: str) -> None:
         """A residue begins; ``field`` is " " unless it stands in HETATM records."""
-        self._key = ResidueKey(self._chain, resseq, icode.strip())
+        # Old files, and numbers that wrap at 9999, give a water or an ion the number of a residue.
+        name = resname.strip().upper()
+        group = name if name in WATERS or name in IONS else ""
+        self._key = ResidueKey(self._chain, resseq, icode.strip(), group)
         self._name, self._hetero = resname, field.strip() != ""
         residues = self.models[-1].residues
         if self._key not in residues:
@@ -142,7 +147,7 @@ class RecordBuilder(StructureBuilder):
                 f"{self.where()}: two residues have this number, {variant.name} and {self._name}; "
                 "give one of them an insertion code or a chain of its own"
             )
-        if name not in BACKBONE:
+        if name not in BACKBONE or self._key.group:
             return
         if name in variant.atoms:
             raise ValueError(

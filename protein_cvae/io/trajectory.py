@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import mdtraj
 import numpy as np
@@ -62,8 +63,9 @@ def read_trajectory(
     Raises:
         FileNotFoundError: if a file does not exist.
         ValueError: if topology and trajectory differ in atoms (names both files), a file cannot be
-            read or holds no frame, a frame is not finite or has a chain cut by the periodic box
-            (names frame and residue), or the protein is refused as by ``read_structure``.
+            read or holds no frame, a frame is not finite, has a chain cut by the periodic box, or
+            one in another periodic image than before (names frame and residue or chain), or the
+            protein is refused as by ``read_structure``.
     """
     topology, paths = Path(topology), [Path(path) for path in trajectories]
     if not paths:
@@ -77,15 +79,18 @@ def read_trajectory(
     if not keys:
         raise ValueError(f"{topology}: no protein: no residue has atoms N, CA and C")
     parts = [_load_frames(path, topology, table, atoms, stride) for path in paths]
-    coordinates = np.concatenate([xyz for xyz, _ in parts])  # (M, R, 3, 3) Å
-    starts = np.cumsum([0] + [count for _, count in parts[:-1]])
+    coordinates = np.concatenate([part.xyz for part in parts])  # (M, R, 3, 3) Å
+    boxes = np.concatenate([part.boxes for part in parts])  # (M, 3, 3) Å
+    starts = np.cumsum([0] + [part.total for part in parts[:-1]])
     numbers = np.concatenate(
-        [start + 1 + stride * np.arange(len(xyz)) for start, (xyz, _) in zip(starts, parts,
-                                                                              strict=True)]
-    )  # fmt: skip
+        [
+            start + 1 + stride * np.arange(len(part.xyz))
+            for start, part in zip(starts, parts, strict=True)
+        ]
+    )
     if max_frames is not None and len(coordinates) > max_frames:
         chosen = np.linspace(0, len(coordinates) - 1, max_frames).round().astype(int)
-        coordinates, numbers = coordinates[chosen], numbers[chosen]
+        coordinates, numbers, boxes = coordinates[chosen], numbers[chosen], boxes[chosen]
     model_numbers = tuple(int(number) for number in numbers)
     book = NoteBook(model_numbers)
     for note in dict.fromkeys(notes):
@@ -114,6 +119,7 @@ def read_trajectory(
         max_residues=max_residues,
     )
     _check_whole(ensemble, topology)
+    _check_together(ensemble, boxes, topology)
     return replace(ensemble, source=", ".join(str(path) for path in [topology, *paths]))
 
 
@@ -173,10 +179,17 @@ def find_trajectories(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in TRAJECTORY_SUFFIXES)
 
 
+class _Frames(NamedTuple):
+    """Every stride-th frame of a file."""
+
+    xyz: np.ndarray  # (F, R, 3, 3) Å
+    boxes: np.ndarray  # (F, 3, 3) Å, box vectors in rows; NaN where the file has none
+    total: int  # frames in the file
+
+
 def _load_frames(
     path: Path, topology: Path, table: mdtraj.Topology, atoms: np.ndarray, stride: int
-) -> tuple[np.ndarray, int]:
-    """Every stride-th frame as (F, R, 3, 3) Å, and the number of frames in the file."""
+) -> _Frames:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such trajectory (topology {topology})")
     if path.suffix.lower() not in TRAJECTORY_SUFFIXES:
@@ -221,7 +234,10 @@ def _load_frames(
         )
     coordinates = xyz[:, np.searchsorted(wanted, np.maximum(atoms, wanted[0]))]
     coordinates[:, atoms < 0] = np.nan
-    return coordinates, count
+    boxes = np.full((len(xyz), 3, 3), np.nan)
+    if frames.unitcell_vectors is not None:
+        boxes[:] = frames.unitcell_vectors * _ANGSTROM_PER_NM
+    return _Frames(coordinates, boxes, count)
 
 
 def _check_whole(ensemble: Ensemble, topology: Path) -> None:
@@ -236,4 +252,31 @@ def _check_whole(ensemble: Ensemble, topology: Path) -> None:
             f"{ensemble.model_numbers[frame]}), residue {ensemble.label(residue)}: the peptide "
             f"bond to {ensemble.label(residue + 1)} is {distance:.1f} Å long; the chain is cut by "
             "the periodic box, make molecules whole before writing the trajectory"
+        )
+
+
+def _check_together(ensemble: Ensemble, boxes: np.ndarray, topology: Path) -> None:
+    """Refuse frames in which a chain has moved by a periodic image against the first chain."""
+    chains = ensemble.chain_index.numpy()
+    boxed = np.isfinite(boxes).all((1, 2)) & (np.abs(np.linalg.det(np.nan_to_num(boxes))) > 0)
+    if chains.max() == 0 or not boxed.any():
+        return
+    ca = np.where(ensemble.mask[..., None], ensemble.coordinates[:, :, 1], np.nan)
+    centre = np.stack(
+        [np.nanmean(ca[:, chains == c], axis=1) for c in range(chains.max() + 1)], axis=1
+    )  # (M, C, 3)
+    apart = centre - centre[:, :1]
+    moved = apart - apart[0]
+    # In units of the box vectors; unwrapped diffusion that far would look the same.
+    images = np.einsum("mcx,mxy->mcy", moved[boxed], np.linalg.inv(boxes[boxed]))
+    jumped = np.argwhere((np.abs(images) > 0.5).any(-1))
+    if jumped.size:
+        frame, chain = np.flatnonzero(boxed)[jumped[0, 0]], int(jumped[0, 1])
+        raise ValueError(
+            f"{topology}: frame {ensemble.model_numbers[frame]} (model "
+            f"{ensemble.model_numbers[frame]}), chain {ensemble.chain_ids[chain]}: it stands "
+            f"{np.linalg.norm(moved[frame, chain]):.1f} Å from where it stood beside chain "
+            f"{ensemble.chain_ids[0]} in the first frame, more than half the periodic box: in "
+            "another image; bring chains together before writing the trajectory (`gmx trjconv "
+            "-pbc cluster`, cpptraj autoimage, mdtraj image_molecules), or read one chain"
         )

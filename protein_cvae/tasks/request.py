@@ -76,7 +76,8 @@ def check_embedder(
 def trained_embedder(checkpoint: str | Path) -> str | None:
     """Identity of the embedder that a checkpoint was trained with; None if it does not say."""
     content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return content.get("ensemble_split", {}).get("embedder")
+    # Lightning keeps the state of the data module under the name of its class.
+    return content.get("EnsembleDataModule", {}).get("embedder")
 
 
 class TaskDataModule(pl.LightningDataModule):

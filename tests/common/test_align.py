@@ -158,3 +158,13 @@ def test_bad_input_is_named(change, message):
     arguments = change({"mobile": points(5, 3), "target": points(5, 3, seed=1)})
     with pytest.raises(ValueError, match=message):
         align(**arguments)
+
+
+def test_autocast_leaves_superposition_alone() -> None:
+    """Half precision has no SVD, and three digits are not enough for it."""
+    generator = torch.Generator().manual_seed(0)
+    mobile, target = torch.randn(2, 3, 20, 3, generator=generator)
+    wanted = align(mobile, target).apply(mobile)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = align(mobile, target).apply(mobile)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)

@@ -114,3 +114,12 @@ def test_counter_normal_is_standard_normal_and_keys_are_unrelated() -> None:
     assert scipy.stats.kstest(drawn.ravel(), "norm").pvalue > 1e-3
     correlation = np.corrcoef(drawn)[~np.eye(200, dtype=bool)]
     assert np.abs(correlation).max() < 6 / np.sqrt(1001)
+
+
+@pytest.mark.parametrize("first", ["integer", "tensor"])
+def test_keys_and_noise_are_on_the_device_of_the_tensors(first: str) -> None:
+    """The device without storage stands for a GPU: a copy to the CPU would raise."""
+    items = torch.arange(3, device="meta")
+    keys = combined_key(0, 1, items, items) if first == "integer" else combined_key(items, 1)
+    assert keys.device.type == "meta"
+    assert counter_normal(keys, 4).device.type == "meta"

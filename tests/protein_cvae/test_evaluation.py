@@ -293,7 +293,7 @@ def test_one_protein_is_scored_as_its_parts_say(case):
     with torch.no_grad():
         batch = collate([case.item(m) for m in judged])
         decoded, posterior, condition = module.reconstruct(batch)
-        kl = module.kl_terms(posterior, condition, posterior.mean())
+        kl = module.kl_terms(posterior, condition, posterior.mean(), batch.weight)
         hidden, *_ = module.reconstruct(collate([case.item(m, sequence=False) for m in judged]))
         free, *_ = module.reconstruct(collate([case.item(m, template=False) for m in judged]))
         everything = encode(module, collate([case.item(m) for m in (*case.given, *judged)]))

@@ -303,6 +303,29 @@ def test_a_training_step_repeats_and_its_noise_ignores_the_neighbours():
     assert not torch.equal(module.noise(batch, 4, 0).shift, together.shift)
 
 
+def test_noise_is_drawn_on_the_device_of_the_batch():
+    """On the one without storage, which stands for a GPU: a copy to the CPU would raise."""
+    module = Training(**SMALL)
+    batch = conformer(18, 0)
+    noise = module.noise(batch.to("meta"), 3, 0)
+    assert {getattr(noise, f.name).device.type for f in dataclasses.fields(noise)} == {"meta"}
+
+
+@pytest.mark.parametrize("design", ["direct", "separate"])
+def test_an_item_of_weight_zero_counts_for_nothing(design):
+    """Samplers fill batches up with them; a score that saw them would depend on the processes."""
+    module = Training(sequence_design=design, **SMALL).double()
+    items = [conformer(18, 0), conformer(24, 1)]
+    filler = dataclasses.replace(conformer(21, 2), weight=torch.zeros(1, dtype=torch.float64))
+    module.eval()
+    with torch.no_grad():
+        without, *_ = module.scores(collate(items))
+        filled, *_ = module.scores(collate([*items, filler]))
+    assert {"loss", "kl_global", "kl_shift", "kl_turn", "kl_detail"} <= set(without)
+    for name, value in without.items():
+        torch.testing.assert_close(filled[name], value, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_displacement_of_a_moved_copy_is_zero_and_a_moving_tail_does_not_drag_the_rest():
     batch = conformer(40, 0)
     template = residue_frames(batch.template, batch.mask)

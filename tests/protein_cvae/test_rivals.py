@@ -93,6 +93,11 @@ def test_network_samples_have_the_training_spread_and_move_residues_whole(traini
     assert spread(drawn[:, :, CA]) == pytest.approx(spread(ca), rel=1e-3)
     within = drawn - drawn[:, :, CA : CA + 1]
     assert torch.allclose(within, within[:1].expand_as(within), atol=1e-9)
+    core = everywhere()
+    core[LENGTH // 2 :] = 0
+    part = rivals.network_sampling(training, core, 40, generator_for(2))[:, :, CA]
+    assert spread(part, core > 0) == pytest.approx(spread(ca, core > 0), rel=1e-3)
+    assert spread(part) != pytest.approx(spread(ca), rel=1e-2)
 
 
 def test_network_reconstruction_follows_its_modes(training):

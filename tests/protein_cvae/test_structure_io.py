@@ -286,6 +286,22 @@ def test_waters_ions_sugars_nucleotides_and_caps_are_dropped(read, make, suffix)
     assert dropped == {"ACE", "NME", "CA", "NAG", "DA", "HOH"}
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_waters_and_ions_may_have_the_numbers_of_residues(read, first):
+    """As in old files, and where a program counts on from 1 after 9999."""
+    others = [
+        atom("N", "SOL", 2),  # a water's atoms, by name, could be anything
+        atom("CA", " CA", 2, record="HETATM"),
+        atom("CA", " CA", 2, record="HETATM"),
+        atom("N", "HOH", 3, record="HETATM"),
+    ]
+    ensemble = read(pdb([*others, *peptide()] if first else [*peptide(), *others]))
+    assert ensemble.sequence == "AGS"
+    assert bool(ensemble.mask.all())
+    dropped = {note.residue for note in ensemble.report.of_kind("dropped")}
+    assert dropped == {"SOL", "CA", "HOH"}
+
+
 @FORMATS
 def test_models_of_unequal_length_are_aligned_on_identity(read, make, suffix):
     names = ("ALA", "GLY", "SER", "LEU", "VAL")

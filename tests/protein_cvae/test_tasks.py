@@ -307,7 +307,7 @@ def test_latents_are_those_of_the_module_with_their_kl(
             batch = prepared.item(m, 2)
             condition = module.model.condition(batch)
             posterior = module.model.encode(batch, condition)
-            kl = module.kl_terms(posterior, condition, posterior.mean())
+            kl = module.kl_terms(posterior, condition, posterior.mean(), batch.weight)
         mean = posterior.mean()
         assert np.allclose(latents.z_global[m], mean.z_global[0], atol=1e-4)
         assert np.allclose(latents.z_local[m], mean.z_local[0], atol=1e-4)
@@ -581,7 +581,7 @@ class EmbedderModule(ProteinCVAEModule):
     """As if trained with the embedder called "letters"."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        checkpoint["ensemble_split"] = {"embedder": "letters"}
+        checkpoint["EnsembleDataModule"] = {"embedder": "letters"}
 
 
 def test_the_embedder_is_that_of_the_training(protein: Ensemble, tmp_path: Path) -> None:

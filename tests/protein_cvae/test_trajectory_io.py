@@ -50,12 +50,20 @@ def topology_and_frames(
     return "\n".join([*lines, "END", ""]), np.array(xyz) + noise
 
 
-def save(folder: Path, text: str, **trajectories: np.ndarray) -> Path:
+def save(
+    folder: Path, text: str, *, box: tuple[float, ...] | None = None, **trajectories: np.ndarray
+) -> Path:
+    """``box``: three edges in Å and three angles in degrees."""
     folder.mkdir(exist_ok=True)
     (folder / "topology.pdb").write_text(text)
     table = mdtraj.load_topology(str(folder / "topology.pdb"))
     for name, xyz in trajectories.items():
-        mdtraj.Trajectory((xyz / 10).astype(np.float32), table).save(str(folder / f"{name}.xtc"))
+        cell = {}
+        if box is not None:
+            cell["unitcell_lengths"] = np.tile(np.array(box[:3]) / 10, (len(xyz), 1))
+            cell["unitcell_angles"] = np.tile(box[3:], (len(xyz), 1))
+        trajectory = mdtraj.Trajectory((xyz / 10).astype(np.float32), table, **cell)
+        trajectory.save(str(folder / f"{name}.xtc"))
     return folder
 
 
@@ -173,6 +181,25 @@ def test_chain_cut_by_the_box_names_frame_and_residue(tmp_path):
     frames[2, 11:16] += 50.0  # SER on the other side
     with pytest.raises(ValueError, match=r"topology\.pdb: frame 3 .*residue A GLY 2.*A SER 3.*box"):
         load_trajectory_folder(save(tmp_path / "x", text, run=frames))
+
+
+@pytest.mark.parametrize("angles", [(90.0, 90.0, 90.0), (60.0, 60.0, 90.0)])
+def test_chain_in_another_periodic_image_names_frame_and_chain(tmp_path, angles):
+    """By a cubic box and a rhombic dodecahedron; chains that only move are left alone."""
+    names, chains = ["ALA", "GLY", "SER", "LEU"] * 2, ["A"] * 4 + ["B"] * 4
+    text, frames = topology_and_frames(names, 5, chains=chains, numbers=[1, 2, 3, 4] * 2)
+    box = (60.0, 60.0, 60.0, *angles)
+    second = slice(1 + 4 * len(ATOMS), 1 + 8 * len(ATOMS))
+    frames[2:, second] += [0.0, 12.0, 9.0]
+    whole = load_trajectory_folder(save(tmp_path / "whole", text, box=box, run=frames))
+    assert whole.coordinates.shape[:2] == (5, 8)
+    vectors = mdtraj.load(
+        str(tmp_path / "whole/run.xtc"), top=str(tmp_path / "whole/topology.pdb")
+    ).unitcell_vectors[0]
+    frames[3, second] -= 10 * vectors[2]
+    with pytest.raises(ValueError, match=r"frame 4 \(model 4\), chain B: .* in another image"):
+        load_trajectory_folder(save(tmp_path / "wrapped", text, box=box, run=frames))
+    assert len(load_trajectory_folder(save(tmp_path / "no_box", text, run=frames)).coordinates) == 5
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path, folder):
