@@ -57,15 +57,15 @@ def read_trajectory(
         max_residues: most residues accepted; None for any number.
 
     Returns:
-        The ensemble, float32 Å.  ``model_numbers`` count the frames of the files from 1, through
+        The ensemble, float32 Å; a chain that changes its periodic image between frames is moved
+        back, and noted.  ``model_numbers`` count the frames of the files from 1, through
         all trajectories, skipped frames included.
 
     Raises:
         FileNotFoundError: if a file does not exist.
         ValueError: if topology and trajectory differ in atoms (names both files), a file cannot be
-            read or holds no frame, a frame is not finite, has a chain cut by the periodic box, or
-            one in another periodic image than before (names frame and residue or chain), or the
-            protein is refused as by ``read_structure``.
+            read or holds no frame, a frame is not finite or has a chain cut by the periodic box
+            (names frame and residue), or the protein is refused as by ``read_structure``.
     """
     topology, paths = Path(topology), [Path(path) for path in trajectories]
     if not paths:
@@ -109,6 +109,7 @@ def read_trajectory(
         coordinates[:, index].astype(np.float64),
         np.ones((len(coordinates), len(index)), dtype=bool),
     )
+    layout = replace(layout, coordinates=_bring_together(layout, boxes, book))
     ensemble = build_ensemble(
         layout,
         model_numbers,
@@ -119,7 +120,6 @@ def read_trajectory(
         max_residues=max_residues,
     )
     _check_whole(ensemble, topology)
-    _check_together(ensemble, boxes, topology)
     return replace(ensemble, source=", ".join(str(path) for path in [topology, *paths]))
 
 
@@ -255,28 +255,28 @@ def _check_whole(ensemble: Ensemble, topology: Path) -> None:
         )
 
 
-def _check_together(ensemble: Ensemble, boxes: np.ndarray, topology: Path) -> None:
-    """Refuse frames in which a chain has moved by a periodic image against the first chain."""
-    chains = ensemble.chain_index.numpy()
-    boxed = np.isfinite(boxes).all((1, 2)) & (np.abs(np.linalg.det(np.nan_to_num(boxes))) > 0)
-    if chains.max() == 0 or not boxed.any():
-        return
-    ca = np.where(ensemble.mask[..., None], ensemble.coordinates[:, :, 1], np.nan)
-    centre = np.stack(
-        [np.nanmean(ca[:, chains == c], axis=1) for c in range(chains.max() + 1)], axis=1
-    )  # (M, C, 3)
-    apart = centre - centre[:, :1]
-    moved = apart - apart[0]
-    # In units of the box vectors; unwrapped diffusion that far would look the same.
-    images = np.einsum("mcx,mxy->mcy", moved[boxed], np.linalg.inv(boxes[boxed]))
-    jumped = np.argwhere((np.abs(images) > 0.5).any(-1))
-    if jumped.size:
-        frame, chain = np.flatnonzero(boxed)[jumped[0, 0]], int(jumped[0, 1])
-        raise ValueError(
-            f"{topology}: frame {ensemble.model_numbers[frame]} (model "
-            f"{ensemble.model_numbers[frame]}), chain {ensemble.chain_ids[chain]}: it stands "
-            f"{np.linalg.norm(moved[frame, chain]):.1f} Å from where it stood beside chain "
-            f"{ensemble.chain_ids[0]} in the first frame, more than half the periodic box: in "
-            "another image; bring chains together before writing the trajectory (`gmx trjconv "
-            "-pbc cluster`, cpptraj autoimage, mdtraj image_molecules), or read one chain"
-        )
+def _bring_together(layout: Layout, boxes: np.ndarray, book: NoteBook) -> np.ndarray:
+    """(M, R, 3, 3) coordinates with each chain in the periodic image that goes on from the last.
+
+    Programs put every molecule into the box by itself, so that a chain may change sides from one
+    frame to the next.  The vector between the centres of a chain and of the first one, in units of
+    the box, is unwrapped along the frames; it has to move by less than half the box in between.
+    The first frame is taken as it is.
+    """
+    chains = list(dict.fromkeys(key.chain for key in layout.keys))
+    usable = np.isfinite(boxes).all((1, 2)) & (np.abs(np.linalg.det(np.nan_to_num(boxes))) > 0)
+    if len(chains) < 2 or not usable.all():
+        return layout.coordinates
+    of_chain = [np.array([key.chain == chain for key in layout.keys]) for chain in chains]
+    ca = layout.coordinates[:, :, 1]
+    centre = np.stack([np.nanmean(ca[:, member], axis=1) for member in of_chain], axis=1)
+    apart = np.einsum("mcx,mxy->mcy", centre - centre[:, :1], np.linalg.inv(boxes))
+    images = np.zeros_like(apart)
+    images[1:] = np.cumsum(np.round(np.diff(apart, axis=0)), axis=0)
+    shift = np.einsum("mcx,mxy->mcy", images, boxes)  # (M, C, 3) Å
+    coordinates = layout.coordinates.copy()
+    for number, (chain, member) in enumerate(zip(chains, of_chain, strict=True)):
+        coordinates[:, member] -= shift[:, None, None, number]
+        for frame in np.flatnonzero(images[:, number].any(-1)):
+            book.add("periodic image", f"chain {chain or '-'}", "moved back", int(frame))
+    return coordinates

@@ -184,22 +184,27 @@ def test_chain_cut_by_the_box_names_frame_and_residue(tmp_path):
 
 
 @pytest.mark.parametrize("angles", [(90.0, 90.0, 90.0), (60.0, 60.0, 90.0)])
-def test_chain_in_another_periodic_image_names_frame_and_chain(tmp_path, angles):
-    """By a cubic box and a rhombic dodecahedron; chains that only move are left alone."""
+def test_chain_in_another_periodic_image_is_moved_back(tmp_path, angles):
+    """In a cubic box and in a rhombic dodecahedron; what only moves is left alone."""
     names, chains = ["ALA", "GLY", "SER", "LEU"] * 2, ["A"] * 4 + ["B"] * 4
-    text, frames = topology_and_frames(names, 5, chains=chains, numbers=[1, 2, 3, 4] * 2)
+    text, frames = topology_and_frames(names, 6, chains=chains, numbers=[1, 2, 3, 4] * 2)
     box = (60.0, 60.0, 60.0, *angles)
     second = slice(1 + 4 * len(ATOMS), 1 + 8 * len(ATOMS))
     frames[2:, second] += [0.0, 12.0, 9.0]
     whole = load_trajectory_folder(save(tmp_path / "whole", text, box=box, run=frames))
-    assert whole.coordinates.shape[:2] == (5, 8)
-    vectors = mdtraj.load(
-        str(tmp_path / "whole/run.xtc"), top=str(tmp_path / "whole/topology.pdb")
-    ).unitcell_vectors[0]
-    frames[3, second] -= 10 * vectors[2]
-    with pytest.raises(ValueError, match=r"frame 4 \(model 4\), chain B: .* in another image"):
-        load_trajectory_folder(save(tmp_path / "wrapped", text, box=box, run=frames))
-    assert len(load_trajectory_folder(save(tmp_path / "no_box", text, run=frames)).coordinates) == 5
+    assert not whole.report.of_kind("periodic image")
+    a, b, c = (
+        10
+        * mdtraj.load(
+            str(tmp_path / "whole/run.xtc"), top=str(tmp_path / "whole/topology.pdb")
+        ).unitcell_vectors[0]
+    )
+    frames[3:5, second] -= c
+    frames[4, second] += a - b
+    wrapped = load_trajectory_folder(save(tmp_path / "wrapped", text, box=box, run=frames))
+    np.testing.assert_allclose(wrapped.coordinates, whole.coordinates, atol=5 * XTC)
+    notes = wrapped.report.of_kind("periodic image")
+    assert {(note.residue, note.model) for note in notes} == {("chain B", 4), ("chain B", 5)}
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path, folder):
