@@ -115,9 +115,8 @@ class ElasticNetwork:
             # One network for all: the solver would copy its factor for every draw.
             drawn = torch.linalg.solve_triangular(self.factor[0].mT, flat.mT, upper=True).mT
         else:
-            drawn = torch.linalg.solve_triangular(self.factor.mT, flat[..., None], upper=True)[
-                ..., 0
-            ]
+            column = flat[..., None]
+            drawn = torch.linalg.solve_triangular(self.factor.mT, column, upper=True)[..., 0]
         return drawn.unflatten(1, (-1, 3)) * self.mask.to(noise)[..., None]
 
 

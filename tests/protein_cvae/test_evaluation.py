@@ -186,6 +186,12 @@ def test_residues_that_a_model_lacks_are_left_out():
         )
 
 
+def test_proteins_that_cannot_be_scored_are_refused_before_any_is():
+    """Not when their turn comes, minutes of scoring later."""
+    with pytest.raises(ValueError, match="few has 2 distinct models"):
+        make_cases(make_ensemble("alpha"), make_ensemble("few", models=2), unseen=("few",))
+
+
 def test_settings_out_of_range_are_refused():
     for wrong in ({"count": 1}, {"chunk": 0}, {"bandwidth": 1.5}, {"threshold": 0.0}):
         with pytest.raises(ValueError, match="evaluation: expected"):
