@@ -91,7 +91,7 @@ SPLITS: dict[str, tuple[Fold, ...]] = {
             ("ra_synovium/RA4_4.h5ad", "ra_synovium/RA4_5.h5ad"),
         ),
     ),
-    # No choice was made on what follows but whether small panels train the encoder (merfish).
+    # No choice was made on what follows.
     "merfish": (
         Fold(
             "m0.29",

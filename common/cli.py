@@ -21,7 +21,8 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +41,8 @@ OUR_PACKAGES = ("common", "spatial_ipa", "protein_cvae")
 TRACEBACK_VARIABLE = "EDGEWISE_TRACEBACK"
 # What Lightning accepts for --ckpt_path besides a file.
 CKPT_KEYWORDS = ("best", "last", "hpc", "registry")
+# What our packages raise to tell a user something.
+_MESSAGES = (ValueError, FileNotFoundError, FileExistsError, ImportError)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -132,7 +135,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with status 2 on a usage error or an error our packages raise on purpose.
     """
-    try:
+    with one_line_errors():
         EdgewiseCLI(
             LightningModule,
             LightningDataModule,
@@ -146,7 +149,17 @@ def main(args: Sequence[str] | None = None) -> None:
             save_config_callback=SaveRunConfig,
             args=None if args is None else list(args),
         )
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError, RuntimeError) as error:
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process on an error meant for the user: one line on standard error, status 2.
+
+    Any other error passes, and with ``EDGEWISE_TRACEBACK=1`` every error does.
+    """
+    try:
+        yield
+    except (*_MESSAGES, RuntimeError) as error:
         told = _misfit(error) or meant_for_user(error)
         if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
             raise
@@ -158,9 +171,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _misfit(error: Exception) -> str | None:
     """What to say of a checkpoint whose tensors are not the model's; None of any other error."""
     report = str(error)
-    if not (
-        isinstance(error, RuntimeError) and report.startswith("Error(s) in loading state_dict")
-    ):
+    if not report.startswith("Error(s) in loading state_dict"):
         return None
     first = "; ".join(line.strip() for line in report.splitlines()[1:4])
     return f"--ckpt_path does not fit the model of the configuration: {first[:400]}"
@@ -230,7 +241,7 @@ def raised_on_purpose(error: BaseException) -> bool:
     and keeps its traceback.  A FileNotFoundError names its file, so one that a call in our code
     makes counts too.
     """
-    if not isinstance(error, ValueError | FileNotFoundError | FileExistsError | ImportError):
+    if not isinstance(error, _MESSAGES):
         return False
     trace = _last_trace(error)
     if trace is None or _raising_package(error) not in OUR_PACKAGES:

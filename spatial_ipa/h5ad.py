@@ -119,8 +119,9 @@ def write_prediction(
             for key, value in (obs or {}).items():
                 _check_rows(f"obs[{key!r}]", value, (num_rows,))
                 _add(file, "obs", key, np.asarray(value), overwrite)
-            order = _columns(file["obs"])
-            _set_columns(file["obs"], [*order, *(key for key in obs or {} if key not in order)])
+            if obs:
+                order = _columns(file["obs"])
+                _set_columns(file["obs"], [*order, *(key for key in obs if key not in order)])
     return path_out
 
 

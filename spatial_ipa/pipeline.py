@@ -16,8 +16,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ import torch
 from jsonargparse import auto_cli
 
 from common.atomic import atomic_path
-from common.cli import TRACEBACK_VARIABLE, meant_for_user
+from common.cli import one_line_errors
 from common.figures import save_figure
 from common.rng import numpy_generator_for
 from common.stage import run_stage
@@ -312,7 +310,9 @@ def _evaluate(
     """Score model and rivals on one held-out slide, and draw its figure."""
     assert slide.xy is not None
     scored = _some_rows(len(slide), max_scored, seed)
+    modes: tuple[InferenceMode, ...] = ("whole", "stitched")
     if len(scored) < len(slide):
+        modes = ("stitched",)  # what is used; all at once is far beyond any size trained on
         print(
             f"      {slide.name}: scored on {len(scored)} random spots of {len(slide)}", flush=True
         )
@@ -321,9 +321,6 @@ def _evaluate(
     h = torch.from_numpy(np.array(embed(encoder, slide, "st", folder / "cache")))
     layouts: dict[str, np.ndarray] = {}
     placements: dict[str, Placement] = {}
-    modes: tuple[InferenceMode, ...] = ("whole", "stitched")
-    if len(scored) < len(slide):
-        modes = ("stitched",)  # what is used; all at once is far beyond any size trained on
     assert module.context is not None
     fits = len(slide) <= module.context.size  # then stitching is placing the whole
     for mode in modes:
@@ -439,9 +436,7 @@ def _place_sample(
 
 def _some_rows(n: int, most: int, seed: int) -> np.ndarray:
     """(m,) ascending: all rows, or ``most`` random ones where there are more."""
-    if n <= most:
-        return np.arange(n)
-    return np.sort(numpy_generator_for(seed).choice(n, most, replace=False))
+    return np.sort(numpy_generator_for(seed).choice(n, min(n, most), replace=False))
 
 
 def _log_counts(slide: Slide, rows: np.ndarray, panel: tuple[str, ...]) -> np.ndarray:
@@ -470,15 +465,8 @@ def _write_table(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def main() -> None:
-    try:
+    with one_line_errors():
         auto_cli(run, as_positional=False)
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
-        told = meant_for_user(error)
-        if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        print(f"({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -273,6 +273,8 @@ def raised(source: str, name: str) -> Exception:
         ("raise ValueError('told')", "spatial_ipa.io", True),
         ("x = ValueError('told')\ndef f(): raise x\nf()", "common.knn", True),
         ("raise FileExistsError('told')", "spatial_ipa.predict", True),
+        ("raise ImportError('told')", "spatial_ipa.predict", True),
+        ("import nowhere.at_all", "spatial_ipa.predict", False),
         ("raise ValueError('told')", "numpy.core", False),
         ("raise ValueError('told')", "commonplace", False),
         ("int('x')", "spatial_ipa.io", False),
