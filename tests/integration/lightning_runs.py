@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from lightning import Callback, Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+PATH = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])  # the second for KillInEpoch
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
 COMMAND = [sys.executable, "-m", "common.cli"]
 
 
@@ -33,30 +36,31 @@ def options(values: Mapping[str, object]) -> list[str]:
     return [f"--{key}={value}" for key, value in values.items()]
 
 
+class KillInEpoch(Callback):
+    """The process kills itself in the first step of an epoch, its gradients computed.
+
+    From outside there is no such moment to be sure of: the run may end before the signal arrives.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_before_optimizer_step(self, trainer: Trainer, *_: object) -> None:
+        if trainer.current_epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def killed_fit(arguments: list[str], out: Path, epoch: int) -> Path:
-    """Fit in the new folder ``out`` until the end of ``epoch``, then SIGKILL; its last.ckpt."""
+    """Fit in the new folder ``out`` until SIGKILL in ``epoch``, from 0; the last.ckpt it leaves."""
     out.mkdir()
-    with (
-        open(out / "log", "wb") as log,
-        subprocess.Popen(
-            [*COMMAND, "fit", *arguments], cwd=out, env=ENVIRONMENT, stdout=log, stderr=log
-        ) as process,
-    ):
-        try:
-            return _wait_for_epoch(out, epoch, process)
-        finally:
-            process.kill()
-
-
-def _wait_for_epoch(out: Path, epoch: int, process: subprocess.Popen[bytes]) -> Path:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the run ended before it could be killed"
-        for path in out.rglob("last.ckpt"):
-            if torch.load(path, weights_only=True)["epoch"] >= epoch:
-                return path
-        time.sleep(0.005)
-    raise AssertionError(f"no last.ckpt of epoch {epoch} during the run")
+    killer = {"class_path": "lightning_runs.KillInEpoch", "init_args": {"epoch": epoch}}
+    done = lightning(
+        "fit", *arguments, f"--trainer.callbacks+={json.dumps(killer)}", cwd=out, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stdout[-3000:] + done.stderr[-3000:]
+    checkpoint = last(out)
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == epoch - 1
+    return checkpoint
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None:
