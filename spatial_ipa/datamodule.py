@@ -239,11 +239,13 @@ class SlideDataModule(MinisetDataModule):
         cache_dir: folder of the embedding cache.
         spatial_key: key of the coordinates in ``obsm``.
         layer: layer of the counts of the slides; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
+        gene_key: column of ``var`` of the slides with the gene names; its index when null.
         encoder_config: config that trains the encoder on these slides if ``encoder`` does not
             exist; null to refuse instead.
         scrna: dissociated samples that such an encoder is aligned with (files, folders or
             patterns); may be empty.
-        scrna_layer: layer of their counts; as ``layer`` when null.
+        scrna_layer: ``layer`` of ``scrna``; the same when null.
+        scrna_gene_key: ``gene_key`` of ``scrna``; the same when null, ``var_names`` for the index.
         simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
             simulated tissue there is replaced; null for real slides only.
         simulate_dir: folder of the simulated slides.
@@ -258,9 +260,11 @@ class SlideDataModule(MinisetDataModule):
         cache_dir: str = "runs/cache",
         spatial_key: str = "spatial",
         layer: str | None = None,
+        gene_key: str | None = None,
         encoder_config: str | None = None,
         scrna: list[str] | None = None,
         scrna_layer: str | None = None,
+        scrna_gene_key: str | None = None,
         simulate: TissueSpec | None = None,
         simulate_dir: str = "runs/tissue",
     ) -> None:
@@ -268,7 +272,9 @@ class SlideDataModule(MinisetDataModule):
         self.train_slides, self.val_slides = train_slides, val_slides
         self.encoder_path, self.encoder_config = Path(encoder), encoder_config
         self.scrna, self.scrna_layer = scrna or [], scrna_layer
-        self.cache_dir, self.spatial_key, self.layer = Path(cache_dir), spatial_key, layer
+        self.scrna_gene_key = scrna_gene_key
+        self.cache_dir, self.spatial_key = Path(cache_dir), spatial_key
+        self.layer, self.gene_key = layer, gene_key
         self.simulate, self.simulate_dir = simulate, Path(simulate_dir)
 
     def prepare_data(self) -> None:
@@ -306,7 +312,9 @@ class SlideDataModule(MinisetDataModule):
 
     def _read(self) -> tuple[list[Slide], list[Slide]]:
         def slides(paths: list[str]) -> list[Slide]:
-            return read_slides(paths, spatial_key=self.spatial_key, layer=self.layer)
+            return read_slides(
+                paths, spatial_key=self.spatial_key, layer=self.layer, gene_key=self.gene_key
+            )
 
         return slides(self.train_slides), slides(self.val_slides) if self.val_slides else []
 
@@ -324,7 +332,9 @@ class SlideDataModule(MinisetDataModule):
                 flag("scrna", self.scrna),
                 f"--data.init_args.spatial_key={self.spatial_key}",
                 f"--data.init_args.layer={self.layer or 'null'}",
+                f"--data.init_args.gene_key={self.gene_key or 'null'}",
                 f"--data.init_args.scrna_layer={self.scrna_layer or 'null'}",
+                f"--data.init_args.scrna_gene_key={self.scrna_gene_key or 'null'}",
                 # The tissue is there already, if it is a simulated one that is trained on.
                 "--data.init_args.simulate=null",
                 f"--model.init_args.output={self.encoder_path}",

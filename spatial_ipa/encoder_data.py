@@ -201,7 +201,9 @@ class EncoderDataModule(pl.LightningDataModule):
         num_workers: loader processes.
         spatial_key: key of the coordinates in ``obsm``.
         layer: layer of the counts of the slides; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
-        scrna_layer: the same for ``scrna``; as ``layer`` when null.
+        gene_key: column of ``var`` of the slides with the gene names; its index when null.
+        scrna_layer: ``layer`` of ``scrna``; the same when null.
+        scrna_gene_key: ``gene_key`` of ``scrna``; the same when null, ``var_names`` for the index.
         simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
             simulated tissue there is replaced; null for real slides only.
         simulate_dir: folder of the simulated slides.
@@ -224,7 +226,9 @@ class EncoderDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         spatial_key: str = "spatial",
         layer: str | None = None,
+        gene_key: str | None = None,
         scrna_layer: str | None = None,
+        scrna_gene_key: str | None = None,
         simulate: TissueSpec | None = None,
         simulate_dir: str = "runs/tissue",
     ) -> None:
@@ -238,8 +242,10 @@ class EncoderDataModule(pl.LightningDataModule):
             views,
             seed,
         )
-        self.num_workers, self.spatial_key, self.layer = num_workers, spatial_key, layer
+        self.num_workers, self.spatial_key = num_workers, spatial_key
+        self.layer, self.gene_key = layer, gene_key
         self.scrna_layer = layer if scrna_layer is None else scrna_layer
+        self.scrna_gene_key = gene_key if scrna_gene_key is None else scrna_gene_key
         self.simulate, self.simulate_dir = simulate, Path(simulate_dir)
 
     def prepare_data(self) -> None:
@@ -251,13 +257,20 @@ class EncoderDataModule(pl.LightningDataModule):
             self._slides(self.train_files),
             self._slides(self.heldout_files) if self.heldout_files else [],
             [
-                read_slide(f, require_spatial=False, layer=self.scrna_layer)
+                read_slide(
+                    f,
+                    require_spatial=False,
+                    layer=self.scrna_layer,
+                    gene_key=self.scrna_gene_key,
+                )
                 for f in (slide_files(self.scrna_files) if self.scrna_files else [])
             ],
         )
 
     def _slides(self, files: list[str]) -> list[Slide]:
-        return read_slides(files, spatial_key=self.spatial_key, layer=self.layer)
+        return read_slides(
+            files, spatial_key=self.spatial_key, layer=self.layer, gene_key=self.gene_key
+        )
 
     def declare(
         self, train: Sequence[Slide], heldout: Sequence[Slide], scrna: Sequence[Slide] = ()

@@ -120,7 +120,7 @@ def write_prediction(
                 _check_rows(f"obs[{key!r}]", value, (num_rows,))
                 _add(file, "obs", key, np.asarray(value), overwrite)
             if obs:
-                order = _columns(file["obs"])
+                order = column_names(file["obs"])
                 _set_columns(file["obs"], [*order, *(key for key in obs if key not in order)])
     return path_out
 
@@ -139,7 +139,8 @@ def read_column(frame: h5py.Group, key: str) -> Any:
     return read_elem(frame[key])
 
 
-def _columns(frame: h5py.Group) -> list[str]:
+def column_names(frame: h5py.Group) -> list[str]:
+    """The columns of a stored data frame, without its index."""
     return [str(key) for key in frame.attrs["column-order"]]
 
 
@@ -152,7 +153,7 @@ def _delete_earlier(file: h5py.File) -> None:
     for group in ("obsm", "obsp", "uns", "obs"):
         for key in _of_prediction(file.get(group, ())):
             del file[group][key]
-    kept = [key for key in _columns(file["obs"]) if key in file["obs"]]
+    kept = [key for key in column_names(file["obs"]) if key in file["obs"]]
     _set_columns(file["obs"], kept)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.io import read_elem
 
-from spatial_ipa.h5ad import open_h5ad, read_column, row_names, write_prediction
+from spatial_ipa.h5ad import column_names, open_h5ad, read_column, row_names, write_prediction
 from spatial_ipa.panels import MIN_GENES, gene_panel, reindex, select_genes
 from spatial_ipa.slide import Slide, canonical_csr
 
@@ -41,6 +41,7 @@ __all__ = [
 
 # What a layer is called that is not one of ``layers``: X, and that of AnnData.raw (own genes).
 X, RAW = "X", "raw.X"
+VAR_NAMES = "var_names"  # what the index of var is called where columns of it can be named
 LOGGED_BELOW = 20.0  # log1p of 4.8e8; raw or depth-normalised counts with decimals go far beyond
 
 
@@ -50,6 +51,7 @@ def read_slide(
     require_spatial: bool,
     spatial_key: str = "spatial",
     layer: str | None = None,
+    gene_key: str | None = None,
     min_spots: int = 50,
     logged: bool | None = None,
     name: str | None = None,
@@ -64,6 +66,8 @@ def read_slide(
         spatial_key: key of the (n, 2) coordinates in ``obsm``.
         layer: read ``layers[layer]``; None or ``"X"``: ``X``; ``"raw.X"``: the matrix of
             ``AnnData.raw``, with the genes of ``raw.var``.
+        gene_key: column of ``var`` (for ``raw.X``, of ``raw.var``) with the gene names; None or
+            ``"var_names"``: its index.
         min_spots: fewest spots or cells accepted.
         logged: whether the values are log-normalised; None decides: values that are not all
             integers and stay below 20 are.
@@ -79,7 +83,7 @@ def read_slide(
             cannot be used; the message names the file and says what to do.
     """
     path = Path(path)
-    parts = _read_parts(path, layer, spatial_key if require_spatial else None)
+    parts = _read_parts(path, layer, gene_key, spatial_key if require_spatial else None)
     xy, where = parts.xy, f"{path}: {parts.where}"
     counts = _checked_counts(parts.matrix, where, parts.others)
     if logged is None:
@@ -127,6 +131,7 @@ def read_slides(
     require_spatial: bool = True,
     spatial_key: str = "spatial",
     layer: str | None = None,
+    gene_key: str | None = None,
     min_spots: int = 50,
 ) -> list[Slide]:
     """Read several slides: files, folders (all ``*.h5ad`` in them, sorted) and glob patterns.
@@ -152,6 +157,7 @@ def read_slides(
             require_spatial=require_spatial,
             spatial_key=spatial_key,
             layer=layer,
+            gene_key=gene_key,
             min_spots=min_spots,
             name=name,
         )
@@ -188,7 +194,9 @@ def _other_matrices(file: h5py.File, layer: str | None) -> str:
     return f"other values of layer: {', '.join(names) or 'none'}"
 
 
-def _read_parts(path: Path, layer: str | None, spatial_key: str | None) -> _Parts:
+def _read_parts(
+    path: Path, layer: str | None, gene_key: str | None, spatial_key: str | None
+) -> _Parts:
     """The parts of a file that are used, of matching shapes."""
     with open_h5ad(path) as file:
         others = _other_matrices(file, layer)
@@ -201,9 +209,17 @@ def _read_parts(path: Path, layer: str | None, spatial_key: str | None) -> _Part
                 f"{path}: coordinates obsm[{spatial_key!r}] are missing (obsm has {keys}); name "
                 "the right key with spatial_key, or leave the file out of training"
             )
+        var, var_at = file[genes_at], genes_at.replace("/", ".")
+        column = None if gene_key == VAR_NAMES else gene_key
+        if column is not None and column not in var:
+            raise ValueError(
+                f"{path}: {var_at} has no column {column!r} to take gene names from (gene_key); it "
+                f"has {', '.join(column_names(var)) or 'none'}"
+            )
         try:
-            # Other columns of obs are left alone: they may be anything.
-            obs_names, genes = row_names(file["obs"]), row_names(file[genes_at])
+            # Other columns of obs and var are left alone: they may be anything.
+            obs_names = row_names(file["obs"])
+            names = row_names(var) if column is None else read_column(var, column)
             patient = read_column(file["obs"], "patient")
             matrix = read_elem(file[matrix_at])
             xy = None if spatial_key is None else read_elem(file[f"obsm/{spatial_key}"])
@@ -212,18 +228,28 @@ def _read_parts(path: Path, layer: str | None, spatial_key: str | None) -> _Part
                 f"{path}: cannot be read: truncated, damaged, or written by a newer anndata than "
                 f"the one installed here ({error})"
             ) from error
-    genes = [gene.strip() for gene in genes]
+    names_at = f"{var_at}_names" if column is None else f"{var_at}[{column!r}]"
+    genes = _gene_names(names, path, names_at)
     shape = np.shape(matrix)
     if len(shape) != 2:
         raise ValueError(f"{path}: {where} must be (spots, genes), got shape {shape}")
     if shape != (len(obs_names), len(genes)):
         raise ValueError(
             f"{path}: {where} has shape {shape}, but there are {len(obs_names)} obs_names and "
-            f"{len(genes)} var_names"
+            f"{len(genes)} {names_at}"
         )
     if 0 in shape:
         raise ValueError(f"{path}: empty, {where} has shape {shape}")
     return _Parts(matrix, genes, obs_names, patient, xy, where, others)
+
+
+def _gene_names(column: Any, path: Path, where: str) -> list[str]:
+    """Names without surrounding white space, of a list, an array or a column as pandas has it."""
+    missing = column.isna() if hasattr(column, "isna") else [False] * len(column)
+    genes = ["" if no else str(name).strip() for name, no in zip(column, missing, strict=True)]
+    if "" in genes:
+        raise ValueError(f"{path}: {genes.count('')} of {len(genes)} {where} are empty")
+    return genes
 
 
 def _checked_counts(matrix: Any, where: str, others: str) -> sp.csr_matrix:
@@ -260,8 +286,6 @@ def _unique_genes(
     genes: list[str], counts: sp.csr_matrix, path: Path, logged: bool
 ) -> tuple[list[str], sp.csr_matrix]:
     """Sum the columns of genes that share a name, in the order of first appearance."""
-    if "" in genes:
-        raise ValueError(f"{path}: {genes.count('')} of {len(genes)} var_names are empty")
     unique = list(dict.fromkeys(genes))
     extra = len(genes) - len(unique)
     if extra == 0:
@@ -269,7 +293,7 @@ def _unique_genes(
     if logged:
         raise ValueError(
             f"{path}: {extra} duplicate gene names in logged values, which cannot be summed; raw "
-            "counts wanted, or unique var_names"
+            "counts wanted, or unique names"
         )
     warnings.warn(
         f"{path}: {extra} duplicate gene names; counts of genes of one name were summed "

@@ -175,7 +175,8 @@ def _log_dispersion(logged: sp.csr_matrix, num_bins: int = 20) -> np.ndarray:
 
 _SAME_KIND = (
     "If species are the same and kinds of name are not (symbols, Ensembl ids, ids with versions), "
-    "set var_names of one to names of the other's kind, as from a column of its var"
+    "name a column of var that holds names of the other's kind (gene_key; of scRNA beside slides, "
+    "scrna_gene_key), or set var_names"
 )
 
 

@@ -78,7 +78,9 @@ def run(
     overrides: list[str] | None = None,
     spatial_key: str = "spatial",
     layer: str | None = None,
+    gene_key: str | None = None,
     scrna_layer: str | None = None,
+    scrna_gene_key: str | None = None,
     tissue: TissueSpec = TissueSpec(num_slides=5),
     num_draws: int = 16,
     max_scored: int = FULL_SIZE,
@@ -99,7 +101,9 @@ def run(
         overrides: further ``lightning fit`` arguments of the joint stage.
         spatial_key: key of the coordinates in ``obsm`` of the slides.
         layer: layer of the counts of the slides; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
-        scrna_layer: the same for ``scrna``; as ``layer`` when null.
+        gene_key: column of ``var`` of the slides with the gene names; its index when null.
+        scrna_layer: ``layer`` of ``scrna``; the same when null.
+        scrna_gene_key: ``gene_key`` of ``scrna``; the same when null, ``var_names`` for the index.
         tissue: the simulated tissue.
         num_draws: layouts averaged per prediction; error radii need as many as calibrated with
             (``model.init_args.calibration_draws``, 16).
@@ -133,13 +137,20 @@ def run(
     validation = validation or []
 
     def read(paths: list[str]) -> list[Slide]:
-        return read_slides(paths, spatial_key=spatial_key, layer=layer)
+        return read_slides(paths, spatial_key=spatial_key, layer=layer, gene_key=gene_key)
 
     train, test = read(slides), read(holdout)
     choosing = read(validation) if validation else []
     sample_files = slide_files(scrna) if scrna else []
-    cells_in = layer if scrna_layer is None else scrna_layer
-    samples = [read_slide(path, require_spatial=False, layer=cells_in) for path in sample_files]
+    samples = [
+        read_slide(
+            path,
+            require_spatial=False,
+            layer=layer if scrna_layer is None else scrna_layer,
+            gene_key=gene_key if scrna_gene_key is None else scrna_gene_key,
+        )
+        for path in sample_files
+    ]
     _refuse_equal_outputs(choosing + test + samples)
     gene_panel(train + choosing + test)
 
@@ -148,6 +159,7 @@ def run(
     columns = [
         f"--data.init_args.spatial_key={spatial_key}",
         f"--data.init_args.layer={layer or 'null'}",
+        f"--data.init_args.gene_key={gene_key or 'null'}",
     ]
     lists = {
         "train_slides": slides,
@@ -171,6 +183,7 @@ def run(
                 *(f"--data.init_args.{k}={yaml_list(v)}" for k, v in lists.items()),
                 *columns,
                 f"--data.init_args.scrna_layer={scrna_layer or 'null'}",
+                f"--data.init_args.scrna_gene_key={scrna_gene_key or 'null'}",
                 "--data.init_args.simulate=null",
             ]
         ),
@@ -207,7 +220,14 @@ def run(
     for slide, path in zip(test, slide_files(holdout), strict=True):
         rows += _evaluate(module, encoder, train, slide, folder, num_draws, max_scored, seed)
         # The file has all its rows, also the empty ones, which scoring leaves out.
-        every = read_slide(path, require_spatial=False, layer=layer, min_spots=2, name=slide.name)
+        every = read_slide(
+            path,
+            require_spatial=False,
+            layer=layer,
+            gene_key=gene_key,
+            min_spots=2,
+            name=slide.name,
+        )
         radii |= _predict_slide(module, slide, every, path, folder, num_draws, seed)
     for sample, file in zip(samples, sample_files, strict=True):
         rows += _place_sample(

@@ -154,6 +154,7 @@ class CellDataModule(pl.LightningDataModule):
         kind: ``scrna`` for dissociated cells, ``st`` for a slide.
         placement: how they are placed.
         layer: layer of the counts; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
+        gene_key: column of ``var`` with the gene names; its index when null.
         overwrite: replace an existing output, and an earlier prediction in the copy.
     """
 
@@ -164,12 +165,14 @@ class CellDataModule(pl.LightningDataModule):
         kind: EmbeddingKind = "scrna",
         placement: PlacementOptions = PlacementOptions(),
         layer: str | None = None,
+        gene_key: str | None = None,
         overwrite: bool = False,
     ) -> None:
         super().__init__()
         self.input, self.output = Path(input), Path(output)
         self.kind: EmbeddingKind = kind
-        self.placement, self.layer, self.overwrite = placement, layer, overwrite
+        self.placement, self.overwrite = placement, overwrite
+        self.layer, self.gene_key = layer, gene_key
         # Refuse before any model is loaded.
         if self.output.exists() and not overwrite:
             raise FileExistsError(
@@ -186,7 +189,11 @@ class CellDataModule(pl.LightningDataModule):
         self.clock = Stopwatch()
         with self.clock.stage("read"):
             self.slide = read_slide(
-                self.input, require_spatial=False, layer=self.layer, min_spots=2
+                self.input,
+                require_spatial=False,
+                layer=self.layer,
+                gene_key=self.gene_key,
+                min_spots=2,
             )
         if not self.overwrite and (there := earlier_prediction(self.input)):
             raise ValueError(

@@ -155,7 +155,9 @@ def test_large_slides_are_scored_on_a_sample_and_placed_whole(folder: Path, tmp_
 
 
 def write_own(data: ad.AnnData, path: Path, *, raw: bool = False) -> None:
-    """As files come: counts in a layer or in raw, others in X, coordinates under another key."""
+    """As files come: counts in a layer or in raw, names in a column, coordinates elsewhere."""
+    data.var["feature_name" if raw else "symbol"] = data.var_names.to_numpy()
+    data.var_names = [f"{'cell' if raw else 'spot'}-{i}" for i in range(data.n_vars)]
     if raw:
         data.raw = data
     else:
@@ -181,7 +183,9 @@ def test_own_slides_with_an_empty_spot_layers_and_patterns(tissue: Path, tmp_pat
         "--holdout=['held.h5ad']",
         "--scrna=['cells_*.h5ad']",
         "--layer=counts",
+        "--gene_key=symbol",
         "--scrna_layer=raw.X",
+        "--scrna_gene_key=feature_name",
         "--spatial_key=xy",
     )
     predicted = ad.read_h5ad(tmp_path / "out/predicted_held.h5ad")

@@ -265,6 +265,54 @@ def test_counts_kept_in_raw(tmp_path: Path) -> None:
     assert slide.genes == tuple(counts.var_names)
 
 
+def renamed(data: ad.AnnData, kind: str) -> ad.AnnData:
+    """Ids as ``var_names``, and the names they had in a column, as public files come."""
+    data.var["symbol"] = [f" {name} " for name in data.var_names]
+    data.var["symbol"] = data.var["symbol"].astype(kind)
+    data.var_names = [f"ENSG{i:011d}" for i in range(data.n_vars)]
+    return data
+
+
+@pytest.mark.parametrize("kind", ["category", "object"])
+def test_gene_names_in_a_column(tmp_path: Path, kind: str) -> None:
+    reference = read_slide(save(make(), tmp_path / "a.h5ad"), require_spatial=True)
+    path = save(renamed(make(), kind), tmp_path / "b.h5ad")
+    slide = read_slide(path, require_spatial=True, gene_key="symbol")
+    assert slide.genes == reference.genes
+    assert slide.content_hash == reference.content_hash
+    for index in (None, "var_names"):
+        slide = read_slide(path, require_spatial=True, gene_key=index)
+        assert slide.genes[:2] == ("ENSG00000000000", "ENSG00000000001")
+    with pytest.raises(ValueError, match=r"b\.h5ad: var has no column 'name' .*; it has symbol$"):
+        read_slide(path, require_spatial=True, gene_key="name")
+
+
+def test_gene_names_in_a_column_of_raw(tmp_path: Path) -> None:
+    """``raw`` has genes of its own, and columns of its own."""
+    data = make()
+    data.raw = renamed(make(), "category")
+    path = save(data, tmp_path / "a.h5ad")
+    slide = read_slide(path, require_spatial=True, layer="raw.X", gene_key="symbol")
+    assert slide.genes == tuple(data.var_names)
+    with pytest.raises(ValueError, match=r"var has no column 'symbol' .*; it has none$"):
+        read_slide(path, require_spatial=True, gene_key="symbol")
+
+
+@pytest.mark.parametrize("kind", ["category", "object"])
+def test_genes_without_a_name_and_with_the_same(tmp_path: Path, kind: str) -> None:
+    data = renamed(make(), "object")
+    names = data.var["symbol"].tolist()
+    data.var["twice"] = [names[0], names[0], *names[2:]]
+    data.var["gaps"] = [None, None, *names[2:]]
+    data.var = data.var.astype(kind)
+    path = save(data, tmp_path / "a.h5ad")
+    with pytest.warns(UserWarning, match="1 duplicate gene names; counts .* were summed"):
+        slide = read_slide(path, require_spatial=True, gene_key="twice")
+    np.testing.assert_array_equal(slide.counts[:, 0].toarray()[:, 0], dense(data)[:, :2].sum(1))
+    with pytest.raises(ValueError, match=r"2 of 30 var\['gaps'\] are empty"):
+        read_slide(path, require_spatial=True, gene_key="gaps")
+
+
 @pytest.mark.parametrize(
     "store",
     [

@@ -23,6 +23,7 @@ from spatial_ipa.datamodule import (
     MinisetDataModule,
     MinisetSettings,
     PlacementContext,
+    SlideDataModule,
     yaml_list,
 )
 from spatial_ipa.embeddings import embed
@@ -423,6 +424,18 @@ def test_an_earlier_prediction_is_refused_before_any_work_unless_told(tmp_path: 
     CellDataModule(*files, overwrite=True).setup("predict")
 
 
+def test_cells_bring_their_gene_names_in_a_column(tmp_path: Path) -> None:
+    data = ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32))
+    data.var["feature_name"] = list("ABCDE")
+    data.write_h5ad(tmp_path / "cells.h5ad")
+    files = str(tmp_path / "cells.h5ad"), str(tmp_path / "out.h5ad")
+    module = CellDataModule(*files, gene_key="feature_name")
+    module.setup("predict")
+    assert module.slide.genes == tuple("ABCDE")
+    with pytest.raises(ValueError, match="var has no column 'name'"):
+        CellDataModule(*files, gene_key="name").setup("predict")
+
+
 def test_cells_are_for_prediction_only(tmp_path: Path) -> None:
     module = CellDataModule("in.h5ad", str(tmp_path / "out.h5ad"))
     with pytest.raises(ValueError, match="only serves `lightning predict`"):
@@ -501,6 +514,24 @@ def test_a_stage_starts_without_the_launcher(monkeypatch: pytest.MonkeyPatch) ->
     assert not set(LAUNCHER) & set(environment)
     assert environment["EDGEWISE_DATA"] == "kept"
     assert "PATH" in environment
+
+
+def test_an_absent_encoder_reads_the_slides_as_the_model_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = {
+        "spatial_key": "xy",
+        "layer": "counts",
+        "gene_key": "symbol",
+        "scrna_layer": "raw.X",
+        "scrna_gene_key": "feature_name",
+    }
+    stages: list[list[str]] = []
+    monkeypatch.setattr("spatial_ipa.datamodule.run_stage", stages.append)
+    module = SlideDataModule(["a"], ["b"], "encoder.pt", encoder_config="e.yaml", **keys)  # type: ignore[arg-type]
+    module._train_encoder()
+    (arguments,) = stages
+    assert {f"--data.init_args.{key}={value}" for key, value in keys.items()} <= set(arguments)
 
 
 def test_a_failed_stage_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
