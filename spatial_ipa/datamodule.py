@@ -244,8 +244,8 @@ class SlideDataModule(MinisetDataModule):
             exist; null to refuse instead.
         scrna: dissociated samples that such an encoder is aligned with (files, folders or
             patterns); may be empty.
-        scrna_layer: ``layer`` of ``scrna``; the same when null.
-        scrna_gene_key: ``gene_key`` of ``scrna``; the same when null, ``var_names`` for the index.
+        scrna_layer: that of ``scrna``; as ``layer`` when null.
+        scrna_gene_key: that of ``scrna``; as ``gene_key`` when null, ``var_names`` for the index.
         simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
             simulated tissue there is replaced; null for real slides only.
         simulate_dir: folder of the simulated slides.

@@ -202,8 +202,8 @@ class EncoderDataModule(pl.LightningDataModule):
         spatial_key: key of the coordinates in ``obsm``.
         layer: layer of the counts of the slides; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
         gene_key: column of ``var`` of the slides with the gene names; its index when null.
-        scrna_layer: ``layer`` of ``scrna``; the same when null.
-        scrna_gene_key: ``gene_key`` of ``scrna``; the same when null, ``var_names`` for the index.
+        scrna_layer: that of ``scrna``; as ``layer`` when null.
+        scrna_gene_key: that of ``scrna``; as ``gene_key`` when null, ``var_names`` for the index.
         simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
             simulated tissue there is replaced; null for real slides only.
         simulate_dir: folder of the simulated slides.

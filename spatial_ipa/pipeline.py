@@ -102,8 +102,8 @@ def run(
         spatial_key: key of the coordinates in ``obsm`` of the slides.
         layer: layer of the counts of the slides; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
         gene_key: column of ``var`` of the slides with the gene names; its index when null.
-        scrna_layer: ``layer`` of ``scrna``; the same when null.
-        scrna_gene_key: ``gene_key`` of ``scrna``; the same when null, ``var_names`` for the index.
+        scrna_layer: that of ``scrna``; as ``layer`` when null.
+        scrna_gene_key: that of ``scrna``; as ``gene_key`` when null, ``var_names`` for the index.
         tissue: the simulated tissue.
         num_draws: layouts averaged per prediction; error radii need as many as calibrated with
             (``model.init_args.calibration_draws``, 16).
