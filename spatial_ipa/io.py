@@ -203,13 +203,18 @@ def _read_parts(
         matrix_at, genes_at, where = _location(layer)
         if matrix_at not in file or genes_at not in file:
             raise ValueError(f"{path}: has no {where}; {others}")
+        var, var_at = file[genes_at], genes_at.replace("/", ".")
+        if not isinstance(var, h5py.Group):
+            raise ValueError(
+                f"{path}: {var_at} is one array, as anndata before 0.7 wrote it; read the file "
+                "with the tool that made it and save it with write_h5ad"
+            )
         if spatial_key is not None and f"obsm/{spatial_key}" not in file:
             keys = sorted(file["obsm"]) if "obsm" in file else []
             raise ValueError(
                 f"{path}: coordinates obsm[{spatial_key!r}] are missing (obsm has {keys}); name "
                 "the right key with spatial_key, or leave the file out of training"
             )
-        var, var_at = file[genes_at], genes_at.replace("/", ".")
         column = None if gene_key == VAR_NAMES else gene_key
         if column is not None and column not in var:
             raise ValueError(

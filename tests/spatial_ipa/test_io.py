@@ -296,6 +296,11 @@ def test_gene_names_in_a_column_of_raw(tmp_path: Path) -> None:
     assert slide.genes == tuple(data.var_names)
     with pytest.raises(ValueError, match=r"var has no column 'symbol' .*; it has none$"):
         read_slide(path, require_spatial=True, gene_key="symbol")
+    with h5py.File(path, "r+") as file:
+        del file["raw/var"]
+        file["raw"]["var"] = np.array([("a",)], dtype=[("index", "S1")])
+    with pytest.raises(ValueError, match=r"a\.h5ad: raw\.var is one array, .*anndata before 0\.7"):
+        read_slide(path, require_spatial=True, layer="raw.X", gene_key="symbol")
 
 
 @pytest.mark.parametrize("kind", ["category", "object"])
