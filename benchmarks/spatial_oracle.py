@@ -1,4 +1,4 @@
-"""Oracle energies on minisets of real slides: Adam on the coordinates, no model (spec §3).
+"""Oracle energies on minisets of real slides: Adam on the coordinates, no model.
 
     python benchmarks/spatial_oracle.py --data DATA --minisets 50
 

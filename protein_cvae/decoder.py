@@ -1,6 +1,6 @@
 """Equivariant decoder: residue frames refined by message passing, then N, CA, C.
 
-Per layer, over chain edges and the kNN graph of the current CA (spec §2, §4.4, §4.9, §4.10):
+Per layer, over chain edges and the kNN graph of the current CA:
 
     m_ij = φ_e(h_i, h_j, edge_ij),            edge_ij: how j lies in the frame of i
     h_i += φ_h(h_i, mean_j m_ij)

@@ -1,4 +1,4 @@
-"""The divergences of a batch: every latent from its prior, in nats per residue (spec §4.8)."""
+"""The divergences of a batch: every latent from its prior, in nats per residue."""
 
 from __future__ import annotations
 

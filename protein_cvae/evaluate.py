@@ -1,4 +1,4 @@
-"""How good a trained model is on one protein: every number of spec §6, real beside generated.
+"""How good a trained model is on one protein: every number of the tables, real beside generated.
 
 Given and judged models and the template are those of an
 :class:`~protein_cvae.evaluation_data.EvaluationCase`.  Everything generated goes through the

@@ -2,7 +2,7 @@
 
 Everything is seen from the rigid frame of a residue (columns of R: x along CA-C, y towards N), so
 a rotation or translation of the structure changes nothing, while its mirror image differs: local
-coordinates change sign along z (spec §4.3, §4.4).  Lengths enter in units of 10 Å.
+coordinates change sign along z.  Lengths enter in units of 10 Å.
 
 Nodes of a graph are the present residues of a padded batch, in order; ``ResidueGraph.nodes`` says
 which of the B·L places each one is.

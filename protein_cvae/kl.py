@@ -1,7 +1,7 @@
 """Kullback-Leibler terms: one reduction for every latent, and free bits.
 
 All terms are in nats.  A batch reports nats per residue for both latents, so that their weights
-mean the same (spec §4.8): sums over dimensions and residues, divided by the number of residues.
+mean the same: sums over dimensions and residues, divided by the number of residues.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# Start of log σ² of every learned head (spec §2).
+# Start of log σ² of every learned head.
 INITIAL_LOG_VAR = -2.0
 # Bounds of log σ²: e^-12 Å² is below the rounding of a PDB file, e^4 above any prior.
 _LOG_VAR_RANGE = (-12.0, 4.0)

@@ -42,8 +42,7 @@ class GraphAttention(nn.Module):
         a_ij = softmax_j(q_i·k_j / √d + b(edge_ij)),
         out_i = W_o [concat_h Σ_j a_ij v_j,  R_iᵀ Σ_h w_h Σ_j a_ij (x_j − x_i)]
 
-    with R_i, x_i the frame of residue i (spec §4.9).  Cost and memory grow with the number of
-    edges.
+    with R_i, x_i the frame of residue i.  Cost and memory grow with the number of edges.
 
     Args:
         width: of the states; divisible by ``heads``.
@@ -85,7 +84,7 @@ class GraphAttention(nn.Module):
 class Trunk(nn.Module):
     """H + α·graph attention, then pre-norm Transformer layers over all residues of an item.
 
-    α is learned from 0.1 (spec §2).
+    α is learned, starting at 0.1.
 
     Args:
         width: of the states.

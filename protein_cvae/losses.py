@@ -1,4 +1,4 @@
-"""Training losses of the decoder's output, one value per conformer (spec §3 with §4.5-4.15).
+"""Training losses of the decoder's output, one value per conformer.
 
 Every mean runs over entries that exist: present residues, defined dihedrals, bonded pairs.  Angles
 are compared as angles (bonds) or through sine and cosine (dihedrals).  Where a mean has no entry it
@@ -23,7 +23,7 @@ from protein_cvae.geometry.ramachandran import (
     ramachandran_energy,
 )
 
-# Every 4th residue enters the pair distances (spec §3).
+# Every 4th residue enters the pair distances.
 _PAIR_STRIDE = 4
 _BOND_DELTA = 0.15
 _FAR = 10.0  # Å

@@ -1,4 +1,4 @@
-"""Hierarchical conditional VAE over the conformations of a protein (spec §2 with §4).
+"""Hierarchical conditional VAE over the conformations of a protein.
 
     condition  c = f(sequence, template)                        per residue
     prior      p(z_g | c) p(shift | T) p(turn, detail | shift, z_g, c)

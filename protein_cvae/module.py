@@ -1,4 +1,4 @@
-"""Training of the hierarchical CVAE (spec §2-§4)."""
+"""Training of the hierarchical CVAE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a conformer has moved from a template: per residue a shift and a turn (spec §4.3).
+"""How a conformer has moved from a template: per residue a shift and a turn.
 
 Both are seen in the frames of the template, so they do not depend on any pose; a mirror image has
 others.

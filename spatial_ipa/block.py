@@ -20,7 +20,7 @@ _BIAS_LIMIT = 5.0
 
 
 class IPALiteBlock(nn.Module):
-    r"""Invariant-point attention over edges only (spec §5).  Per head h
+    r"""Invariant-point attention over edges only.  Per head h
 
     .. math::
         a_{ij} &= \mathrm{softmax}_j(q_i \cdot k_j / \sqrt{c} + \beta g_{ij} + b_{ij}) \\

@@ -1,4 +1,4 @@
-"""Health of attention, gate and layout, as the scalars of spec §7.
+"""Health of attention, gate and layout, as scalars of the log.
 
 All are means over the nodes of a union, computed without gradients on validation minisets.
 """

@@ -9,10 +9,11 @@ With rows of A, B (n, d), means removed where a covariance Cov is taken (divisor
 * ``rbf_mmd`` (Gretton et al., JMLR 13:723, 2012, eq. 5, the biased statistic): mean k(a,a') + mean
   k(b,b') - 2 mean k(a,b), k the mean of Gaussians exp(-|x-y|^2 / (m s)) over m in 1/4, 1, 4; s is
   the mean squared distance of the pooled rows and carries no gradient.
-* ``neighbour_kl``: KL(P || Q) of each row, P the spatial kernel of spec §2 (T^(1)), and
+* ``neighbour_kl``: KL(P || Q) of each row, P the spatial kernel T^(1), and
   Q_ij = softmax_{j != i}(-|h_i - h_j|^2 / (d tau)).
-* ``log_stress``: variance of log |h_i - h_j| - log |x_i - x_j| over all pairs: the stress of spec
-  §3 for distances in any dimension.  Both spatial terms see distances only, no pose.
+* ``log_stress``: variance of log |h_i - h_j| - log |x_i - x_j| over all pairs: the stress of
+  :mod:`spatial_ipa.losses` for distances in any dimension.  Both spatial terms see distances only,
+  no pose.
 * ``reverse_gradient`` (Ganin & Lempitsky, ICML 2015): identity whose gradient changes sign.
 """
 
@@ -68,7 +69,7 @@ def rbf_mmd(a: Tensor, b: Tensor) -> Tensor:
 
 
 def spatial_kernel(xy: Tensor) -> Tensor:
-    """(n, n) dense T^(1) of spec §2 on the symmetrised adaptive-kNN graph of coordinates (n, 2)."""
+    """(n, n) dense T^(1) on the symmetrised adaptive-kNN graph of coordinates (n, 2)."""
     n = len(xy)
     edges, scale = spatial_graph(xy, adaptive_k(n))
     d2 = squared_distance(xy, edges.src, edges.dst)

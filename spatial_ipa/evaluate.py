@@ -1,4 +1,4 @@
-"""Score predicted layouts of one slide against its true coordinates, all metrics of spec §3."""
+"""Score predicted layouts of one slide against its true coordinates, by all metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EdgeGateSoft: one learned logit per candidate edge (spec §4)."""
+"""EdgeGateSoft: one learned logit per candidate edge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretraining of the edge gate alone (spec §4)."""
+"""Pretraining of the edge gate alone."""
 
 from __future__ import annotations
 

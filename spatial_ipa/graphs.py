@@ -1,4 +1,4 @@
-"""Graphs on known coordinates: adaptive sizes, spatial kNN, rings and landmarks (spec §2).
+"""Graphs on known coordinates: adaptive sizes, spatial kNN, rings and landmarks.
 
 For a miniset or slide of n nodes
 

@@ -1,4 +1,4 @@
-"""The loss terms of spec §3.  Each returns (B,): one value per graph of the union.
+"""The loss terms.  Each returns (B,): one value per graph of the union.
 
 Averaging those over graphs gives every miniset the same weight, whatever its size.
 """

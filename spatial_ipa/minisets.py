@@ -75,7 +75,7 @@ class Miniset:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to a miniset (spec §6).
+    """What training does to a miniset.
 
     It happens here, from the generator of the draw, and not in the training step: so a draw is the
     same on whichever rank and in whichever batch it falls.

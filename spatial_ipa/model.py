@@ -1,4 +1,4 @@
-"""IPALiteModel: embeddings and a graph in, 2D coordinates out (spec §5)."""
+"""IPALiteModel: embeddings and a graph in, 2D coordinates out."""
 
 from __future__ import annotations
 

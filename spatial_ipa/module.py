@@ -1,4 +1,4 @@
-"""Training of gate and model together (spec §6)."""
+"""Training of gate and model together."""
 
 from __future__ import annotations
 

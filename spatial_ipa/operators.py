@@ -1,4 +1,4 @@
-"""Gauge fixing and random-walk operators on a fixed graph (spec §2, §3).
+"""Gauge fixing and random-walk operators on a fixed graph.
 
 On the symmetric edges of the target graph, with the stored local scales s,
 

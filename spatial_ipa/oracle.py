@@ -1,4 +1,4 @@
-"""The floor of every table: Adam on the coordinates themselves, without a model (spec §3)."""
+"""The floor of every table: Adam on the coordinates themselves, without a model."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def union_targets(targets: Sequence[Target]) -> Target:
 
 
 def gate_target(target: Target, candidates: EdgeList) -> Tensor:
-    """T_ref restricted to candidate edges (spec §4).
+    """T_ref restricted to candidate edges.
 
     Returns:
         (E,) T_ref_ij on each candidate edge, 0 where it is not an edge of the target graph.  Rows

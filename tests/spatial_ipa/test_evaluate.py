@@ -38,7 +38,7 @@ def gauge(x: np.ndarray) -> np.ndarray:
 def dense_walk_and_stress(
     x: np.ndarray, xy: np.ndarray, target: Target, k: int
 ) -> tuple[float, float]:
-    """L_RW and L_stress of spec §3 from n x n matrices; graph and scales rebuilt from ``xy``.
+    """L_RW and L_stress from n x n matrices; graph and scales rebuilt from ``xy``.
 
     Only the random pairs and rows are taken from the target, being draws.
     """

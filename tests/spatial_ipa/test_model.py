@@ -21,7 +21,7 @@ def parameters(module: nn.Module) -> int:
     ("c_s", "d", "count"), [(64, 64, 78_550), (96, 64, 136_246), (96, 128, 154_678)]
 )
 def test_parameter_counts(c_s: int, d: int, count: int) -> None:
-    """The counts of spec §5, with the four gamma of the distance term and without."""
+    """The counts of the reference design, with the four gamma of the distance term and without."""
     assert parameters(IPALiteModel(d, c_s, distance_term="monotone")) == count
     assert parameters(IPALiteModel(d, c_s)) == count - 4
 

@@ -1,4 +1,4 @@
-"""Targets and losses against a dense NumPy twin, and the invariances of spec §3."""
+"""Targets and losses against a dense NumPy twin, and their invariances."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_operator_is_row_stochastic_without_diagonal() -> None:
 
 
 def test_row_entropy_in_the_reported_range() -> None:
-    """Spec §2 gives 3.2-3.9 nats.  Measured: 3.07 at n = 96, 3.65 at 240, 4.11 at 384."""
+    """Reference: 3.2-3.9 nats.  Measured: 3.07 at n = 96, 3.65 at 240, 4.11 at 384."""
     for n in (160, 200, 280):
         target = target_of(n)
         entropy = build_predicted_rw_operator(target.xy, target.edges, target.scale).row_entropy()
