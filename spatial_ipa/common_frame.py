@@ -3,8 +3,8 @@
 The model places cells by relations between them, and a layout that is right almost everywhere may
 still be folded or bent as a whole: no local loss sees it.  Regression of coordinates on embeddings
 errs otherwise: each cell by itself, blurred and shrunk towards the middle where expression says
-little, but with nothing to fold.  What averaging the two does on
-real slides is in ``benchmarks/reports/spatial_experiments.md``.
+little, but with nothing to fold.  What averaging the two does on real slides is in
+``benchmarks/reports/spatial_experiments.md``.
 
 Training slides are turned into one frame by their embeddings (:mod:`spatial_ipa.registration`), so
 the pose they come in does not matter.  With y their gauge-fixed coordinates there and h their
