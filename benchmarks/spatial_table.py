@@ -67,8 +67,13 @@ def _leave_one_out(folder: str, slides: list[str]) -> tuple[Fold, ...]:
     )
 
 
-def _patient(letter: str) -> tuple[Fold, ...]:
-    return _leave_one_out("her2st", [f"{letter}{i}" for i in range(1, 7)])
+def _patient(letter: str, num_slides: int = 6) -> tuple[Fold, ...]:
+    return _leave_one_out("her2st", [f"{letter}{i}" for i in range(1, num_slides + 1)])
+
+
+def _synovium(donor: str) -> tuple[Fold, ...]:
+    sections = [f"ra_synovium/{donor}_{i}.h5ad" for i in range(1, 5)]
+    return (Fold(f"{donor}_24", tuple(sections[::2]), tuple(sections[1::2])),)
 
 
 SPLITS: dict[str, tuple[Fold, ...]] = {
@@ -99,7 +104,11 @@ SPLITS: dict[str, tuple[Fold, ...]] = {
             ("merfish_hypothalamus/A1_bregma_m0.29.h5ad",),
         ),
     ),
+    "her2st_D": _patient("D"),
+    "her2st_E": _patient("E", 3),
+    "her2st_F": _patient("F", 3),
     "stahl": _leave_one_out("stahl_breast", [f"layer{i}" for i in range(1, 5)]),
+    **{f"synovium_{donor}": _synovium(donor) for donor in ("RA1", "RA3", "RA6")},
 }
 
 
