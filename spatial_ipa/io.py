@@ -2,7 +2,8 @@
 
 A file is checked before anything is computed from it; what cannot be used is refused by name, what
 is changed (duplicate genes summed, empty spots dropped) is warned about with its count.  Read are
-the names of spots and genes, ``obs["patient"]``, one matrix (``X``, a layer or ``raw.X``) and, for
+the names of spots and genes, ``obs["patient"]``, what tells sections apart (``obs["library_id"]``,
+the keys of ``uns["spatial"]``), one matrix (``X``, a layer or ``raw.X``) and, for
 slides, one entry of ``obsm``; everything else in the file is never touched.  Nothing is ever
 unpickled.
 
@@ -79,8 +80,9 @@ def read_slide(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not a readable ``.h5ad``, or its matrix, names or coordinates
-            cannot be used; the message names the file and says what to do.
+        ValueError: if the file is not a readable ``.h5ad``, its matrix, names or coordinates cannot
+            be used, or a slide holds several sections or patients; the message names the file and
+            says what to do.
     """
     path = Path(path)
     parts = _read_parts(path, layer, gene_key, spatial_key if require_spatial else None)
@@ -96,6 +98,8 @@ def read_slide(
                 stacklevel=2,
             )
     genes, counts = _unique_genes(parts.genes, counts, path, logged)
+    if require_spatial:
+        _refuse_several_sections(parts.sections, path)
     patient = _patient_of(parts.patient, path, one_only=require_spatial)
     obs_names = np.asarray(parts.obs_names, dtype=object)
     if require_spatial:
@@ -172,6 +176,7 @@ class _Parts(NamedTuple):
     genes: list[str]
     obs_names: list[str]
     patient: Any  # obs["patient"], None without it
+    sections: list[str]  # as scanpy and squidpy name them; empty where the file does not say
     xy: Any  # None without a key of the coordinates
     where: str  # what to call the matrix in a message
     others: str  # which other matrices there are, for a message about this one
@@ -226,6 +231,7 @@ def _read_parts(
             obs_names = row_names(file["obs"])
             names = row_names(var) if column is None else read_column(var, column)
             patient = read_column(file["obs"], "patient")
+            sections = _sections_of(file)
             matrix = read_elem(file[matrix_at])
             xy = None if spatial_key is None else read_elem(file[f"obsm/{spatial_key}"])
         except Exception as error:  # h5py and anndata raise errors of all kinds here
@@ -245,7 +251,7 @@ def _read_parts(
         )
     if 0 in shape:
         raise ValueError(f"{path}: empty, {where} has shape {shape}")
-    return _Parts(matrix, genes, obs_names, patient, xy, where, others)
+    return _Parts(matrix, genes, obs_names, patient, sections, xy, where, others)
 
 
 def _gene_names(column: Any, path: Path, where: str) -> list[str]:
@@ -312,11 +318,45 @@ def _unique_genes(
     return unique, counts @ gather
 
 
+def _distinct(column: Any) -> list[str]:
+    """The values of a stored column that are not missing, sorted."""
+    known = column.dropna() if hasattr(column, "dropna") else column[column == column]
+    return sorted({str(value) for value in known})
+
+
+def _sections_of(file: h5py.File) -> list[str]:
+    """The sections a file names: the values of ``obs["library_id"]``, else the images it holds.
+
+    Squidpy takes the column for its ``library_key``; scanpy keeps the image of a section in
+    ``uns["spatial"][library_id]``, beside which there may be other entries.
+    """
+    column = read_column(file["obs"], "library_id")
+    if column is not None:
+        return _distinct(column)
+    held = file.get("uns/spatial")
+    if not isinstance(held, h5py.Group):
+        return []
+    return sorted(
+        name
+        for name, entry in held.items()
+        if isinstance(entry, h5py.Group) and {"images", "scalefactors"} & set(entry)
+    )
+
+
+def _refuse_several_sections(sections: list[str], path: Path) -> None:
+    """Coordinates of sections lie on top of each other; neighbours across them would be none."""
+    if len(sections) > 1:
+        raise ValueError(
+            f"{path}: holds {len(sections)} sections ({', '.join(sections[:5])}), by "
+            "obs['library_id'] or uns['spatial']; write one file per section, or, if all lie in "
+            "one frame, set obs['library_id'] to one value"
+        )
+
+
 def _patient_of(column: Any, path: Path, *, one_only: bool) -> str | None:
     if column is None:
         return None
-    known = column.dropna() if hasattr(column, "dropna") else column[column == column]
-    patients = sorted({str(value) for value in known})
+    patients = _distinct(column)
     if len(patients) > 1 and one_only:
         raise ValueError(
             f"{path}: obs['patient'] names {len(patients)} patients ({', '.join(patients[:5])}); "

@@ -11,6 +11,7 @@ from pathlib import Path
 import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -99,6 +100,16 @@ def two_patients(data: ad.AnnData) -> ad.AnnData:
     return data
 
 
+def two_sections(data: ad.AnnData) -> ad.AnnData:
+    data.obs["library_id"] = pd.Categorical(["S1"] * 30 + ["S2"] * 30)
+    return data
+
+
+def two_images(data: ad.AnnData) -> ad.AnnData:
+    data.uns["spatial"] = {s: {"scalefactors": {"spot_diameter_fullres": 1.0}} for s in "ab"}
+    return data
+
+
 def mostly_empty(x: np.ndarray) -> np.ndarray:
     x[20:] = 0
     return x
@@ -135,6 +146,8 @@ BAD_CONTENT = [
     ("unnamed genes", rename("", "  "), "2 of 30 var_names are empty"),
     ("duplicates, logged", duplicated_and_logged, "1 duplicate gene names in logged values"),
     ("two patients", two_patients, r"names 2 patients \(P1, P2\)"),
+    ("two sections", two_sections, r"holds 2 sections \(S1, S2\).*one file per section"),
+    ("two images", two_images, r"holds 2 sections \(a, b\)"),
 ]
 
 
@@ -149,6 +162,36 @@ def test_unusable_content_is_refused_by_name(
     with pytest.raises(ValueError, match=message) as caught:
         read_slide(path, require_spatial=True)
     assert "slide_x.h5ad" in str(caught.value)
+
+
+def one_section_declared(data: ad.AnnData) -> ad.AnnData:
+    """Two images, as of two capture areas, declared to lie in one frame."""
+    data = two_images(data)
+    data.obs["library_id"] = "both"
+    return data
+
+
+def one_image(data: ad.AnnData) -> ad.AnnData:
+    data = two_images(data)
+    data.uns["spatial"] = {"a": data.uns["spatial"]["a"], "is_single": True, "notes": {"by": "x"}}
+    return data
+
+
+@pytest.mark.parametrize("change", [one_section_declared, one_image])
+def test_one_section_is_read_whatever_else_the_file_holds(
+    tmp_path: Path, change: Callable[[ad.AnnData], ad.AnnData]
+) -> None:
+    path = save(change(make()), tmp_path / "slide.h5ad")
+    assert len(read_slide(path, require_spatial=True)) == 60
+
+
+@pytest.mark.parametrize("change", [two_sections, two_images])
+def test_cells_of_several_sections_may_be_placed(
+    tmp_path: Path, change: Callable[[ad.AnnData], ad.AnnData]
+) -> None:
+    """Where coordinates are not looked at, sections do not matter."""
+    path = save(change(make()), tmp_path / "cells.h5ad")
+    assert len(read_slide(path, require_spatial=False)) == 60
 
 
 def truncate(path: Path) -> None:
