@@ -2,10 +2,9 @@
 
 A file is checked before anything is computed from it; what cannot be used is refused by name, what
 is changed (duplicate genes summed, empty spots dropped) is warned about with its count.  Read are
-the names of spots and genes, ``obs["patient"]``, what tells sections apart (``obs["library_id"]``,
-the keys of ``uns["spatial"]``), one matrix (``X``, a layer or ``raw.X``) and, for
-slides, one entry of ``obsm``; everything else in the file is never touched.  Nothing is ever
-unpickled.
+the names of spots and genes, ``obs["patient"]``, one matrix (``X``, a layer or ``raw.X``) and, for
+slides, one entry of ``obsm`` and what tells sections apart (``obs["library_id"]``, the keys of
+``uns["spatial"]``); everything else in the file is never touched.  Nothing is ever unpickled.
 
 Gene panels over several slides are in :mod:`spatial_ipa.panels`, writing in
 :mod:`spatial_ipa.h5ad`; both are importable from here.
@@ -98,8 +97,7 @@ def read_slide(
                 stacklevel=2,
             )
     genes, counts = _unique_genes(parts.genes, counts, path, logged)
-    if require_spatial:
-        _refuse_several_sections(parts.sections, path)
+    _refuse_several_sections(parts.sections, path)
     patient = _patient_of(parts.patient, path, one_only=require_spatial)
     obs_names = np.asarray(parts.obs_names, dtype=object)
     if require_spatial:
@@ -176,7 +174,7 @@ class _Parts(NamedTuple):
     genes: list[str]
     obs_names: list[str]
     patient: Any  # obs["patient"], None without it
-    sections: list[str]  # as scanpy and squidpy name them; empty where the file does not say
+    sections: list[str]  # empty where the file does not say, and without a key of the coordinates
     xy: Any  # None without a key of the coordinates
     where: str  # what to call the matrix in a message
     others: str  # which other matrices there are, for a message about this one
@@ -231,7 +229,7 @@ def _read_parts(
             obs_names = row_names(file["obs"])
             names = row_names(var) if column is None else read_column(var, column)
             patient = read_column(file["obs"], "patient")
-            sections = _sections_of(file)
+            sections = [] if spatial_key is None else _sections_of(file)
             matrix = read_elem(file[matrix_at])
             xy = None if spatial_key is None else read_elem(file[f"obsm/{spatial_key}"])
         except Exception as error:  # h5py and anndata raise errors of all kinds here

@@ -177,21 +177,16 @@ def one_image(data: ad.AnnData) -> ad.AnnData:
     return data
 
 
-@pytest.mark.parametrize("change", [one_section_declared, one_image])
-def test_one_section_is_read_whatever_else_the_file_holds(
-    tmp_path: Path, change: Callable[[ad.AnnData], ad.AnnData]
+@pytest.mark.parametrize(
+    ("change", "require_spatial"),
+    [(one_section_declared, True), (one_image, True), (two_sections, False), (two_images, False)],
+)
+def test_files_whose_sections_would_not_be_stacked_are_read(
+    tmp_path: Path, change: Callable[[ad.AnnData], ad.AnnData], require_spatial: bool
 ) -> None:
+    """One section whatever else the file holds, or cells, whose coordinates are not looked at."""
     path = save(change(make()), tmp_path / "slide.h5ad")
-    assert len(read_slide(path, require_spatial=True)) == 60
-
-
-@pytest.mark.parametrize("change", [two_sections, two_images])
-def test_cells_of_several_sections_may_be_placed(
-    tmp_path: Path, change: Callable[[ad.AnnData], ad.AnnData]
-) -> None:
-    """Where coordinates are not looked at, sections do not matter."""
-    path = save(change(make()), tmp_path / "cells.h5ad")
-    assert len(read_slide(path, require_spatial=False)) == 60
+    assert len(read_slide(path, require_spatial=require_spatial)) == 60
 
 
 def truncate(path: Path) -> None:
