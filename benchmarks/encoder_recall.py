@@ -29,24 +29,24 @@ import numpy as np
 import torch
 from sklearn.svm import SVR
 
-from common.machine import describe_machine
-from common.trainer import quiet_trainer
-from spatial_ipa.encoder import load_encoder
-from spatial_ipa.encoder_data import EncoderDataModule
-from spatial_ipa.encoder_module import EncoderModule, Start
-from spatial_ipa.expression import gene_scale
-from spatial_ipa.io import read_slides
-from spatial_ipa.log_expression import LogExpression
-from spatial_ipa.metrics import (
+from common.report.machine import describe_machine
+from common.training.trainer import quiet_trainer
+from spatial_ipa.data.expression import gene_scale
+from spatial_ipa.data.log_expression import LogExpression
+from spatial_ipa.data.read import read_slides
+from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
+from spatial_ipa.data.slide import Slide
+from spatial_ipa.encoder.datamodule import EncoderDataModule
+from spatial_ipa.encoder.frozen import load_encoder
+from spatial_ipa.encoder.module import EncoderModule, Start
+from spatial_ipa.encoder.spatial_pca import principal_components
+from spatial_ipa.geometry.metrics import (
     adaptive_k,
     distance_spearman,
     gauge_fix,
     neighbour_recall,
     procrustes_rmse,
 )
-from spatial_ipa.simulate import TissueSpec, ensure_tissue
-from spatial_ipa.slide import Slide
-from spatial_ipa.spatial_pca import principal_components
 
 CANDIDATES = (60, 80, 100, 120)
 COLUMNS = (*(f"recall@{c}" for c in CANDIDATES), "recall@k", "SVR Spearman", "SVR RMSE", "s")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from sklearn.isotonic import IsotonicRegression
 
-from common.atomic import atomic_path
+from common.files.atomic import atomic_path
 
 Array = NDArray[np.float64]
 

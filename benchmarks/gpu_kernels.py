@@ -9,10 +9,10 @@ FlexAttention (block mask, gate through its score function, no coordinates: less
 others do) up to 20,000 nodes.  First every result and gradient is compared with the float64 plain
 form on a small multigraph, and two runs bit by bit; nothing is timed if that fails.  Then the
 graph: a square lattice on a torus, every node with its 100 nearest lattice points as in-edges,
-int32 indices; "in order" means nodes in :func:`common.order.locality_order`, "shuffled" a random
-order.  Times are medians of CUDA events after a warm-up.  "moved" counts every array that must be
-read or written once; its rate is given as a fraction of the copy bandwidth measured in the same
-run.  "gathered" counts the node rows read once per edge, wherever they come from (caches).
+int32 indices; "in order" means nodes in :func:`common.graph.order.locality_order`, "shuffled" a
+random order.  Times are medians of CUDA events after a warm-up.  "moved" counts every array that
+must be read or written once; its rate is given as a fraction of the copy bandwidth measured in the
+same run.  "gathered" counts the node rows read once per edge, wherever they come from (caches).
 Prints a table, and writes ``gpu_kernels.json`` and ``.png`` after every size.
 """
 
@@ -33,9 +33,9 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from common.atomic import atomic_path
-from common.edges import EdgeList
-from common.order import locality_order, permute_edges
+from common.files.atomic import atomic_path
+from common.graph.edges import EdgeList
+from common.graph.order import locality_order, permute_edges
 from common.sparse import Backend, edge_gate, neighbor_attention, triton_launch, use_backend
 from common.sparse.triton_launch import Tile
 

@@ -35,14 +35,14 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from common.atomic import atomic_path
-from common.figures import save_figure
-from common.knn import Engine, exact, knn_index
-from common.knn.approximate import squared_distances
-from common.machine import describe_machine
+from common.files.atomic import atomic_path
+from common.graph.knn import Engine, exact, knn_index
+from common.graph.knn.approximate import squared_distances
+from common.report.figures import save_figure
+from common.report.machine import describe_machine
 from common.rng import generator_for
-from spatial_ipa.expression import normalise
-from spatial_ipa.io import read_slide
+from spatial_ipa.data.expression import normalise
+from spatial_ipa.data.read import read_slide
 
 LIBRARIES = ("torch-cluster", "scipy", "scikit-learn", "faiss-cpu")
 WIDTH = 128

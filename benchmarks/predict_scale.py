@@ -26,9 +26,9 @@ import h5py
 import numpy as np
 from scipy.stats import spearmanr
 
-from common.atomic import atomic_path
-from common.machine import describe_machine
-from spatial_ipa.simulate import TissueSpec, simulate_tissue
+from common.files.atomic import atomic_path
+from common.report.machine import describe_machine
+from spatial_ipa.data.simulation.files import TissueSpec, simulate_tissue
 
 _PAIRS = 200_000
 
@@ -51,7 +51,7 @@ def predicted(path: Path, output: Path, args: argparse.Namespace) -> tuple[str, 
     """Run the command; what it printed, and the largest resident memory of any child so far."""
     command = [
         *(sys.executable, "-m", "common.cli", "predict"),
-        *("--config", "configs/spatial_ipa_predict.yaml"),
+        *("--config", "configs/spatial_ipa/predict.yaml"),
         *("--ckpt_path", str(args.ckpt)),
         f"--data.init_args.input={path}",
         f"--data.init_args.output={output}",

@@ -42,17 +42,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from common.align import aligned_rmsd
-from common.atomic import atomic_path
-from common.machine import processor
-from common.trainer import quiet_trainer
-from protein_cvae.batch import ProteinBatch, collate
-from protein_cvae.datamodule import EnsembleDataModule, SimulationSettings
-from protein_cvae.evaluation_data import EvaluationCase, EvaluationCases
+from common.files.atomic import atomic_path
+from common.report.machine import processor
+from common.training.trainer import quiet_trainer
+from protein_cvae.data.batch import ProteinBatch, collate
+from protein_cvae.data.cases import EvaluationCase, EvaluationCases
+from protein_cvae.data.datamodule import EnsembleDataModule, SimulationSettings
+from protein_cvae.evaluation.metrics import sequence_recovery
 from protein_cvae.geometry.constants import CA
-from protein_cvae.metrics import sequence_recovery
-from protein_cvae.model import SequenceDesign
+from protein_cvae.model.network import SequenceDesign
+from protein_cvae.model.sampling import evaluating
 from protein_cvae.module import ProteinCVAEModule
-from protein_cvae.sampling import evaluating
 
 Row = dict[str, Any]
 DESIGNS: tuple[SequenceDesign, ...] = ("direct", "shared", "separate")

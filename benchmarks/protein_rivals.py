@@ -26,16 +26,21 @@ import torch
 from torch import Tensor
 
 from common.align import aligned_rmsd
-from common.atomic import atomic_path
-from common.machine import describe_machine
+from common.files.atomic import atomic_path
+from common.report.machine import describe_machine
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.geometry.checks import validity
+from protein_cvae.evaluation.baselines import (
+    RIVALS,
+    constrained,
+    network_reconstruction,
+    pca_reconstruction,
+)
+from protein_cvae.evaluation.metrics import compare, core_mask, pairwise_rmsd
 from protein_cvae.geometry.constants import CA
-from protein_cvae.geometry.constraints import nearer_cis, project
 from protein_cvae.geometry.dihedrals import backbone_dihedrals
+from protein_cvae.geometry.projection import nearer_cis, project
+from protein_cvae.geometry.validity import validity
 from protein_cvae.io import find_ensembles, load_ensemble
-from protein_cvae.metrics import compare, core_mask, pairwise_rmsd
-from protein_cvae.rivals import RIVALS, constrained, network_reconstruction, pca_reconstruction
 
 COLUMNS = (
     "spread_ratio",

@@ -11,8 +11,8 @@ without it ensembles are simulated.  Short: nothing is trained to an end.
   the Trainer itself); "prior" the KL terms and the draw from the prior; the decoder runs twice, on
   a posterior and on a prior draw.  Parts inside another count only there.
 * Generating: 2sdf (67 residues), adenylate kinase (214) and a simulated chain of 500, or simulated
-  ones of all lengths; ``--count`` conformers per call of ``protein_cvae.tasks.generate`` from one
-  structure, with geometry finished and without; median of ``--repeats`` calls after one more.
+  ones of all lengths; ``--count`` conformers per call of ``protein_cvae.generation.generate`` from
+  one structure, with geometry finished and without; median of ``--repeats`` calls after one more.
 
 ``--clock cpu`` counts processor time, all threads together: on a busy machine that is closer to
 what one thread takes on an idle one.  The weights are those of ``--ckpt``; without it untrained
@@ -42,22 +42,22 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser
 
 import protein_cvae.module
-from common.atomic import atomic_path
-from common.machine import processor
-from common.trainer import quiet_trainer
-from protein_cvae.datamodule import EnsembleDataModule
+from common.files.atomic import atomic_path
+from common.report.machine import processor
+from common.training.trainer import quiet_trainer
+from protein_cvae.data.datamodule import EnsembleDataModule
+from protein_cvae.data.simulate import simulate_ensembles
 from protein_cvae.ensemble import Ensemble
+from protein_cvae.generation import GenerateOptions, generate
 from protein_cvae.io import load_ensemble
 from protein_cvae.module import ProteinCVAEModule
-from protein_cvae.simulate import simulate_ensembles
-from protein_cvae.tasks import GenerateOptions, generate
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = [ROOT / "configs" / f"protein_cvae{end}.yaml" for end in ("", "_laptop")]
+CONFIGS = [ROOT / "configs" / "protein_cvae" / f"{name}.yaml" for name in ("fit", "laptop")]
 WARM_UP = 2
 # Real proteins of these lengths below --data.
 REAL = {67: "nmr/2sdf.pdb.gz", 214: "md/adk"}

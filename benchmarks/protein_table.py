@@ -1,6 +1,6 @@
 """The results table of protein_cvae: rivals and a trained model on the same held-out models.
 
-    python benchmarks/protein_table.py run --config configs/protein_cvae.yaml \
+    python benchmarks/protein_table.py run --config configs/protein_cvae/fit.yaml \
         --ckpt runs/protein_cvae.ckpt --out runs/protein_table
     python benchmarks/protein_table.py report --out runs/protein_table
 
@@ -34,14 +34,22 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from common.machine import describe_machine, machines_of
+from common.report.machine import describe_machine, machines_of
 from common.rng import generator_for
-from protein_cvae.datamodule import EnsembleDataModule
-from protein_cvae.evaluate import case_key, evaluate_case
-from protein_cvae.evaluation_data import EvaluationCase, EvaluationCases
-from protein_cvae.evaluation_scores import Reconstruction, reconstruction, score_conformers
-from protein_cvae.evaluation_settings import EvaluationSettings
-from protein_cvae.evaluation_table import (
+from protein_cvae.data.cases import EvaluationCase, EvaluationCases
+from protein_cvae.data.datamodule import EnsembleDataModule
+from protein_cvae.evaluation.baselines import (
+    network_reconstruction,
+    network_sampling,
+    noise_sampling,
+    pca_reconstruction,
+    pca_sampling,
+)
+from protein_cvae.evaluation.metrics import pairwise_rmsd
+from protein_cvae.evaluation.score_protein import case_key, evaluate_case
+from protein_cvae.evaluation.scores import Reconstruction, reconstruction, score_conformers
+from protein_cvae.evaluation.settings import EvaluationSettings
+from protein_cvae.evaluation.tables import (
     GROUPS,
     Row,
     case_rows,
@@ -52,19 +60,11 @@ from protein_cvae.evaluation_table import (
     reconstruction_table,
     to_json_lines,
 )
-from protein_cvae.finishing import geometry_finisher
+from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.geometry.constants import CA
-from protein_cvae.geometry.finish import FinishOptions
-from protein_cvae.metrics import pairwise_rmsd
+from protein_cvae.geometry.refine import FinishOptions
+from protein_cvae.model.sampling import Finisher, repeat_item
 from protein_cvae.module import ProteinCVAEModule
-from protein_cvae.rivals import (
-    network_reconstruction,
-    network_sampling,
-    noise_sampling,
-    pca_reconstruction,
-    pca_sampling,
-)
-from protein_cvae.sampling import Finisher, repeat_item
 
 OURS = "ours"
 # Of conformers, in the order of the table.  "ensemble" and "prior" come from the model.

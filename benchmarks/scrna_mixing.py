@@ -20,19 +20,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.machine import describe_machine
-from common.trainer import quiet_trainer
-from spatial_ipa.encoder import FrozenEncoder, load_encoder
-from spatial_ipa.encoder_data import EncoderDataModule
-from spatial_ipa.encoder_losses import domain_mixing
-from spatial_ipa.encoder_module import EncoderModule
-from spatial_ipa.graphs import adaptive_k
-from spatial_ipa.io import read_slide, read_slides
-from spatial_ipa.metrics import neighbour_recall
+from common.report.machine import describe_machine
+from common.training.trainer import quiet_trainer
+from spatial_ipa.data.read import read_slide, read_slides
+from spatial_ipa.encoder.datamodule import EncoderDataModule
+from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
+from spatial_ipa.encoder.losses import domain_mixing
+from spatial_ipa.encoder.module import EncoderModule
+from spatial_ipa.geometry.graphs import adaptive_k
+from spatial_ipa.geometry.metrics import neighbour_recall
 
 
 def train(slides: list[str], scrna: str, epochs: int, seed: int, w_scrna: float) -> FrozenEncoder:
-    """The encoder of configs/encoder.yaml after so many epochs."""
+    """The encoder of configs/spatial_ipa/encoder.yaml after so many epochs."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.pt"
         optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)

@@ -6,7 +6,7 @@
 
 Prints a table and writes ``sparse_attention.json`` and ``.png`` to ``--out``.  Every node attends
 to its k nearest neighbours among random points in three dimensions.  "nodes in order" is the same
-graph with its nodes sorted by :func:`common.order.locality_order`.
+graph with its nodes sorted by :func:`common.graph.order.locality_order`.
 
 Each method runs in float32 on the same inputs and must first agree with the float64 plain form on a
 small graph, and with the first method at the size that is timed.  Methods take turns, so that other
@@ -40,12 +40,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from common.atomic import atomic_path
-from common.edges import EdgeList
-from common.figures import save_figure
-from common.knn import knn_edges
-from common.machine import processor
-from common.order import locality_order, permute_edges
+from common.files.atomic import atomic_path
+from common.graph.edges import EdgeList
+from common.graph.knn import knn_edges
+from common.graph.order import locality_order, permute_edges
+from common.report.figures import save_figure
+from common.report.machine import processor
 from common.sparse import Backend, edge_gate, neighbor_attention, use_backend
 from common.sparse.backend import extension_loaded
 

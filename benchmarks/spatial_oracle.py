@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.machine import describe_machine
+from common.report.machine import describe_machine
 from common.rng import generator_for
-from spatial_ipa.io import read_slide
-from spatial_ipa.minisets import draw_members
-from spatial_ipa.oracle import minimise
-from spatial_ipa.slide import Slide
-from spatial_ipa.targets import Target, build_target, union_targets
+from spatial_ipa.data.read import read_slide
+from spatial_ipa.data.slide import Slide
+from spatial_ipa.evaluation.oracle import minimise
+from spatial_ipa.model.minisets import draw_members
+from spatial_ipa.model.targets import Target, build_target, union_targets
 
 SLIDES = (
     "her2st/A1", "her2st/B2", "her2st/C3", "her2st/D4", "dlpfc/151673", "dlpfc/151675",

@@ -18,14 +18,14 @@ import time
 import numpy as np
 import torch
 
-from common.machine import describe_machine
-from spatial_ipa.calibration import PlacedSlide, calibrate, check_slides, place_slide
-from spatial_ipa.identifiability import slide_identifiability
-from spatial_ipa.io import read_slides
-from spatial_ipa.minisets import EmbeddedSlide
-from spatial_ipa.module import SpatialIPAModule
-from spatial_ipa.placement import Placement
-from spatial_ipa.reference_cells import ReferenceCells
+from common.report.machine import describe_machine
+from spatial_ipa.confidence.calibration import PlacedSlide, calibrate, check_slides, place_slide
+from spatial_ipa.confidence.identifiability import slide_identifiability
+from spatial_ipa.confidence.reference_cells import ReferenceCells
+from spatial_ipa.data.read import read_slides
+from spatial_ipa.layout.placement import Placement
+from spatial_ipa.model.minisets import EmbeddedSlide
+from spatial_ipa.training.module import SpatialIPAModule
 
 
 def main() -> None:

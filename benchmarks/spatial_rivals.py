@@ -2,10 +2,10 @@
 
     python benchmarks/spatial_rivals.py --train A1.h5ad A2.h5ad --test A3.h5ad [--rotate]
 
-Prints one row per rival with every figure of ``spatial_ipa.evaluate.SlideScorer``.  ``--rotate``
-turns, and may mirror, every training slide at random; ``--register`` brings them into one frame
-again by expression.  Layouts of other methods are scored beside them under the same definition
-with ``--layout name=file.npy``.
+Prints one row per rival with every figure of ``spatial_ipa.evaluation.scorer.SlideScorer``.
+``--rotate`` turns, and may mirror, every training slide at random; ``--register`` brings them into
+one frame again by expression.  Layouts of other methods are scored beside them under the same
+definition with ``--layout name=file.npy``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common.machine import describe_machine
-from spatial_ipa.evaluate import SlideScorer
-from spatial_ipa.expression import normalise
-from spatial_ipa.io import gene_panel, read_slides, reindex
-from spatial_ipa.rivals import RIVALS, pca_features, predict
+from common.report.machine import describe_machine
+from spatial_ipa.data.expression import normalise
+from spatial_ipa.data.read import gene_panel, read_slides, reindex
+from spatial_ipa.evaluation.baselines.regression import RIVALS, pca_features, predict
+from spatial_ipa.evaluation.scorer import SlideScorer
 
 COLUMNS = (
     "e_geo",

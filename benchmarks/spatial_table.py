@@ -30,24 +30,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.machine import describe_machine, machines_of
+from common.report.machine import describe_machine, machines_of
 from common.rng import generator_for
-from common.trainer import quiet_trainer
-from spatial_ipa.common_frame import FrameRegression
-from spatial_ipa.datamodule import MinisetDataModule, MinisetSettings
-from spatial_ipa.encoder import FrozenEncoder, check_split, load_encoder
-from spatial_ipa.encoder_data import EncoderDataModule
-from spatial_ipa.encoder_module import EncoderModule
-from spatial_ipa.evaluate import SlideScorer
-from spatial_ipa.expression import normalise
-from spatial_ipa.io import gene_panel, read_slide, reindex
-from spatial_ipa.metrics import adaptive_k, neighbour_recall
-from spatial_ipa.minisets import Augmentation, EmbeddedSlide, build_miniset, draw_members
-from spatial_ipa.module import GraphMode, SpatialIPAModule
-from spatial_ipa.oracle import minimise_slide
-from spatial_ipa.placement import Placement, towards_outline, typical_aspect
-from spatial_ipa.rivals import RIVALS, pca_features, predict
-from spatial_ipa.slide import Slide
+from common.training.trainer import quiet_trainer
+from spatial_ipa.data.expression import normalise
+from spatial_ipa.data.read import gene_panel, read_slide, reindex
+from spatial_ipa.data.slide import Slide
+from spatial_ipa.encoder.datamodule import EncoderDataModule
+from spatial_ipa.encoder.frozen import FrozenEncoder, check_split, load_encoder
+from spatial_ipa.encoder.module import EncoderModule
+from spatial_ipa.evaluation.baselines.regression import RIVALS, pca_features, predict
+from spatial_ipa.evaluation.oracle import minimise_slide
+from spatial_ipa.evaluation.scorer import SlideScorer
+from spatial_ipa.geometry.metrics import adaptive_k, neighbour_recall
+from spatial_ipa.layout.frame_regression import FrameRegression
+from spatial_ipa.layout.placement import Placement, towards_outline, typical_aspect
+from spatial_ipa.model.minisets import Augmentation, EmbeddedSlide, build_miniset, draw_members
+from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings
+from spatial_ipa.training.module import GraphMode, SpatialIPAModule
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Runner:
         path = Path(self.args.out) / "encoders" / self.args.tag
         path = path / f"{self.fold.name}_{self.seed}{suffix}.pt"
         if not path.exists():
-            # As configs/encoder.yaml; the class's own default rate is AdamW's.
+            # As configs/spatial_ipa/encoder.yaml; the class's own default rate is AdamW's.
             optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
             module = EncoderModule(str(path), optimizer=optimizer, seed=self.seed)
             seen = self.train + self.test if leaky else self.train

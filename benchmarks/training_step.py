@@ -3,7 +3,7 @@
     python benchmarks/training_step.py --slides DATA/her2st/A[1-3].h5ad --out runs/training_step
 
 Embeds the slides by the principal components of their expression (width 128, as the encoder's),
-draws minisets as ``configs/spatial_ipa_laptop.yaml`` does, and times whole steps (miniset, forward,
+draws minisets as ``configs/spatial_ipa/laptop.yaml`` does, and times whole steps (miniset, forward,
 losses, backward, AdamW) on every backend of :mod:`common.sparse`, in turns and on the same batches.
 Losses and gradients of the backends must agree first.  Then one profiled step of the default
 backend says where its time goes: wall time by part, and processor time by operation.
@@ -25,17 +25,17 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from common.atomic import atomic_path
-from common.machine import describe_machine
+from common.files.atomic import atomic_path
+from common.report.machine import describe_machine
 from common.sparse import Backend, use_backend
 from common.sparse.backend import extension_loaded
-from spatial_ipa.datamodule import MinisetDataModule, MinisetSettings
-from spatial_ipa.expression import normalise
-from spatial_ipa.io import gene_panel, read_slides, reindex
-from spatial_ipa.losses import geometry_terms, loss_gate
-from spatial_ipa.minisets import EmbeddedSlide, Miniset, collate
-from spatial_ipa.module import LAMBDA_GATE, SpatialIPAModule
-from spatial_ipa.rivals import pca_features
+from spatial_ipa.data.expression import normalise
+from spatial_ipa.data.read import gene_panel, read_slides, reindex
+from spatial_ipa.evaluation.baselines.regression import pca_features
+from spatial_ipa.model.losses import geometry_terms, loss_gate
+from spatial_ipa.model.minisets import EmbeddedSlide, Miniset, collate
+from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings
+from spatial_ipa.training.module import LAMBDA_GATE, SpatialIPAModule
 
 # Operations of the profile, by kind of work.  The forward of a custom operator is timed
 # under the name of the autograd node that calls it.

@@ -13,17 +13,18 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from common.align import aligned_rmsd
-from common.atomic import atomic_path
-from common.callbacks import best_checkpoint
-from common.outputs import prepare_output
+from common.files.atomic import atomic_path
+from common.files.outputs import prepare_output
 from common.rng import combined_key, counter_normal
-from common.schedules import cosine_decay, cyclical
-from protein_cvae.batch import ProteinBatch
-from protein_cvae.divergence import KLSettings, KLTerms, kl_terms, kl_values
-from protein_cvae.evaluation_settings import EvaluationSettings
+from common.training.callbacks import best_checkpoint
+from common.training.schedules import cosine_decay, cyclical
+from protein_cvae.data.batch import ProteinBatch
+from protein_cvae.evaluation.metrics import active_units
+from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.geometry.constants import CA
-from protein_cvae.latents import Latents
-from protein_cvae.losses import (
+from protein_cvae.model.divergence import KLSettings, KLTerms, kl_terms, kl_values
+from protein_cvae.model.latents import Latents
+from protein_cvae.model.losses import (
     LossWeights,
     batch_mean,
     fit_terms,
@@ -32,19 +33,18 @@ from protein_cvae.losses import (
     weighted,
     weighted_geometry,
 )
-from protein_cvae.metrics import active_units
-from protein_cvae.model import Condition, Decoded, Posterior, ProteinCVAE, SequenceDesign
+from protein_cvae.model.network import Condition, Decoded, Posterior, ProteinCVAE, SequenceDesign
 
 if TYPE_CHECKING:
-    from protein_cvae.evaluation_data import EvaluationCase
-    from protein_cvae.evaluation_run import EvaluationRun
-    from protein_cvae.tasks.request import Request
+    from protein_cvae.data.cases import EvaluationCase
+    from protein_cvae.evaluation.run import EvaluationRun
+    from protein_cvae.generation.commands.request import Request
 
 MONITOR = "val/loss"
 
 
 class ProteinCVAEModule(pl.LightningModule):
-    """ProteinCVAE under the weighted losses of :class:`~protein_cvae.losses.LossWeights`.
+    """ProteinCVAE under the weighted losses of :class:`~protein_cvae.model.losses.LossWeights`.
 
     Every step encodes the conformers of a batch, decodes them from posterior samples, and decodes a
     draw from the prior, whose geometry alone is scored.  The KL weights of z_global and of the
@@ -56,7 +56,7 @@ class ProteinCVAEModule(pl.LightningModule):
     Args:
         d_embedding, width, layers, condition_layers, heads, feed_forward, dropout, d_global,
             d_local, hidden, decoder_layers, chain_neighbors, spatial_neighbors, sequence_design:
-            see :class:`~protein_cvae.model.ProteinCVAE`.
+            see :class:`~protein_cvae.model.network.ProteinCVAE`.
         weights: of the losses.
         kl: the guard against posterior collapse.
         lr: learning rate of AdamW.
@@ -168,7 +168,7 @@ class ProteinCVAEModule(pl.LightningModule):
     def kl_terms(
         self, posterior: Posterior, condition: Condition, z: Latents, weight: Tensor
     ) -> KLTerms:
-        """See :func:`~protein_cvae.divergence.kl_terms`."""
+        """See :func:`~protein_cvae.model.divergence.kl_terms`."""
         return kl_terms(self.model, posterior, condition, z, self.kl.free_bits, weight)
 
     def decode(
@@ -365,12 +365,12 @@ class ProteinCVAEModule(pl.LightningModule):
 
     def on_test_start(self) -> None:
         # Imported here: the evaluation is of this class.
-        from protein_cvae.evaluation_run import start_evaluation
+        from protein_cvae.evaluation.run import start_evaluation
 
         self._evaluation_run = start_evaluation(self, self.evaluation)
 
     def test_step(self, case: EvaluationCase, batch_idx: int) -> None:
-        """Score one protein; see :mod:`protein_cvae.evaluate`."""
+        """Score one protein; see :mod:`protein_cvae.evaluation.score_protein`."""
         assert self._evaluation_run is not None, "on_test_start comes first"
         self._evaluation_run.add(case)
 
@@ -382,11 +382,11 @@ class ProteinCVAEModule(pl.LightningModule):
     # -- use ------------------------------------------------------------------------------------
 
     def predict_step(self, request: Request, batch_idx: int) -> dict[str, list[str]]:
-        """Run one request of :mod:`protein_cvae.tasks`; rank zero writes the result."""
+        """Run one request of :mod:`protein_cvae.generation`; rank zero writes the result."""
         if not hasattr(request, "run"):
             raise ValueError(
                 "lightning predict needs one of GenerateDataModule, InterpolateDataModule and "
-                "EncodeDataModule of protein_cvae.tasks; set data.class_path"
+                "EncodeDataModule of protein_cvae.generation; set data.class_path"
             )
         result = request.run(self)
         paths = result.write() if self.trainer.is_global_zero else []

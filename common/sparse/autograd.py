@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.edges import EdgeList
+from common.graph.edges import EdgeList
 
 Grads = tuple[Tensor | None, ...]
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from common.edges import EdgeList
+from common.graph.edges import EdgeList
 from common.sparse import reference
 
 BLOCK_EDGES = 8192  # gathered rows of a block then stay in the second-level cache

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.edges import EdgeList
+from common.graph.edges import EdgeList
 from common.sparse.autograd import (
     Grads,
     attention_backward_by,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.edges import EdgeList
+from common.graph.edges import EdgeList
 from common.sparse import blockwise, compiled, reference, triton_ops
 from common.sparse.backend import backend_for
 from common.sparse.checks import at_least_float32, check_dtypes, check_shape

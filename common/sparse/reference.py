@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.edges import EdgeList
+from common.graph.edges import EdgeList
 
 
 def segment_sum(values: Tensor, edges: EdgeList) -> Tensor:

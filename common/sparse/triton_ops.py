@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.edges import EdgeList
+from common.graph.edges import EdgeList
 from common.sparse import blockwise, triton_gate_launch, triton_launch, triton_segment_ops
 from common.sparse.autograd import (
     Grads,

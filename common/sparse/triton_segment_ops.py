@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.edges import EdgeList
+from common.graph.edges import EdgeList
 from common.sparse.triton_launch import accumulator, on_device, power_of_two, triton_type
 
 TILE = 1024  # elements of a (slots, columns) array of a one-warp program

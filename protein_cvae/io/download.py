@@ -15,7 +15,7 @@ from typing import Literal
 
 from Bio.PDB import PDBList
 
-from common.atomic import atomic_path
+from common.files.atomic import atomic_path
 
 _FORMATS = {"mmcif": ("mmCif", ".cif.gz"), "pdb": ("pdb", ".pdb.gz")}
 

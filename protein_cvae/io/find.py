@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.io.structure import (
+from protein_cvae.io.read import (
     MMCIF_SUFFIXES,
     PDB_SUFFIXES,
     read_structure,

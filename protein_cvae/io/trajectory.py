@@ -1,7 +1,7 @@
 """Molecular dynamics trajectories (any format of MDTraj's below) to ensembles; nm become Å.
 
 The topology names the residues, the first frame decides which of them form protein chains, by the
-rules of :mod:`protein_cvae.io.structure`; models are frames.  MDTraj keeps no insertion codes:
+rules of :mod:`protein_cvae.io.read`; models are frames.  MDTraj keeps no insertion codes:
 residues of one chain that share a number get codes A, B, ... in file order.
 """
 
@@ -17,8 +17,8 @@ import mdtraj
 import numpy as np
 
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.io.assemble import Layout, NoteBook, arrange
-from protein_cvae.io.finish import build_ensemble
+from protein_cvae.io.arrange import Layout, NoteBook, arrange
+from protein_cvae.io.build import build_ensemble
 from protein_cvae.io.records import ModelRecords
 from protein_cvae.io.topology import (
     TOPOLOGY_SUFFIXES,

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.atomic import atomic_path
+from common.files.atomic import atomic_path
 from protein_cvae.ensemble import BACKBONE, Ensemble
-from protein_cvae.io.structure import structure_format
+from protein_cvae.io.read import structure_format
 from protein_cvae.residues import three_letter
 
 _CIF_COLUMNS = (

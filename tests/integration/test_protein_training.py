@@ -56,7 +56,7 @@ def fit_arguments(out: Path, **extra: object) -> list[str]:
     }
     values |= {key.replace("__", "."): value for key, value in extra.items()}
     return [
-        f"--config={ROOT / 'configs/protein_cvae.yaml'}",
+        f"--config={ROOT / 'configs/protein_cvae/fit.yaml'}",
         f"--config={ROOT / 'configs/trainer/cpu.yaml'}",
         *options(values),
     ]

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import yaml
 
-from spatial_ipa import pipeline
-from spatial_ipa.encoder import load_encoder
-from spatial_ipa.io import read_slides
-from spatial_ipa.simulate import TissueSpec, write_tissue
-from spatial_ipa.split import Split
+from spatial_ipa.data.read import read_slides
+from spatial_ipa.data.simulation.files import TissueSpec, write_tissue
+from spatial_ipa.data.split import Split
+from spatial_ipa.encoder.frozen import load_encoder
+from spatial_ipa.pipeline import __main__ as pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 TISSUE = TissueSpec(num_slides=4, spots_per_slide=80, num_genes=120, num_cells=90)
@@ -41,10 +41,10 @@ OVERRIDES = [
 
 def run_pipeline(cwd: Path, *arguments: str) -> str:
     """Run it in ``cwd`` with ``--out out``; returns what it printed."""
-    configs = [str(ROOT / "configs" / f"spatial_ipa{name}.yaml") for name in ("", "_laptop")]
+    configs = [str(ROOT / "configs" / "spatial_ipa" / f"{name}.yaml") for name in ("fit", "laptop")]
     command = [
         sys.executable, "-m", "spatial_ipa.pipeline", "--out=out", "--num_draws=2", "--seed=3",
-        f"--encoder_config={ROOT / 'configs' / 'encoder.yaml'}", f"--configs={configs}",
+        f"--encoder_config={ROOT / 'configs/spatial_ipa/encoder.yaml'}", f"--configs={configs}",
         f"--overrides={OVERRIDES}", *arguments,
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -25,10 +25,10 @@ from lightning_runs import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from spatial_ipa.encoder import load_encoder, save_encoder
-from spatial_ipa.io import read_slide
-from spatial_ipa.module import SpatialIPAModule
-from spatial_ipa.predict import CellPrediction, PlacementOptions
+from spatial_ipa.data.read import read_slide
+from spatial_ipa.encoder.frozen import load_encoder, save_encoder
+from spatial_ipa.placing.command import CellPrediction, PlacementOptions
+from spatial_ipa.training.module import SpatialIPAModule
 
 MODEL = "model.init_args"
 MINISETS = "data.init_args.minisets"
@@ -60,13 +60,13 @@ def tissue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three simulated slides, dissociated cells and an encoder."""
     folder = tmp_path_factory.mktemp("tissue")
     command = [
-        sys.executable, "-m", "spatial_ipa.simulate", "--out", str(folder / "tissue"),
+        sys.executable, "-m", "spatial_ipa.data.simulation.files", "--out", str(folder / "tissue"),
         "--slides", "3", "--spots", "120", "--genes", "150", "--cells", "130",
     ]  # fmt: skip
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
     lightning(
         "fit",
-        f"--config={ROOT / 'configs/encoder.yaml'}",
+        f"--config={ROOT / 'configs/spatial_ipa/encoder.yaml'}",
         *options(ENCODER),
         f"--data.init_args.train_slides=['{folder}/tissue/slides/slide_[01].h5ad']",
         f"--data.init_args.heldout_slides=['{folder}/tissue/slides/slide_2.h5ad']",
@@ -92,7 +92,7 @@ def fit_arguments(tissue: Path, out: Path, **extra: object) -> list[str]:
     }
     values |= {key.replace("__", "."): value for key, value in extra.items()}
     return [
-        f"--config={ROOT / 'configs/spatial_ipa.yaml'}",
+        f"--config={ROOT / 'configs/spatial_ipa/fit.yaml'}",
         f"--config={ROOT / 'configs/trainer/cpu.yaml'}",
         f"--data.init_args.train_slides=['{tissue}/tissue/slides/slide_[01].h5ad']",
         f"--data.init_args.val_slides=['{tissue}/tissue/slides/slide_2.h5ad']",
@@ -216,7 +216,7 @@ def test_a_checkpoint_can_be_scored(
 
 def test_an_absent_encoder_is_trained_on_the_slides_given(tissue: Path, tmp_path: Path) -> None:
     """By the shipped configuration, which left alone would simulate a tissue."""
-    config = yaml.safe_load((ROOT / "configs/encoder.yaml").read_text())
+    config = yaml.safe_load((ROOT / "configs/spatial_ipa/encoder.yaml").read_text())
     config["trainer"]["max_epochs"] = 0
     assert config["data"]["init_args"]["simulate"] is not None
     (tmp_path / "encoder.yaml").write_text(yaml.safe_dump(config))
@@ -276,7 +276,7 @@ def test_predict_writes_the_same_file_with_coordinates(
     output = tmp_path / "placed.h5ad"
     lightning(
         "predict",
-        f"--config={ROOT / 'configs/spatial_ipa_predict.yaml'}",
+        f"--config={ROOT / 'configs/spatial_ipa/predict.yaml'}",
         f"--ckpt_path={trained / 'model.ckpt'}",
         f"--data.init_args.input={tissue / 'tissue/scrna.h5ad'}",
         f"--data.init_args.output={output}",
@@ -427,7 +427,7 @@ def test_bad_input_is_refused_by_name(case: str, tissue: Path, tmp_path: Path) -
     }
     done = lightning(
         "fit",
-        f"--config={ROOT / 'configs/spatial_ipa.yaml'}",
+        f"--config={ROOT / 'configs/spatial_ipa/fit.yaml'}",
         f"--config={ROOT / 'configs/trainer/cpu.yaml'}",
         f"--data.init_args.train_slides=['{tissue}/tissue/slides/slide_[01].h5ad']",
         f"--data.init_args.val_slides=['{tissue}/tissue/slides/slide_2.h5ad']",
@@ -465,7 +465,7 @@ def test_bad_placement_is_refused_by_name(
 ) -> None:
     done = lightning(
         "predict",
-        f"--config={ROOT / 'configs/spatial_ipa_predict.yaml'}",
+        f"--config={ROOT / 'configs/spatial_ipa/predict.yaml'}",
         f"--ckpt_path={trained / 'model.ckpt'}",
         f"--data.init_args.input={tissue / 'tissue/scrna.h5ad'}",
         f"--data.init_args.output={tmp_path / 'placed.h5ad'}",

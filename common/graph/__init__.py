@@ -1,0 +1,1 @@
+"""Edge lists, memory order and k-nearest-neighbour search."""

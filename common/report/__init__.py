@@ -1,0 +1,1 @@
+"""Figures, the machine a figure came from, seconds and memory of stages."""

@@ -1,0 +1,1 @@
+"""What trainings of all models share: callbacks, samplers, schedules, stages."""

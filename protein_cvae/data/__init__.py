@@ -1,0 +1,1 @@
+"""Ensembles to batches: families, splits, embeddings, draws."""

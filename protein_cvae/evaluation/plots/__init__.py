@@ -1,0 +1,1 @@
+"""Figures of ensembles and of latent effects."""

@@ -1,0 +1,47 @@
+"""Settings of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a trained model is judged; see :mod:`protein_cvae.evaluation.score_protein`.
+
+    Attributes:
+        count: conformers generated in each mode, per protein.
+        bandwidth: of the draws over an ensemble, in [0, 1].
+        temperature: of the draws; 1 is what was learned.
+        threshold: RMSD below which a real model counts as covered, Å.
+        chunk: conformers decoded at once; bounds the memory, not the result.
+        figures: proteins of each group (known, unseen) that get figures and whose latents are
+            moved one by one; 0 for none at all.
+        seed: of the draws.
+        output: folder of evaluation.md, lines of JSON and figures/; null for "evaluation" in
+            the log folder.
+
+    Raises:
+        ValueError: on a number out of range.
+    """
+
+    count: int = 100
+    bandwidth: float = 0.5
+    temperature: float = 1.0
+    threshold: float = 1.0
+    chunk: int = 32
+    figures: int = 8
+    seed: int = 0
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 2 or self.chunk < 1 or self.figures < 0:
+            raise ValueError(
+                "evaluation: expected count >= 2, chunk >= 1 and figures >= 0, got "
+                f"{self.count}, {self.chunk} and {self.figures}"
+            )
+        if not 0 <= self.bandwidth <= 1 or self.temperature <= 0 or self.threshold <= 0:
+            raise ValueError(
+                "evaluation: expected bandwidth in [0, 1], positive temperature and threshold, "
+                f"got {self.bandwidth}, {self.temperature} and {self.threshold}"
+            )

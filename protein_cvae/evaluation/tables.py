@@ -1,0 +1,295 @@
+"""Scores as lines of JSON, and lines of JSON as Markdown tables, real beside generated.
+
+A row is a flat dict of strings, numbers and lists.  Its ``kind`` says what it holds:
+
+* ``conformers``: one protein and one method; ``_c`` marks the core, ``_a`` all residues.
+* ``reconstruction``: one protein and one method, an RMSD per judged model.
+* ``sequence`` and ``latents``: one protein.
+* ``effects``: one protein, latent and size of its moves; see
+  :mod:`protein_cvae.evaluation.latent_effects`.
+
+Tables are means over proteins, each protein counting once, known and unseen ones apart.  A value
+that does not exist (a core too small, no helix) is null in JSON, and no part of a mean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from protein_cvae.evaluation.scores import CaseResult, ConformerScores, Reconstruction
+
+Row = dict[str, Any]
+GROUPS = {"known": "Known proteins, held-out models", "unseen": "Unseen proteins"}
+METHODS = {"real": "real", "ensemble": "generated, ensemble", "prior": "generated, prior"}
+
+# What is printed of conformers, key -> title.
+CONFORMER_COLUMNS = {
+    "min_rmsd_c": "minRMSD core, Å",
+    "min_rmsd_a": "minRMSD all, Å",
+    "coverage_c": "covered, core",
+    "precision_c": "precision core, Å",
+    "precision_a": "precision all, Å",
+    "spread_a": "mean pairwise RMSD all, Å",
+    "spread_ratio_c": "spread ratio core",
+    "spread_ratio_a": "spread ratio all",
+    "rmsf_correlation_a": "RMSF r",
+    "wasserstein_c": "PCA 2-Wasserstein core, Å",
+    "wasserstein_a": "PCA 2-Wasserstein all, Å",
+    "bond_z_rms": "bond z, rms",
+    "angle_z_rms": "angle z, rms",
+    "omega_rms": "ω off plane, ° rms",
+    "inside": "residues inside 4 sd",
+    "broken": "peptide bonds > 1.4 Å",
+    "favoured": "Ramachandran favoured",
+    "outlier": "Ramachandran outliers",
+    "clash": "conformers with a CA clash",
+    "positive_phi": "φ > 0, not Gly",
+    "right_handed_helix": "right-handed helices",
+    "valid": "valid conformers",
+    "seconds": "seconds per conformer",
+}
+RECONSTRUCTION_COLUMNS = {
+    "ca_core": "CA core",
+    "ca_all": "CA all",
+    "backbone_core": "N, CA, C core",
+    "backbone_all": "N, CA, C all",
+}
+EFFECT_COLUMNS = {
+    "rms": "all residues, Å rms",
+    "own": "moved residue, Å",
+    "largest": "residue that moves most, Å",
+    "extent": "extent",
+    "within_5": "within 5 residues",
+    "within_10A": "within 10 Å",
+    "still": "moves without effect",
+}
+PROTEIN_COLUMNS = (
+    "min_rmsd_c",
+    "min_rmsd_a",
+    "spread_ratio_a",
+    "rmsf_correlation_a",
+    "inside",
+    "outlier",
+    "valid",
+)
+
+
+def conformer_row(head: Mapping[str, Any], method: str, scores: ConformerScores) -> Row:
+    """A ``conformers`` row; ``head`` names the protein and its group."""
+    row = {"kind": "conformers", **head, "method": method, "count": scores.count}
+    for mark, part in (("c", scores.core), ("a", scores.all)):
+        row |= {} if part is None else {f"{key}_{mark}": v for key, v in asdict(part).items()}
+    return _plain({**row, **scores.validity, "seconds": scores.seconds})
+
+
+def reconstruction_row(head: Mapping[str, Any], method: str, scores: Reconstruction) -> Row:
+    """A ``reconstruction`` row."""
+    return _plain({"kind": "reconstruction", **head, "method": method, **asdict(scores)})
+
+
+def case_rows(result: CaseResult) -> list[Row]:
+    """All rows of one protein."""
+    head = result.head
+    found = result.latents
+    latents = {f"kl_{name}": value for name, value in found.kl.items()} | {
+        "active_global": found.active_global,
+        "active_detail": found.active_detail,
+        "d_global": found.d_global,
+        "d_detail": found.d_detail,
+    }
+    return [
+        *(conformer_row(head, name, scores) for name, scores in result.conformers.items()),
+        reconstruction_row(head, "template", result.reconstruction),
+        reconstruction_row(head, "no template", result.reconstruction_free),
+        _plain({"kind": "sequence", **head, **asdict(result.sequence)}),
+        _plain({"kind": "latents", **head, **latents}),
+    ]
+
+
+def effect_row(head: Mapping[str, Any], row: Mapping[str, Any]) -> Row:
+    """An ``effects`` row; ``head`` names the protein and its group."""
+    return _plain({"kind": "effects", **head, **row})
+
+
+def to_json_lines(rows: Iterable[Row]) -> str:
+    """One line each; no NaN."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def mean(rows: Iterable[Row], key: str) -> float:
+    """Mean of a value, or of the means of a list of values, over the rows that have one."""
+    values = [_number(row.get(key)) for row in rows]
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def report(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    """The whole report of a trained model in Markdown.
+
+    Args:
+        rows: of all proteins.
+        notes: lines that stand above the tables.
+    """
+    parts = ["# Evaluation", *notes]
+    for group, title in GROUPS.items():
+        mine = [row for row in rows if row["group"] == group]
+        if not mine:
+            continue
+        proteins = dict.fromkeys(row["protein"] for row in mine)
+        parts += [f"## {title} ({len(proteins)})"]
+        parts += [metric_table(mine, METHODS), reconstruction_table(mine), _facts(mine)]
+        parts += ["Per protein: " + " / ".join(METHODS.values()), protein_table(mine, METHODS)]
+    parts.append(
+        "Means over proteins. minRMSD: each judged model to its nearest conformer; precision: the "
+        "reverse. real: the models the method was given. The spread of an NMR bundle is not a "
+        "Boltzmann distribution."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def metric_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
+    """One line per metric, one column per method."""
+    chosen = _by_method(rows, methods)
+    body = [
+        [title, *(_text(mean(mine, key)) for mine in chosen.values())]
+        for key, title in CONFORMER_COLUMNS.items()
+    ]
+    return _table(["", *(methods[name] for name in chosen)], body)
+
+
+def method_table(
+    rows: Sequence[Row], methods: Mapping[str, str], columns: Mapping[str, str]
+) -> str:
+    """One line per method, one column per metric."""
+    body = [
+        [methods[name], str(len(mine)), *(_text(mean(mine, key)) for key in columns)]
+        for name, mine in _by_method(rows, methods).items()
+    ]
+    return _table(["method", "proteins", *columns.values()], body)
+
+
+def reconstruction_table(rows: Sequence[Row], methods: Mapping[str, str] | None = None) -> str:
+    """Mean, median and 90th percentile over proteins of each RMSD; one line per method."""
+    mine = [row for row in rows if row["kind"] == "reconstruction"]
+    titles = methods or {row["method"]: row["method"] for row in mine}
+    body = []
+    for method, title in titles.items():
+        chosen = [row for row in mine if row["method"] == method]
+        if chosen:
+            values = [[_number(row[key]) for row in chosen] for key in RECONSTRUCTION_COLUMNS]
+            body.append([title, str(len(chosen)), *(_distribution(v) for v in values)])
+    heads = [f"{title}: mean, median, 90 %" for title in RECONSTRUCTION_COLUMNS.values()]
+    return _table(["reconstruction, Å", "proteins", *heads], body)
+
+
+def protein_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
+    """One line per protein; each cell holds the methods in order."""
+    body = []
+    for protein in dict.fromkeys(row["protein"] for row in rows):
+        mine = [row for row in rows if row["protein"] == protein]
+        chosen = _by_method(mine, methods)
+        cells = [
+            " / ".join(_text(mean(found, key)) for found in chosen.values())
+            for key in PROTEIN_COLUMNS
+        ]
+        rebuilt = [r for r in mine if r["kind"] == "reconstruction" and r["method"] == "template"]
+        numbers = [_text(mean(rebuilt, key)) for key in ("ca_core", "ca_all")]
+        head = mine[0]
+        models = f"{head['given']} + {head['judged']}"
+        size = f"{head['core']} of {head['residues']}"
+        body.append([protein, size, models, " / ".join(numbers), *cells])
+    titles = [CONFORMER_COLUMNS[key] for key in PROTEIN_COLUMNS]
+    return _table(
+        ["protein", "core", "models given + judged", "reconstruction CA core / all, Å", *titles],
+        body,
+    )
+
+
+def effect_table(rows: Sequence[Row]) -> str:
+    """What moving one number of a latent moves: one line per latent and size, over proteins."""
+    body = []
+    for latent, unit, size in dict.fromkeys((r["latent"], r["unit"], r["size"]) for r in rows):
+        mine = [r for r in rows if (r["latent"], r["unit"], r["size"]) == (latent, unit, size)]
+        cells = [_text(mean(mine, key)) for key in EFFECT_COLUMNS]
+        body.append([latent, f"±{size:g} sd of the {unit}", *cells])
+    proteins = ", ".join(dict.fromkeys(row["protein"] for row in rows))
+    table = _table(["one number of", "moved by", *EFFECT_COLUMNS.values()], body)
+    return (
+        f"## What each latent moves\n\n{table}\n\nMeans over {proteins}; decoder output. within: "
+        "share of the squared displacement; extent: 1 / L if one residue moves, 1 if all alike."
+    )
+
+
+def _facts(rows: Sequence[Row]) -> str:
+    named = [row for row in rows if row["kind"] == "sequence"]
+    latents = [row for row in rows if row["kind"] == "latents"]
+    sequence = _table(
+        ["sequence named right", "with the modality", "withheld", "commonest residue"],
+        [["", *(_text(mean(named, key))
+                for key in ("with_sequence", "without_sequence", "commonest"))]],
+    )  # fmt: skip
+    names = dict.fromkeys(k for row in latents for k in row if k.startswith("kl_"))
+    units = {"kl_global": "global", "kl_detail": "detail"}
+    use = _table(
+        ["latent", "KL, nats per residue", "active units within a protein", "of"],
+        [
+            [
+                key.removeprefix("kl_"),
+                _text(mean(latents, key)),
+                *(_text(mean(latents, f"{what}_{units.get(key)}")) for what in ("active", "d")),
+            ]
+            for key in names
+        ],
+    )
+    return f"{sequence}\n\n{use}"
+
+
+def _by_method(rows: Sequence[Row], methods: Mapping[str, str]) -> dict[str, list[Row]]:
+    found = {
+        name: [r for r in rows if r["kind"] == "conformers" and r["method"] == name]
+        for name in methods
+    }
+    return {name: mine for name, mine in found.items() if mine}
+
+
+def _distribution(values: Sequence[float]) -> str:
+    known = sorted(value for value in values if not math.isnan(value))
+    if not known:
+        return "–"
+    middle = (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2
+    high = known[math.ceil(0.9 * len(known)) - 1]
+    return ", ".join(_text(x) for x in (sum(known) / len(known), middle, high))
+
+
+def _number(value: Any) -> float:
+    """NaN for nothing, the mean for a list."""
+    if isinstance(value, list | tuple):
+        known = [float(v) for v in value if v is not None]
+        return sum(known) / len(known) if known else math.nan
+    return math.nan if value is None else float(value)
+
+
+def _text(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(row: Row) -> Row:
+    """NaN to None, tuples to lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {key: plain(value) for key, value in row.items()}

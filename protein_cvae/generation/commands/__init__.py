@@ -1,0 +1,1 @@
+"""lightning predict for each task."""

@@ -1,0 +1,121 @@
+"""`lightning predict` for :mod:`protein_cvae.generation.encode`: one ensemble to one .npz file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.files.atomic import atomic_path
+from protein_cvae.data.embeddings import SequenceEmbedder
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.generation.commands.request import TaskDataModule
+from protein_cvae.generation.encode import EncodedLatents, check_encoding, encode_models
+from protein_cvae.generation.inputs import (
+    Incomplete,
+    read_input,
+)
+from protein_cvae.generation.outputs import json_path, provenance, to_json
+from protein_cvae.module import ProteinCVAEModule
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeResult:
+    """Latents to write, with what goes into the JSON file beside them."""
+
+    latents: EncodedLatents
+    path: Path
+    summary: dict[str, Any]
+
+    def write(self) -> list[Path]:
+        beside = json_path(self.path)
+        with atomic_path(beside) as temporary:
+            temporary.write_text(to_json(self.summary), encoding="utf-8")
+            self.latents.save(self.path)
+        return [self.path, beside]
+
+    def message(self) -> str:
+        kl = self.summary["kl_nats_per_residue"]
+        terms = ", ".join(f"{name} {value:.3f}" for name, value in kl.items())
+        return f"{len(self.latents.model_numbers)} models encoded; KL per residue (nats): {terms}"
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeRequest:
+    """One ensemble to encode, and where to write its latents."""
+
+    ensemble: Ensemble
+    template: int | None
+    path: Path
+    embedder: SequenceEmbedder | None
+    chains: str
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodeRequest:
+        return self
+
+    def run(self, module: ProteinCVAEModule) -> EncodeResult:
+        latents = encode_models(module, self.ensemble, self.template, self.embedder)
+        length = self.ensemble.length
+        summary = {
+            "task": "encode",
+            **provenance(module, None if self.embedder is None else self.embedder.identity),
+            "input": {
+                "name": self.ensemble.name,
+                "file": Path(self.ensemble.source).name,
+                "chains": self.chains,
+                "residues": length,
+                "models": self.ensemble.num_models,
+                "template_model": latents.template_model,
+            },
+            "kl_nats_per_residue": {
+                "z_global": float(latents.kl_global.mean() / length),
+                "shift": float(latents.kl_shift.mean() / length),
+                "turn": float(latents.kl_turn.mean()),
+                "detail": float(latents.kl_detail.mean()),
+            },
+        }
+        return EncodeResult(latents, self.path, summary)
+
+
+class EncodeDataModule(TaskDataModule):
+    """One ensemble to encode; for ``lightning predict``.
+
+    Args:
+        input: PDB or mmCIF file, or folder with a topology and trajectories.
+        output: .npz file to write; its name and ".json" takes the provenance.
+        template: number of the model that latents are relative to; null for the central one.
+        chains: ``longest``, ``all`` or a chain ID.
+        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
+        max_frames: most frames of a trajectory folder, evenly spaced; null for all.
+        embedder: of sequences, as in training.
+        overwrite: replace an existing output.
+
+    Raises:
+        ValueError: on another suffix of the output.
+        FileExistsError: if the output exists.
+    """
+
+    def __init__(
+        self,
+        input: str,
+        output: str,
+        template: int | None = None,
+        chains: str = "longest",
+        incomplete: Incomplete = "refuse",
+        max_frames: int | None = 100,
+        embedder: SequenceEmbedder | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        if Path(output).suffix != ".npz":
+            raise ValueError(f"output: {output} must end in .npz")
+        super().__init__(output, (Path(input),), embedder, overwrite)
+        self.input, self.template, self.chains = Path(input), template, chains
+        self.incomplete: Incomplete = incomplete
+        self.max_frames = max_frames
+
+    def read(self) -> EncodeRequest:
+        ensemble = read_input(self.input, "input", self.chains, self.max_frames, self.incomplete)
+        check_encoding(ensemble, self.template)
+        return EncodeRequest(ensemble, self.template, self.output, self.embedder, self.chains)

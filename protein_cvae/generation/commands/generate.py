@@ -1,0 +1,150 @@
+"""`lightning predict` that generates conformers: one input file to one output file."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from protein_cvae.data.embeddings import SequenceEmbedder
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.generation.commands.request import TaskDataModule
+from protein_cvae.generation.generate import (
+    GenerateOptions,
+    Mode,
+    check_generation,
+    comparison_core,
+    generate_prepared,
+    template_position,
+)
+from protein_cvae.generation.inputs import (
+    FASTA_SUFFIXES,
+    Incomplete,
+    prepare,
+    read_fasta,
+    read_input,
+    sequence_ensemble,
+)
+from protein_cvae.generation.outputs import (
+    EnsembleResult,
+    check_fits,
+    describe,
+    provenance,
+)
+from protein_cvae.io.read import structure_format
+from protein_cvae.module import ProteinCVAEModule
+
+
+@dataclass(frozen=True, eq=False)
+class GenerateRequest:
+    """One input, what to draw from it, and where to write it."""
+
+    ensemble: Ensemble
+    options: GenerateOptions
+    path: Path
+    embedder: SequenceEmbedder | None
+    chains: str
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> GenerateRequest:
+        return self
+
+    def run(self, module: ProteinCVAEModule) -> EnsembleResult:
+        """Generate and describe, beside the input's own models."""
+        check_generation(self.ensemble, self.options)
+        prepared = prepare(self.ensemble, self.embedder)
+        made = generate_prepared(module, prepared, self.options)
+        template = template_position(prepared, self.options)
+        core = comparison_core(prepared, template, made.coordinates)
+        given = self.ensemble
+        summary: dict[str, Any] = {
+            "task": "generate",
+            **provenance(module, None if self.embedder is None else self.embedder.identity),
+            "input": {
+                "name": given.name,
+                "file": Path(given.source).name,
+                "chains": self.chains,
+                "residues": given.length,
+                "core_residues": int(core.sum()),
+                "models": 0 if template is None else given.num_models,
+                "template_model": None if template is None else given.model_numbers[template],
+            },
+            "options": dataclasses.asdict(self.options),
+            "generated": describe(made, core),
+            "given": None if template is None else describe(given, core),
+        }
+        return EnsembleResult(made, self.path, summary)
+
+
+class GenerateDataModule(TaskDataModule):
+    """One protein to generate conformers of; for ``lightning predict``.
+
+    Args:
+        input: PDB or mmCIF file, or folder with a topology and trajectories; for mode ``sequence``
+            also a FASTA file (.fasta, .fa, .faa).  Null with ``sequence``.
+        output: .pdb or .cif file to write; its name and ".json" takes the provenance.
+        sequence: letters, instead of an input; mode ``sequence`` only.
+        mode, count, model, temperature, bandwidth, seed, finish: see :class:`GenerateOptions`.
+        chains: ``longest``, ``all`` or a chain ID.
+        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
+        max_frames: most frames of a trajectory folder, evenly spaced; null for all.
+        embedder: of sequences, as in training.
+        overwrite: replace an existing output.
+
+    Raises:
+        ValueError: on an option out of range or options that exclude each other.
+        FileExistsError: if the output exists.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        input: str | None = None,
+        sequence: str | None = None,
+        mode: Mode = "ensemble",
+        count: int = 20,
+        model: int | None = None,
+        temperature: float = 1.0,
+        bandwidth: float = 0.5,
+        seed: int = 0,
+        finish: bool = True,
+        chains: str = "longest",
+        incomplete: Incomplete = "refuse",
+        max_frames: int | None = 100,
+        embedder: SequenceEmbedder | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.options = GenerateOptions(mode, count, model, temperature, bandwidth, seed, finish)
+        if (input is None) == (sequence is None):
+            raise ValueError("give either input or sequence" + (", not both" if input else ""))
+        if sequence is not None and mode != "sequence":
+            raise ValueError(
+                f"sequence: mode {mode} needs a structure as input; set mode: sequence"
+            )
+        structure_format(Path(output))  # refuses other suffixes
+        super().__init__(output, () if input is None else (Path(input),), embedder, overwrite)
+        self.input = None if input is None else Path(input)
+        self.sequence, self.chains = sequence, chains
+        self.incomplete: Incomplete = incomplete
+        self.max_frames = max_frames
+
+    def read(self) -> GenerateRequest:
+        ensemble = self._ensemble()
+        check_generation(ensemble, self.options)
+        check_fits(self.output, ensemble, self.options.count)
+        return GenerateRequest(ensemble, self.options, self.output, self.embedder, self.chains)
+
+    def _ensemble(self) -> Ensemble:
+        if self.input is None:
+            assert self.sequence is not None
+            return sequence_ensemble(self.sequence)
+        if self.input.suffix.lower() in FASTA_SUFFIXES:
+            if self.options.mode != "sequence":
+                raise ValueError(
+                    f"{self.input}: a FASTA file holds no structure, which mode "
+                    f"{self.options.mode} needs; set mode: sequence"
+                )
+            return read_fasta(self.input, "input")
+        return read_input(self.input, "input", self.chains, self.max_frames, self.incomplete)

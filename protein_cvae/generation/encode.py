@@ -1,0 +1,216 @@
+"""The latents of the models of an ensemble, and how much each holds.
+
+Latents are relative to one template, a model of the same ensemble (the central one by default).
+KL terms are in nats, from the prior p(z | sequence, template): of z_global per model; of the shift
+per model, since its prior couples all residues and does not divide among them; of turn and detail
+per model and residue, summed over their dimensions.  Where a prior is given another latent, that
+is at its posterior mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from common.files.atomic import atomic_path
+from protein_cvae.data.batch import collate
+from protein_cvae.data.embeddings import SequenceEmbedder
+from protein_cvae.data.prepared import PreparedEnsemble
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.generation.commands.request import check_embedder
+from protein_cvae.generation.inputs import (
+    check_complete,
+    check_length,
+    model_position,
+    prepare,
+)
+from protein_cvae.model.kl import gaussian_kl
+from protein_cvae.model.latents import Gaussian, Latents
+from protein_cvae.model.network import Condition, Posterior
+from protein_cvae.model.sampling import evaluating, repeat_condition
+from protein_cvae.module import ProteinCVAEModule
+
+_CHUNK = 8  # models at once; bounds the memory
+_Fields = TypeVar("_Fields")
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedLatents:
+    """Posteriors of M models of L residues.
+
+    Attributes:
+        name: of the ensemble.
+        sequence: L letters.
+        residues: L labels, e.g. "A GLY 15".
+        model_numbers: (M,) int64, as the file numbers them.
+        template_model: number of the template.
+        z_global, z_global_sd: (M, G) float32 mean and standard deviation.
+        z_local, z_local_sd: (M, L, 6 + D) float32: shift, the displacement of CA from the template
+            in the frame of the template's residue, Å; turn, the rotation of the residue there,
+            axis-angle in radians; detail.
+        kl_global, kl_shift: (M,) float32 nats.
+        kl_turn, kl_detail: (M, L) float32 nats.
+    """
+
+    name: str
+    sequence: str
+    residues: tuple[str, ...]
+    model_numbers: np.ndarray
+    template_model: int
+    z_global: np.ndarray
+    z_global_sd: np.ndarray
+    z_local: np.ndarray
+    z_local_sd: np.ndarray
+    kl_global: np.ndarray
+    kl_shift: np.ndarray
+    kl_turn: np.ndarray
+    kl_detail: np.ndarray
+
+    def save(self, path: str | Path) -> Path:
+        """Write every attribute to an .npz file, which ``np.load`` reads without pickle."""
+        path = Path(path)
+        arrays = {f.name: np.array(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        return path
+
+
+def posterior_blocks(
+    module: ProteinCVAEModule, prepared: PreparedEnsemble, models: Sequence[int], template: int
+) -> Iterator[tuple[Posterior, Condition]]:
+    """Posteriors of a few models at a time, and what they are given.
+
+    Args:
+        module: in eval mode.
+        prepared: the ensemble; the template and the models have all residues.
+        models: positions.
+        template: position.
+    """
+    with torch.no_grad():
+        one = module.model.condition(prepared.item(template, template).to(module.device))
+        for first in range(0, len(models), _CHUNK):
+            chosen = models[first : first + _CHUNK]
+            batch = collate([prepared.item(m, template) for m in chosen]).to(module.device)
+            condition = repeat_condition(one, len(chosen))
+            yield module.model.encode(batch, condition), condition
+
+
+def posterior_means(
+    module: ProteinCVAEModule, prepared: PreparedEnsemble, models: Sequence[int], template: int
+) -> Latents:
+    """Posterior means of M models; arguments as of :func:`posterior_blocks`."""
+    blocks = posterior_blocks(module, prepared, models, template)
+    return joined([posterior.mean() for posterior, _ in blocks])
+
+
+def joined(parts: Sequence[_Fields]) -> _Fields:
+    """Dataclasses of tensors, of such dataclasses or of None, joined along the first axis."""
+    first = parts[0]
+    if first is None:
+        return first
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(parts))  # type: ignore[arg-type, return-value]
+    names = [field.name for field in dataclasses.fields(first)]  # type: ignore[arg-type]
+    return type(first)(*(joined([getattr(part, name) for part in parts]) for name in names))
+
+
+@dataclass(frozen=True)
+class ModelKL:
+    """Nats, of M models: ``z_global`` (M,), ``shift`` (M,), ``turn`` and ``detail`` (M, L)."""
+
+    z_global: torch.Tensor
+    shift: torch.Tensor
+    turn: torch.Tensor
+    detail: torch.Tensor
+
+
+def model_kl(module: ProteinCVAEModule, posterior: Posterior, condition: Condition) -> ModelKL:
+    """KL of each model from the prior; see the module."""
+    mean = posterior.mean()
+    prior = module.model.prior_local(condition, mean.z_global, mean.shift)
+    prior_shift = module.model.prior_shift(condition, mean.z_global)
+    on_shift = condition.network.kl(posterior.shift, posterior.shift_log_var, prior_shift)
+    return ModelKL(
+        z_global=_kl(posterior.z_global, module.model.prior_global(condition)),
+        shift=on_shift,
+        turn=_kl(posterior.turn, prior.turn),
+        detail=_kl(posterior.detail, prior.detail),
+    )
+
+
+def _kl(posterior: Gaussian, prior: Gaussian) -> torch.Tensor:
+    return gaussian_kl(posterior.mean, posterior.log_var, prior.mean, prior.log_var).sum(-1)
+
+
+def check_encoding(ensemble: Ensemble, template: int | None) -> None:
+    """Refuse an ensemble that cannot be encoded against this template.
+
+    Raises:
+        ValueError: naming file, model and residue.
+    """
+    check_length(ensemble)
+    if template is not None:
+        model_position(ensemble, template, "template")
+    check_complete(ensemble, range(ensemble.num_models))
+
+
+def encode_models(
+    module: ProteinCVAEModule,
+    ensemble: Ensemble,
+    template: int | None = None,
+    embedder: SequenceEmbedder | None = None,
+) -> EncodedLatents:
+    """Encode every model of an ensemble.
+
+    Args:
+        module: trained.
+        ensemble: one model or more.
+        template: number of the model that is the template; None for the central one.
+        embedder: as in training.
+
+    Raises:
+        ValueError: see :func:`check_encoding` and
+            :func:`~protein_cvae.generation.commands.request.check_embedder`.
+    """
+    check_encoding(ensemble, template)
+    check_embedder(module, embedder)
+    prepared = prepare(ensemble, embedder)
+    position = prepared.central if template is None else ensemble.model_numbers.index(template)
+    models = range(ensemble.num_models)
+    with evaluating(module):
+        blocks = list(posterior_blocks(module, prepared, models, position))
+        kl = joined([model_kl(module, *block) for block in blocks])
+    posterior = joined([block[0] for block in blocks])
+    mean = posterior.mean()
+    log_var = torch.cat(
+        [
+            posterior.shift_log_var[..., None].expand(-1, -1, 3),
+            posterior.turn.log_var,
+            posterior.detail.log_var,
+        ],
+        dim=-1,
+    )
+    arrays = (
+        mean.z_global,
+        (0.5 * posterior.z_global.log_var).exp(),
+        mean.z_local,
+        (0.5 * log_var).exp(),
+        kl.z_global,
+        kl.shift,
+        kl.turn,
+        kl.detail,
+    )
+    return EncodedLatents(
+        ensemble.name,
+        ensemble.sequence,
+        tuple(ensemble.label(i) for i in range(ensemble.length)),
+        np.array(ensemble.model_numbers, dtype=np.int64),
+        ensemble.model_numbers[position],
+        *(array.cpu().numpy().astype(np.float32) for array in arrays),
+    )

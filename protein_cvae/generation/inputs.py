@@ -1,0 +1,218 @@
+"""What the tasks read, and what is wrong with it, found before any model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from protein_cvae.data.embeddings import SequenceEmbedder
+from protein_cvae.data.prepared import PreparedEnsemble, joined_embedding
+from protein_cvae.data.splits import EnsembleEntry, chain_sequences
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.io.find import load_ensemble
+from protein_cvae.residues import encode_sequence
+
+Incomplete = Literal["refuse", "drop"]
+MAX_RESIDUES = 1000
+MIN_RESIDUES = 4  # a superposition is unique
+FASTA_SUFFIXES = (".fasta", ".fa", ".faa")
+
+
+def read_input(
+    path: str | Path,
+    argument: str,
+    chains: str = "longest",
+    max_frames: int | None = None,
+    incomplete: Incomplete = "refuse",
+) -> Ensemble:
+    """Read a structure file or a trajectory folder and keep the chains that are wanted.
+
+    Args:
+        path: PDB or mmCIF file, or folder with a topology and trajectories.
+        argument: name of the option it came from, for messages.
+        chains: ``longest``, ``all`` or a chain ID.
+        max_frames: most frames of a trajectory folder, evenly spaced.
+        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is refused, or has no such chain; see ``read_structure``.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{argument}: no such file or folder: {path}")
+    ensemble = select_chains(load_ensemble(path, max_frames=max_frames), chains)
+    whole = ensemble.mask.all(0)
+    if incomplete == "drop" and not bool(whole.all()):
+        if not bool(whole.any()):
+            raise ValueError(f"{path}: no residue has N, CA and C in every model")
+        ensemble = ensemble.select_residues(whole)
+    return ensemble
+
+
+def select_chains(ensemble: Ensemble, chains: str) -> Ensemble:
+    """The longest chain, all chains, or the one with this ID."""
+    if chains == "all":
+        return ensemble
+    if chains == "longest":
+        return ensemble.select_chain("longest")
+    if chains not in ensemble.chain_ids:
+        counts = torch.bincount(ensemble.chain_index, minlength=len(ensemble.chain_ids)).tolist()
+        pairs = zip(ensemble.chain_ids, counts, strict=True)
+        there = ", ".join(f"{chain} ({count} residues)" for chain, count in pairs)
+        raise ValueError(
+            f"{ensemble.source}: no chain {chains!r}; chains must be 'longest', 'all' or one of "
+            f"{there}"
+        )
+    return ensemble.select_chain(ensemble.chain_ids.index(chains))
+
+
+def sequence_ensemble(sequence: str, name: str = "protein", source: str = "sequence") -> Ensemble:
+    """A sequence without structure: chain A, residues 1 to L, no coordinates.
+
+    Args:
+        sequence: letters of the 20 amino acids and X; case does not matter.
+        name: of the ensemble.
+        source: what messages name.
+
+    Raises:
+        ValueError: on an empty sequence or another letter.
+    """
+    letters = "".join(sequence.split()).upper()
+    if not letters:
+        raise ValueError(f"{source}: the sequence is empty")
+    try:
+        encode_sequence(letters)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    length = len(letters)
+    bonded = torch.ones(length, dtype=torch.bool)
+    bonded[-1] = False
+    return Ensemble(
+        name=name,
+        coordinates=torch.zeros(1, length, 3, 3),
+        mask=torch.zeros(1, length, dtype=torch.bool),
+        sequence=letters,
+        chain_index=torch.zeros(length, dtype=torch.int64),
+        chain_ids=("A",),
+        residue_numbers=torch.arange(1, length + 1),
+        insertion_codes=("",) * length,
+        bonded=bonded,
+        source=source,
+        model_numbers=(1,),
+    )
+
+
+def read_fasta(path: str | Path, argument: str) -> Ensemble:
+    """The one sequence of a FASTA file, as :func:`sequence_ensemble`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it does not hold exactly one record of known letters.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{argument}: no such file: {path}")
+    lines = [line.strip() for line in path.read_text(encoding="latin-1").splitlines()]
+    headers = [line for line in lines if line.startswith(">")]
+    if len(headers) != 1 or next(line for line in lines if line) != headers[0]:
+        raise ValueError(
+            f"{path}: expected one FASTA record, a line '>name' and then the sequence; found "
+            f"{len(headers)} such lines"
+        )
+    letters = "".join(line for line in lines if not line.startswith(">")).removesuffix("*")
+    name = headers[0][1:].split()
+    return sequence_ensemble(letters, name[0] if name else path.stem, str(path))
+
+
+def check_length(ensemble: Ensemble) -> None:
+    """Raise ValueError unless the number of residues is one the model takes."""
+    if not MIN_RESIDUES <= ensemble.length <= MAX_RESIDUES:
+        chains = ", ".join(ensemble.chain_ids)
+        raise ValueError(
+            f"{ensemble.source}: {ensemble.length} residues in chain {chains}; the model takes "
+            f"{MIN_RESIDUES} to {MAX_RESIDUES}: choose other chains"
+        )
+
+
+def check_complete(ensemble: Ensemble, models: Sequence[int]) -> None:
+    """Raise ValueError if a residue lacks N, CA or C in one of the models at these positions."""
+    for position in models:
+        missing = (~ensemble.mask[position]).nonzero()[:, 0].tolist()
+        if missing:
+            others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ValueError(
+                f"{ensemble.source}: model {ensemble.model_numbers[position]}, residue "
+                f"{ensemble.label(missing[0])}{others}: N, CA or C is missing; set incomplete: "
+                "drop (in Python, Ensemble.select_residues) to leave such residues out"
+            )
+
+
+def model_position(ensemble: Ensemble, number: int, argument: str) -> int:
+    """Position of the model that the file gives this number.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if number not in ensemble.model_numbers:
+        numbers = ensemble.model_numbers
+        shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+        raise ValueError(
+            f"{ensemble.source}: {argument} {number}: no such model; the file has {len(numbers)}: "
+            f"{shown}"
+        )
+    return ensemble.model_numbers.index(number)
+
+
+def prepare(ensemble: Ensemble, embedder: SequenceEmbedder | None) -> PreparedEnsemble:
+    """Central model, core and sequence embedding, over all models."""
+    entry = EnsembleEntry(
+        ensemble.name, (), (), ensemble.name, tuple(range(ensemble.num_models)), ()
+    )
+    rows = None
+    if embedder is not None:
+        chains = embedder.embed(chain_sequences(ensemble))
+        rows = joined_embedding([torch.from_numpy(array) for array in chains], ensemble)
+    return PreparedEnsemble.build(0, ensemble, entry, rows)
+
+
+def same_residues(first: Ensemble, second: Ensemble) -> Ensemble:
+    """One model of each as one ensemble of two, with the chains and numbers of the first.
+
+    Raises:
+        ValueError: if one has several models, or sequences or chain lengths differ.
+    """
+    for ensemble in (first, second):
+        if ensemble.num_models != 1:
+            raise ValueError(
+                f"{ensemble.source}: a path has one model at each end, got "
+                f"{ensemble.num_models}; choose one with select_models"
+            )
+    if first.sequence != second.sequence:
+        if first.length != second.length:
+            raise ValueError(
+                f"{first.source} has {first.length} residues and {second.source} has "
+                f"{second.length}; a path needs the same residues at both ends: choose chains that "
+                "agree"
+            )
+        i = next(i for i, letter in enumerate(first.sequence) if letter != second.sequence[i])
+        raise ValueError(
+            f"sequences differ at residue {i + 1}: {first.label(i)} in {first.source}, "
+            f"{second.label(i)} in {second.source}; a path needs the same sequence at both ends"
+        )
+    if not torch.equal(first.chain_index, second.chain_index):
+        raise ValueError(
+            f"{first.source} and {second.source} divide the same sequence into chains of "
+            "different lengths"
+        )
+    return replace(
+        first,
+        coordinates=torch.cat([first.coordinates, second.coordinates]),
+        mask=torch.cat([first.mask, second.mask]),
+        bonded=first.bonded & second.bonded,
+        model_numbers=(1, 2),
+    )

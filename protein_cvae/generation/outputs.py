@@ -1,0 +1,211 @@
+"""What the tasks write: conformers with their spread, and where they came from.
+
+Conformers are superposed on their mean by the ordered core, so that the B-factor column, the RMSF
+
+    RMSF(i) = sqrt(mean_k |x_ki − x̄_i|²)   of CA, Å,
+
+is that of the coordinates as they are written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.align import align
+from common.files.atomic import atomic_path
+from protein_cvae.ensemble import Ensemble, ReadReport
+from protein_cvae.evaluation.metrics import spread, superpose_on_mean
+from protein_cvae.geometry.constants import CA
+from protein_cvae.geometry.frames import carbonyl_oxygen
+from protein_cvae.geometry.validity import Validity, validity
+from protein_cvae.io.read import structure_format
+from protein_cvae.io.write import check_pdb_columns, write_ensemble
+from protein_cvae.module import ProteinCVAEModule
+
+_MIN_SUPERPOSED = 4
+_SPREAD_MODELS = 100  # the pairs of more would take minutes and tell nothing new
+_VALIDITY_NUMBERS = 20_000_000  # of CA distances at once
+
+
+def superposing(core: Tensor, mask: Tensor) -> Tensor:
+    """(L,) bool: the core, or all residues where fewer than four are core."""
+    core = core & mask
+    return core if int(core.sum()) >= _MIN_SUPERPOSED else mask
+
+
+def bundle(
+    base: Ensemble, coordinates: Tensor, core: Tensor, onto: Tensor | None, name: str, source: str
+) -> Ensemble:
+    """Conformers as an ensemble, superposed on their mean by the core.
+
+    Args:
+        base: whose residues they have.
+        coordinates: (K, L, 3, 3), Å.
+        core: (L,) bool.
+        onto: (L, 3, 3), Å: the structure whose pose the bundle takes; None for any pose.
+        name: of the result.
+        source: of the result.
+    """
+    x = coordinates.detach().to("cpu", torch.float32)
+    weights = superposing(core, torch.ones_like(core))
+    _, mean = superpose_on_mean(x[:, :, CA].double(), weights)
+    if onto is not None:
+        target = onto[:, CA].double()
+        mean = align(mean, target, weights).apply(mean)
+    fit = align(x[:, :, CA].double(), mean.expand(len(x), -1, -1), weights.expand(len(x), -1))
+    x = fit.apply(x.double().flatten(1, 2)).view(x.shape).float()
+    return replace(
+        base,
+        name=name,
+        coordinates=x,
+        mask=torch.ones(x.shape[:2], dtype=torch.bool),
+        model_numbers=tuple(range(1, len(x) + 1)),
+        source=source,
+        report=ReadReport(),
+    )
+
+
+def written_rmsf(ensemble: Ensemble) -> Tensor:
+    """(L,) Å, RMSF of CA in the pose that each model has."""
+    ca = ensemble.coordinates[:, :, CA].double()
+    return (ca - ca.mean(0)).square().sum(-1).mean(0).sqrt().float()
+
+
+def check_validity(ensemble: Ensemble) -> Validity:
+    """:func:`~protein_cvae.geometry.validity.validity` in blocks that bound the memory."""
+    rows = max(1, _VALIDITY_NUMBERS // ensemble.length**2)
+    parts = [
+        validity(x, mask, ensemble.bonded, ensemble.aatype)
+        for x, mask in zip(ensemble.coordinates.split(rows), ensemble.mask.split(rows), strict=True)
+    ]
+    names = [field.name for field in dataclasses.fields(Validity)]
+    return Validity(**{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
+
+
+def describe(ensemble: Ensemble, core: Tensor) -> dict[str, Any]:
+    """Number of models, mean pairwise CA-RMSD (core, all; Å) and validity of an ensemble."""
+    count = ensemble.num_models
+    chosen = sorted({round(i) for i in torch.linspace(0, count - 1, _SPREAD_MODELS).tolist()})
+    ca = ensemble.coordinates[chosen][:, :, CA]
+    everywhere = ensemble.mask.all(0)
+    pairs: dict[str, float | None] = {"core": None, "all": None}
+    for where, mask in (("core", superposing(core, everywhere)), ("all", everywhere)):
+        if count > 1 and int(mask.sum()) >= _MIN_SUPERPOSED:
+            pairs[where] = spread(ca, mask)
+    return {
+        "models": count,
+        "mean_pairwise_ca_rmsd": pairs,
+        "validity": check_validity(ensemble).summary(),
+    }
+
+
+def provenance(module: ProteinCVAEModule, embedder: str | None) -> dict[str, Any]:
+    """Versions, the checkpoint by name and content, and the sequence embedder."""
+    trainer = module._trainer  # `trainer` raises where there is none
+    path = None if trainer is None else trainer.ckpt_path
+    checkpoint = None
+    if path is not None and Path(path).is_file():
+        with Path(path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        checkpoint = {"file": Path(path).name, "sha256": digest}
+    return {
+        "versions": {name: version(name) for name in ("edgewise", "torch", "lightning")},
+        "checkpoint": checkpoint,
+        "embedder": embedder,
+    }
+
+
+def check_output(path: Path, overwrite: bool, inputs: tuple[Path, ...]) -> None:
+    """Refuse an output that exists, or that is one of the inputs.
+
+    Raises:
+        FileExistsError: if it, or the JSON file beside it, exists and ``overwrite`` is off.
+        ValueError: if it is a folder or an input.
+    """
+    for place in (path, json_path(path)):
+        if place.is_dir():
+            raise ValueError(f"output must name a file, but {place} is a folder")
+        if place.exists() and not overwrite:
+            raise FileExistsError(f"{place} exists; choose another output or set overwrite: true")
+        if any(place.resolve() == given.resolve() for given in inputs):
+            raise ValueError(f"output: {place} is an input file; choose another name")
+
+
+def check_fits(path: Path, base: Ensemble, count: int) -> None:
+    """Refuse residues, chains and numbers of models that the format of ``path`` cannot hold.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    if structure_format(path) == "pdb":
+        first = base.select_models([0])
+        blank = replace(
+            first, coordinates=torch.zeros_like(first.coordinates), model_numbers=(count,)
+        )
+        check_pdb_columns(blank, torch.zeros(1, base.length), None, path)
+
+
+def json_path(path: Path) -> Path:
+    """Where the provenance of ``path`` goes: its name and ".json"."""
+    return path.with_name(path.name + ".json")
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleResult:
+    """Conformers to write, with what goes into the JSON file beside them."""
+
+    ensemble: Ensemble
+    path: Path
+    summary: Mapping[str, Any]
+
+    def write(self) -> list[Path]:
+        """Write both files, complete or not at all; returns their paths."""
+        e = self.ensemble
+        oxygen = carbonyl_oxygen(e.coordinates, e.bonded.expand(e.mask.shape), e.mask)
+        beside = json_path(self.path)
+        with atomic_path(beside) as temporary:
+            temporary.write_text(to_json(self.summary), encoding="utf-8")
+            write_ensemble(self.path, e, b_factor=written_rmsf(e), oxygen=oxygen)
+        return [self.path, beside]
+
+    def message(self) -> str:
+        """One line on what was made."""
+        made, given = self.summary["generated"], self.summary.get("given")
+        text = f"{made['models']} conformers, {_lengths(made)}"
+        inside = made["validity"]["inside"]
+        text += f", {100 * inside:.2f} % of residues inside geometric tolerance"
+        return text + (f"; input: {_lengths(given)}" if given else "")
+
+
+def _lengths(described: Mapping[str, Any]) -> str:
+    pairs = described["mean_pairwise_ca_rmsd"]
+    if pairs["all"] is None:
+        return "one model"
+    core = "-" if pairs["core"] is None else f"{pairs['core']:.2f}"
+    return f"mean pairwise CA-RMSD {core} Å core, {pairs['all']:.2f} Å all"
+
+
+def to_json(summary: Mapping[str, Any]) -> str:
+    """JSON with null for numbers that are not finite, which JSON has no word for."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    return json.dumps(plain(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

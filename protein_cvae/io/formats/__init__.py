@@ -1,0 +1,1 @@
+"""One file per structure format: its suffixes and its parser."""

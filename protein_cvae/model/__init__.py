@@ -1,0 +1,1 @@
+"""The network, its latents and its losses."""

@@ -1,0 +1,1 @@
+"""How far expression fixes position: ambiguity, novelty, error radii."""

@@ -1,0 +1,361 @@
+"""Error radii of placed cells, calibrated on held-out slides by split conformal prediction.
+
+The error of a cell is the distance between its predicted and its true position after the best
+similarity (reflection allowed) of the whole layout onto the true one, which has RMS radius 1.
+Errors of validation slides, placed as `predict` places cells, are explained by features that need
+no coordinates:
+
+    log sigma = b + sum_f w_f log(0.01 + f),  w_f >= 0,   f = spread over draws, novelty, ambiguity
+
+(:mod:`spatial_ipa.confidence.reference_cells`), fitted to log(0.01 + error) by non-negative least
+squares on a random half of the cells, so a larger feature never shrinks a radius.  On the other
+half, of m cells, the scores are error / sigma, and
+
+    radius_i = q sigma_i,   q = the ceil((m + 1) coverage)-th smallest score.
+
+This covers a new error with at least the wanted probability if it is exchangeable with those m
+(Vovk, Gammerman and Shafer 2005, ch. 2; Lei et al., J. Am. Stat. Assoc. 113:1094, 2018; the scores
+are the normalised ones discussed by Romano, Patterson and Candès, NeurIPS 2019).  Cells of one
+slide share its fate, so what is promised holds on average over cells of slides like the validation
+slides, not on every slide: with two or more of them the coverage of each by the others is kept as
+``between_slides``.  Nothing is promised for dissociated cells.
+
+A cell is abstained from if its radius exceeds the median distance between two random cells of the
+validation slides (about 1.2): then it could lie nearly anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from common.files.identity import check_version
+from common.rng import numpy_generator_for
+from spatial_ipa.confidence.identifiability import NEIGHBOURS, slide_identifiability
+from spatial_ipa.confidence.reference_cells import ReferenceCells
+from spatial_ipa.geometry.metrics import gauge_fix, procrustes_rotation
+from spatial_ipa.layout.placement import Placement
+from spatial_ipa.model.minisets import EmbeddedSlide
+
+CALIBRATION_VERSION = 1
+MIN_CELLS = 50
+"""Fewer cells on all validation slides together are not calibrated on."""
+COVERAGE = 0.9
+
+_FLOOR = 0.01
+_NUM_FEATURES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedSlide:
+    """A validation slide after placement.
+
+    Attributes:
+        name: of the slide.
+        content_hash: see :func:`embedded_hash`.
+        error: (n,) distances to the true positions; see the module.
+        features: (n, 3) spread over draws, novelty, ambiguity.
+        scale: by which the layout was shrunk onto the truth.
+        median_pair: median distance between two random cells, in RMS radii.
+    """
+
+    name: str
+    content_hash: str
+    error: np.ndarray
+    features: np.ndarray
+    scale: float
+    median_pair: float
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """sigma of the module: intercept b and weights w."""
+
+    intercept: float
+    weights: tuple[float, ...]
+
+    @staticmethod
+    def fit(features: np.ndarray, error: np.ndarray) -> ErrorModel:
+        """Fit to features (n, 3), not negative, and errors (n,)."""
+        z, y = np.log(_FLOOR + features), np.log(_FLOOR + error)
+        weights, _ = nnls(z - z.mean(axis=0), y - y.mean())
+        intercept = y.mean() - z.mean(axis=0) @ weights
+        return ErrorModel(float(intercept), tuple(float(w) for w in weights))
+
+    def sigma(self, features: np.ndarray) -> np.ndarray:
+        """(n,) from features (n, 3)."""
+        sigma: np.ndarray = np.exp(
+            self.intercept + np.log(_FLOOR + features) @ np.array(self.weights)
+        )
+        return sigma
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What turns features of new cells into error radii.
+
+    Radii, ``median_pair`` and scores are in RMS radii of the tissue, as the module defines errors;
+    :mod:`spatial_ipa.placing.judge` brings them to the unit of the layout.
+
+    Attributes:
+        model: of sigma.
+        scores: (m,) ascending error / sigma of the cells that ``model`` was not fitted to.
+        num_draws: draws per placement when it was calibrated; predictions need at least as many.
+        median_pair: default threshold of abstention, in RMS radii; the mean over slides.
+        scale: mean of the factors by which layouts were shrunk onto the truth.
+        slides: names of the validation slides.
+        content_hashes: of the same.
+        between_slides: coverage of each slide at 0.9 by radii calibrated on the others; empty with
+            one slide.
+        identifiability: verdict on each slide, see :mod:`spatial_ipa.confidence.identifiability`.
+    """
+
+    model: ErrorModel
+    scores: np.ndarray
+    num_draws: int
+    median_pair: float
+    scale: float
+    slides: tuple[str, ...]
+    content_hashes: tuple[str, ...]
+    between_slides: tuple[float, ...]
+    identifiability: tuple[str, ...]
+
+    def radius(self, features: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
+        """(n,) radii that hold a share ``coverage`` of the errors, from features (n, 3).
+
+        Raises:
+            ValueError: if ``coverage`` is not in (0, 1) or too high for the number of cells.
+        """
+        return conformal_quantile(self.scores, coverage) * self.model.sigma(features)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain types only, for ``torch.load(weights_only=True)``."""
+        return {
+            "version": CALIBRATION_VERSION,
+            "intercept": self.model.intercept,
+            "weights": list(self.model.weights),
+            "scores": torch.from_numpy(self.scores),
+            "num_draws": self.num_draws,
+            "median_pair": self.median_pair,
+            "scale": self.scale,
+            "slides": list(self.slides),
+            "content_hashes": list(self.content_hashes),
+            "between_slides": list(self.between_slides),
+            "identifiability": list(self.identifiability),
+        }
+
+    @staticmethod
+    def from_state(state: dict[str, Any]) -> Calibration:
+        """Rebuild what :meth:`state` gave.
+
+        Raises:
+            ValueError: if the state is of another version.
+        """
+        check_version(state, "calibration", CALIBRATION_VERSION)
+        return Calibration(
+            ErrorModel(float(state["intercept"]), tuple(state["weights"])),
+            state["scores"].cpu().numpy(),
+            int(state["num_draws"]),
+            float(state["median_pair"]),
+            float(state["scale"]),
+            tuple(state["slides"]),
+            tuple(state["content_hashes"]),
+            tuple(state["between_slides"]),
+            tuple(state["identifiability"]),
+        )
+
+
+def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
+    """The ceil((m + 1) coverage)-th smallest of m ascending scores.
+
+    Raises:
+        ValueError: if ``coverage`` is not in (0, 1), or so high that no score is large enough.
+    """
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage must lie in (0, 1), got {coverage}")
+    m = len(scores)
+    # Rounded first: 0.9 times 10 must not become 10 because 0.9 has no finite binary form.
+    rank = int(np.ceil(round((m + 1) * coverage, 9)))
+    if rank > m:
+        raise ValueError(
+            f"coverage={coverage} needs more than the {m} calibration cells there are; the highest "
+            f"possible is {m / (m + 1):.4f}"
+        )
+    return float(scores[rank - 1])
+
+
+def placement_errors(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, float]:
+    """Errors (n,) of a layout (n, 2) in RMS radii of the true one, and the scale it was given."""
+    rotation, scale = procrustes_rotation(pred, true)
+    off = scale * gauge_fix(pred) @ rotation - gauge_fix(true)
+    return np.linalg.norm(off, axis=1), scale
+
+
+def cell_features(placement: Placement, novelty: np.ndarray, ambiguity: np.ndarray) -> np.ndarray:
+    """(n, 3) float64 columns of the module's features.
+
+    The spread is that of one draw about the mean of infinitely many, whatever the number of draws.
+    """
+    draws = len(placement.draws)
+    spread = placement.spread.double().cpu().numpy() * np.sqrt(draws / (draws - 1))
+    return np.stack([spread, novelty, ambiguity], axis=1)
+
+
+def embedded_hash(slide: EmbeddedSlide) -> str:
+    """SHA-256 of the embeddings and coordinates of a slide."""
+    digest = hashlib.sha256(f"{slide.h.shape},{slide.xy.shape},".encode())
+    for part in (slide.h, slide.xy):
+        digest.update(np.ascontiguousarray(part, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def place_slide(
+    slide: EmbeddedSlide, place: Callable[[np.ndarray], Placement], reference: ReferenceCells
+) -> PlacedSlide:
+    """Place one slide from its embeddings alone and compare with its coordinates."""
+    placement, evidence = place(slide.h), reference.judge(slide.h)
+    error, scale = placement_errors(placement.xy.double().cpu().numpy(), slide.xy)
+    x = gauge_fix(slide.xy)
+    rng = numpy_generator_for(0)
+    i = rng.integers(len(x), size=10_000)
+    j = (i + rng.integers(1, len(x), size=i.size)) % len(x)  # never i itself
+    return PlacedSlide(
+        slide.name,
+        embedded_hash(slide),
+        error,
+        cell_features(placement, evidence.novelty, evidence.ambiguity),
+        scale,
+        float(np.median(np.linalg.norm(x[i] - x[j], axis=1))),
+    )
+
+
+def check_slides(train: Sequence[EmbeddedSlide], val: Sequence[EmbeddedSlide]) -> None:
+    """Refuse to calibrate on too few cells or on training slides.
+
+    Raises:
+        ValueError: if so.
+    """
+    cells = sum(len(slide.xy) for slide in val)
+    if cells < MIN_CELLS:
+        raise ValueError(
+            f"the validation slides hold {cells} cells; error radii need at least {MIN_CELLS}: "
+            "give more, or set model.init_args.calibration_draws to 0"
+        )
+    for slide in val:
+        if len(slide.xy) <= NEIGHBOURS:
+            raise ValueError(
+                f"validation slide {slide.name} has {len(slide.xy)} cells; at least "
+                f"{NEIGHBOURS + 1} are needed: leave it out"
+            )
+    seen = {embedded_hash(slide): slide.name for slide in train}
+    for slide in val:
+        if (content := embedded_hash(slide)) in seen:
+            raise ValueError(
+                f"validation slide {slide.name} is training slide {seen[content]}: errors on "
+                "slides that were trained on say nothing about new ones"
+            )
+
+
+def calibrate(
+    placed: Sequence[PlacedSlide],
+    num_draws: int,
+    identifiability: Sequence[str] = (),
+    seed: int = 0,
+) -> Calibration:
+    """Fit sigma on a random half of the cells and take the scores from the other.
+
+    Args:
+        placed: validation slides.
+        num_draws: draws per placement.
+        identifiability: verdict on each slide.
+        seed: of the halves.
+    """
+    model, scores = _fit(placed, numpy_generator_for(seed))
+    between = []
+    for left_out in placed if len(placed) > 1 else ():
+        others = [slide for slide in placed if slide is not left_out]
+        if sum(len(slide.error) for slide in others) < MIN_CELLS:
+            continue
+        other_model, other_scores = _fit(others, numpy_generator_for(seed))
+        radius = conformal_quantile(other_scores, COVERAGE) * other_model.sigma(left_out.features)
+        between.append(float((left_out.error <= radius).mean()))
+    return Calibration(
+        model,
+        scores,
+        num_draws,
+        float(np.mean([slide.median_pair for slide in placed])),
+        float(np.mean([slide.scale for slide in placed])),
+        tuple(slide.name for slide in placed),
+        tuple(slide.content_hash for slide in placed),
+        tuple(between),
+        tuple(identifiability),
+    )
+
+
+def calibrate_slides(
+    train: Sequence[EmbeddedSlide],
+    val: Sequence[EmbeddedSlide],
+    place: Callable[[np.ndarray], Placement],
+    num_draws: int,
+) -> tuple[ReferenceCells, Calibration]:
+    """Place validation slides as `predict` would and calibrate on their errors.
+
+    Args:
+        train: slides the model was trained on; never calibrated on.
+        val: held-out slides.
+        place: the model, from embeddings (n, d).
+        num_draws: draws that ``place`` makes.
+
+    Raises:
+        ValueError: on too few cells, or a slide in both lists.
+    """
+    check_slides(train, val)
+    reference = ReferenceCells.sample(train)
+    placed = [place_slide(slide, place, reference) for slide in val]
+    verdicts = [slide_identifiability(slide.h, slide.xy).verdict for slide in val]
+    return reference, calibrate(placed, num_draws, verdicts)
+
+
+def _fit(placed: Sequence[PlacedSlide], rng: np.random.Generator) -> tuple[ErrorModel, np.ndarray]:
+    features = np.concatenate([slide.features for slide in placed])
+    error = np.concatenate([slide.error for slide in placed])
+    order = rng.permutation(len(error))
+    fitted, scored = order[: len(order) // 2], order[len(order) // 2 :]
+    model = ErrorModel.fit(features[fitted], error[fitted])
+    return model, np.sort(error[scored] / model.sigma(features[scored]))
+
+
+def radius_check(
+    radius: np.ndarray, abstain: np.ndarray, pred: np.ndarray, true: np.ndarray
+) -> dict[str, float]:
+    """How radii hold where the truth is known.
+
+    Args:
+        radius: (n,) in RMS radii of the true layout; cells where it is NaN are left out.
+        abstain: (n,) bool.
+        pred: (n, 2) layout.
+        true: (n, 2) true coordinates.
+
+    Returns:
+        ``coverage``: share of cells whose error is within the radius; ``median_radius``;
+        ``abstained``: share; ``median_error_kept`` and ``median_error_abstained``, NaN for none.
+    """
+    error, _ = placement_errors(pred, true)
+    known = np.isfinite(radius)
+
+    def median(rows: np.ndarray) -> float:
+        return float(np.median(error[rows])) if rows.any() else float("nan")
+
+    return {
+        "coverage": float((error <= radius)[known].mean()),
+        "median_radius": float(np.median(radius[known])),
+        "abstained": float(abstain.mean()),
+        "median_error_kept": median(known & ~abstain),
+        "median_error_abstained": median(known & abstain),
+    }

@@ -1,0 +1,1 @@
+"""Slides and dissociated samples: files to counts, genes and positions."""

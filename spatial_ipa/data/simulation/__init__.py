@@ -1,0 +1,1 @@
+"""Simulated tissue, in memory and as files."""

@@ -1,0 +1,1 @@
+"""Expression to embeddings H: network, training, the frozen result and its cache."""

@@ -1,0 +1,349 @@
+"""From expression to embeddings H: shared encoder, adapter for scRNA-seq, and the frozen form.
+
+``SharedEncoder`` is an MLP G -> 512 -> 256 -> 128 with GELU.  As gelu(z) - gelu(-z) = z, units that
+come in pairs (+z, -z) pass r linear features through unchanged, so :meth:`SharedEncoder.set_linear`
+starts the network *at* a given linear map (PCA, or spatial PCA) and training can only start from
+there.  The remaining units of the first layer start at random with outgoing weight 0.
+
+``FrozenEncoder`` holds the weights with everything that embedding needs: gene panel, normalisation,
+and the split it was trained under (:mod:`spatial_ipa.data.split`).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.files.atomic import atomic_path
+from common.files.identity import tensor_hash
+from spatial_ipa.data.log_expression import LogExpression
+from spatial_ipa.data.panels import rows_with_counts
+from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.split import Split, SplitMode, check_split
+
+__all__ = [
+    "EmbeddingKind",
+    "FrozenEncoder",
+    "ScRNAAdapter",
+    "SharedEncoder",
+    "Split",
+    "SplitMode",
+    "check_split",
+    "load_encoder",
+    "save_encoder",
+]
+
+EmbeddingKind = Literal["st", "scrna"]
+
+ENCODER_VERSION = 2  # since 2, H of every slide has unit mean variance
+
+_BLOCK_ELEMENTS = 2**24  # dense expression values held at once: 64 MB
+
+
+class SharedEncoder(nn.Module):
+    """MLP num_genes -> hidden[0] -> hidden[1] -> d_out, GELU and dropout between.
+
+    Args:
+        num_genes: G.
+        d_out: width of H.
+        hidden: widths of the hidden layers.
+        dropout: of the hidden units, in training.
+        generator: of the initial weights (uniform in +-1/sqrt(fan_in)); seed 0 when None.
+
+    Raises:
+        ValueError: on a width that is not positive or a dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        num_genes: int,
+        d_out: int = 128,
+        hidden: tuple[int, int] = (512, 256),
+        dropout: float = 0.1,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if min(num_genes, d_out, *hidden) < 1 or len(hidden) != 2:
+            raise ValueError(
+                f"widths must be positive and hidden two of them, got num_genes={num_genes}, "
+                f"d_out={d_out}, hidden={hidden}"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.num_genes, self.d_out, self.hidden = num_genes, d_out, (hidden[0], hidden[1])
+        self.first = nn.utils.skip_init(nn.Linear, num_genes, hidden[0])
+        self.second = nn.utils.skip_init(nn.Linear, hidden[0], hidden[1])
+        self.third = nn.utils.skip_init(nn.Linear, hidden[1], d_out)
+        self.dropout = dropout
+        self.out_scale: Tensor
+        self.register_buffer("out_scale", torch.ones(()))
+        self.reset_parameters(generator or torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        for layer in (self.first, self.second, self.third):
+            bound = layer.in_features**-0.5
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            layer.bias.uniform_(-bound, bound, generator=generator)
+
+    @torch.no_grad()
+    def set_linear(self, components: Tensor, generator: torch.Generator) -> None:
+        """Make the network compute x @ components, in the first columns of H, the others being 0.
+
+        Args:
+            components: (num_genes, r) with 2 r <= both hidden widths and r <= d_out.
+            generator: for first-layer units that are not needed; they see random mixtures of the
+                components and have outgoing weight 0 until training gives them some.
+
+        Raises:
+            ValueError: if the shape does not fit.
+        """
+        rank = components.shape[1]
+        limit = min(self.hidden[0] // 2, self.hidden[1] // 2, self.d_out)
+        if components.shape[0] != self.num_genes or not 1 <= rank <= limit:
+            raise ValueError(
+                f"components must be ({self.num_genes}, r) with r <= {limit} (half of hidden, and "
+                f"d_out), got {tuple(components.shape)}"
+            )
+        spare = self.hidden[0] - 2 * rank
+        eye = torch.eye(rank)
+        mixture = torch.randn(spare, rank, generator=generator).to(components) * rank**-0.5
+        self.first.weight.copy_(torch.cat([components.T, -components.T, mixture @ components.T]))
+        self.first.bias.zero_()
+        self.first.bias[2 * rank :] = 0.5 * torch.randn(spare, generator=generator)
+        for layer in (self.second, self.third):
+            layer.weight.zero_()
+            layer.bias.zero_()
+            layer.weight[:rank, : 2 * rank] = torch.cat([eye, -eye], dim=1)
+        self.second.weight[rank : 2 * rank, : 2 * rank] = torch.cat([-eye, eye], dim=1)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(n, num_genes) centred expression to (n, d_out); dropout only with a generator."""
+        h = self._drop(F.gelu(self.first(x)), generator)
+        h = self._drop(F.gelu(self.second(h)), generator)
+        return self.third(h) * self.out_scale
+
+    def _drop(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        if generator is None or self.dropout == 0:
+            return h
+        keep = torch.rand(h.shape, generator=generator) >= self.dropout
+        return h * keep.to(h.device) / (1 - self.dropout)
+
+
+class ScRNAAdapter(nn.Module):
+    """x -> exp(s) x + t + U (V x), gene-wise affine and low-rank residual; at first the identity.
+
+    Args:
+        num_genes: G.
+        rank: of the residual.
+        generator: of V; U is zero.  Seed 0 when None.
+    """
+
+    def __init__(
+        self, num_genes: int, rank: int = 16, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        generator = generator or torch.Generator().manual_seed(0)
+        self.num_genes, self.rank = num_genes, rank
+        self.log_scale = nn.Parameter(torch.zeros(num_genes))
+        self.shift = nn.Parameter(torch.zeros(num_genes))
+        down = torch.randn(rank, num_genes, generator=generator) * num_genes**-0.5
+        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(torch.zeros(num_genes, rank))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing, as before any training."""
+        return not any(bool(p.any()) for p in (self.log_scale, self.shift, self.up))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, num_genes) to the same."""
+        return x * self.log_scale.exp() + self.shift + (x @ self.down.T) @ self.up.T
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenEncoder:
+    """A trained encoder that embeds slides and never changes.
+
+    Attributes:
+        encoder: the trunk; it gets no gradient any more.
+        adapter: in front of the trunk for scRNA-seq; None is the identity.
+        panel: genes in the order of the trunk's input.
+        split: what it was trained on.
+        target_sum: library size of the normalisation.
+    """
+
+    encoder: SharedEncoder
+    adapter: ScRNAAdapter | None
+    panel: tuple[str, ...]
+    split: Split
+    target_sum: float
+
+    def __post_init__(self) -> None:
+        if len(self.panel) != self.encoder.num_genes:
+            raise ValueError(
+                f"the panel has {len(self.panel)} genes, the encoder {self.encoder.num_genes}"
+            )
+        for module in (self.encoder, self.adapter):
+            if module is not None:
+                module.eval().requires_grad_(False)
+
+    @property
+    def d_out(self) -> int:
+        return self.encoder.d_out
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 of all parameters and of the preprocessing; the split does not enter."""
+        return tensor_hash(self._tensors(), json.dumps([self.panel, self.target_sum]).encode())
+
+    @torch.no_grad()
+    def embed(self, slide: Slide, kind: EmbeddingKind) -> np.ndarray:
+        """Embed a slide or sample; only its expression is looked at.
+
+        Args:
+            slide: counts on any genes; those of the panel that it lacks enter as its mean.
+            kind: "st", or "scrna" to go through the adapter.
+
+        Returns:
+            (n, d_out) float32 of unit mean variance over rows with counts (:func:`unit_factor`).
+
+        Raises:
+            ValueError: on an unknown kind, or if more than half of the panel is missing.
+        """
+        if kind not in ("st", "scrna"):
+            raise ValueError(f"kind must be 'st' or 'scrna', got {kind!r}")
+        expression = LogExpression.of_slide(slide, self.panel, self.target_sum)
+        device = self.encoder.out_scale.device
+        parts = []
+        for block in expression.blocks(max(1, _BLOCK_ELEMENTS // len(self.panel))):
+            x = torch.from_numpy(block).to(device)
+            if kind == "scrna" and self.adapter is not None:
+                x = self.adapter(x)
+            parts.append(self.encoder(x).cpu())
+        h = torch.cat(parts)
+        return h.mul_(unit_factor(h, expression.filled)).numpy()
+
+    def has_counts(self, slide: Slide) -> np.ndarray:
+        """(n,) bool, rows with counts on the panel; of the others nothing is known."""
+        return rows_with_counts(slide, self.panel)
+
+    def has_seen(self, slide: Slide) -> bool:
+        """Whether it was trained on, or aligned with, this very expression."""
+        split = self.split
+        seen = (*split.train, *split.scrna, *(split.heldout if split.mode != "inductive" else ()))
+        return slide.expression_hash in {identity.expression_hash for identity in seen}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
+        if self.adapter is not None:
+            tensors |= {f"adapter.{k}": v for k, v in self.adapter.state_dict().items()}
+        return tensors
+
+    def state(self) -> dict[str, Any]:
+        """Tensors, strings and numbers only, for ``torch.load(weights_only=True)``."""
+        return {
+            "version": ENCODER_VERSION,
+            "tensors": {k: v.detach().cpu().clone() for k, v in self._tensors().items()},
+            "panel": list(self.panel),
+            "target_sum": self.target_sum,
+            "split": self.split.to_json(),
+        }
+
+    @staticmethod
+    def from_state(state: dict[str, Any]) -> FrozenEncoder:
+        """Rebuild what :meth:`state` gave.
+
+        Raises:
+            ValueError: if the state has another version or is damaged.
+        """
+        if not isinstance(state, dict) or state.get("version") != ENCODER_VERSION:
+            version = state.get("version") if isinstance(state, dict) else type(state).__name__
+            raise ValueError(
+                f"not an encoder of version {ENCODER_VERSION} (got {version!r}); train it anew"
+            )
+        try:
+            tensors = state["tensors"]
+            first, second, third = (
+                tensors[f"encoder.{layer}.weight"] for layer in ("first", "second", "third")
+            )
+            encoder = SharedEncoder(
+                first.shape[1], third.shape[0], (first.shape[0], second.shape[0])
+            )
+            encoder.load_state_dict(_under(tensors, "encoder."))
+            adapter = None
+            if "adapter.up" in tensors:
+                adapter = ScRNAAdapter(first.shape[1], tensors["adapter.up"].shape[1])
+                adapter.load_state_dict(_under(tensors, "adapter."))
+            return FrozenEncoder(
+                encoder,
+                adapter,
+                tuple(state["panel"]),
+                Split.from_json(state["split"]),
+                float(state["target_sum"]),
+            )
+        except (KeyError, RuntimeError, AttributeError, IndexError) as error:
+            raise ValueError(f"the encoder's state is damaged: {error}") from error
+
+
+def unit_factor(h: Tensor, rows: np.ndarray) -> float:
+    """The factor that brings h (n, d) to variance 1 over some rows, in the mean over dimensions.
+
+    Directions fitted to some slides vary less on any other: on slides left out the variance of H is
+    0.49 (her2st A4) to 0.98 (starmap) of that on the training slides.  Models trained on H would
+    see new slides shrunk.  Like the mean, the scale is a property of the slide and is taken out.
+
+    Args:
+        h: embeddings.
+        rows: (n,) bool, those with counts.
+
+    Returns:
+        The factor; 1 where the rows do not differ.
+    """
+    chosen = h if rows.all() else h[torch.from_numpy(rows)]
+    variance = float(chosen.var(0, correction=0).double().mean()) if len(chosen) > 1 else 0.0
+    return variance**-0.5 if variance > 0 else 1.0
+
+
+def save_encoder(encoder: FrozenEncoder, path: str | Path) -> None:
+    """Write ``path`` at once: it is the whole encoder or, after a failure, what it was before."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        torch.save(encoder.state(), temporary)
+
+
+def load_encoder(path: str | Path) -> FrozenEncoder:
+    """Read what :func:`save_encoder` wrote; nothing but tensors and plain types is unpickled.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not an encoder, or of another version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"encoder {path} does not exist; `lightning fit --config "
+            "configs/spatial_ipa/encoder.yaml` makes it"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not an encoder file: {error}") from error
+    try:
+        return FrozenEncoder.from_state(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,420 @@
+"""Training of the expression encoder.
+
+The trunk starts as a linear map fitted to the training slides, spatial PCA
+(:mod:`spatial_ipa.encoder.spatial_pca`) or plain PCA, or at random.  It is then trained with
+
+    w_vicreg VICReg(p(h_1), p(h_2)) + w_neighbours KL_spatial(g(h)) + w_stress log-stress(g(h))
+    + w_coral CORAL + w_mmd MMD + w_scrna MMD(slides, scRNA-seq)
+    + w_adversary CE(domain | reversed h) + w_anchor mean (h - h_0)^2
+
+(:mod:`spatial_ipa.encoder.losses`), where p and g are heads that are thrown away, alignment is
+between the domains of a step, and h_0 is what the trunk computed at the start.  The term of w_scrna
+moves cells towards spots, not spots towards cells.  A weight of 0 removes a term and its head.
+
+With a selection slide, the weights kept are those of the epoch with the best recall of its spatial
+neighbours among the kNN in H, the starting weights included.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from common.files.outputs import prepare_output
+from common.rng import generator_for
+from spatial_ipa.data.log_expression import LogExpression
+from spatial_ipa.encoder.datamodule import DomainBatch, EncoderDataModule
+from spatial_ipa.encoder.frozen import (
+    FrozenEncoder,
+    ScRNAAdapter,
+    SharedEncoder,
+    save_encoder,
+)
+from spatial_ipa.encoder.losses import (
+    coral,
+    domain_mixing,
+    log_stress,
+    neighbour_kl,
+    rbf_mmd,
+    reverse_gradient,
+    spatial_kernel,
+    vicreg,
+)
+from spatial_ipa.encoder.spatial_pca import principal_components, spatial_components
+from spatial_ipa.geometry.graphs import adaptive_k
+from spatial_ipa.geometry.metrics import neighbour_recall
+
+__all__ = ["EncoderDataModule", "EncoderModule"]
+
+Start = Literal["spatial", "pca", "random"]
+
+_CANDIDATES = 80  # kNN of H in which the selection slide's spatial neighbours are looked for
+_MIXING_SPOTS = 400  # about so many per slide, for the mixing of slides in H,
+_MIXING_TOTAL = 4000  # but at most so many of all: its memory grows with their square
+_ROWS = 1024  # spots embedded at once
+
+
+class EncoderModule(pl.LightningModule):
+    """SharedEncoder and adapter under the sum of terms of the module docstring.
+
+    Args:
+        output: file the frozen encoder is written to when the fit ends.
+        start: what the trunk computes before training.
+        d_out: width of H.
+        hidden: widths of the hidden layers.
+        dropout: of the hidden units.
+        rank: principal components within which spatial components are sought.
+        num_neighbours: spatial neighbours they average over.
+        ridge: their shrinkage.
+        w_vicreg: weight of the self-supervised term.
+        w_neighbours: weight of the spatial neighbourhoods.
+        w_stress: weight of the spatial distances.
+        w_coral: weight of the alignment of covariances.
+        w_mmd: weight of the alignment of distributions.
+        w_scrna: weight of the distance of scRNA-seq from the slides, which are held still for it;
+            without scRNA-seq it does nothing.
+        w_adversary: weight of the domain adversary.
+        w_anchor: weight of the distance from the start.
+        tau: temperature of the neighbourhoods.
+        optimizer: called with the parameters.
+        first_layer_lr: learning rate of the gene layer, which holds most weights; 0 keeps it as it
+            starts (not with start=random).
+        seed: of the initial weights.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        start: Start = "spatial",
+        d_out: int = 128,
+        hidden: tuple[int, int] = (512, 256),
+        dropout: float = 0.1,
+        rank: int = 256,
+        num_neighbours: int = 40,
+        ridge: float = 0.3,
+        w_vicreg: float = 1.0,
+        w_neighbours: float = 1.0,
+        w_stress: float = 0.0,
+        w_coral: float = 1.0,
+        w_mmd: float = 0.0,
+        w_scrna: float = 10.0,
+        w_adversary: float = 0.0,
+        w_anchor: float = 1.0,
+        tau: float = 0.25,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        first_layer_lr: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if start not in ("spatial", "pca", "random"):
+            raise ValueError(f"start must be spatial, pca or random, got {start!r}")
+        limit = _start_width(d_out, hidden)
+        if start == "spatial" and rank < limit:
+            raise ValueError(f"rank must be at least {limit}, the width of the start; got {rank}")
+        if start == "random" and first_layer_lr == 0:
+            raise ValueError("start=random needs first_layer_lr > 0: the gene layer must learn")
+        if start == "random" and w_anchor > 0:
+            raise ValueError("start=random has nothing to be anchored to; set w_anchor to 0")
+        weights = {
+            "w_vicreg": w_vicreg,
+            "w_neighbours": w_neighbours,
+            "w_stress": w_stress,
+            "w_coral": w_coral,
+            "w_mmd": w_mmd,
+            "w_scrna": w_scrna,
+            "w_adversary": w_adversary,
+            "w_anchor": w_anchor,
+        }
+        for name, value in (weights | {"first_layer_lr": first_layer_lr}).items():
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        # A checkpoint holds plain types only; the optimizer comes from the configuration, and so
+        # does the output: a checkpoint must not bring back the path of an earlier run.
+        self.save_hyperparameters(ignore=["optimizer", "output"])
+        self.output, self.start, self.weights = Path(output), start, weights
+        self.d_out, self.hidden, self.dropout = d_out, (hidden[0], hidden[1]), dropout
+        self.rank, self.num_neighbours, self.ridge, self.tau = rank, num_neighbours, ridge, tau
+        self.optimizer, self.first_layer_lr, self.seed = optimizer, first_layer_lr, seed
+        self.encoder: SharedEncoder | None = None
+        self.adapter: ScRNAAdapter | None = None
+        self.anchor: Tensor
+        self.best_score, self.best_state = -1.0, dict[str, Tensor]()
+
+    @property
+    def data(self) -> EncoderDataModule:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, EncoderDataModule):
+            raise ValueError(f"EncoderModule needs an EncoderDataModule, got {type(data).__name__}")
+        return data
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        prepare_output(self.output, "model.output")
+        acting = {k: v for k, v in self.weights.items() if k != "w_scrna" or self.data.scrna}
+        if self.trainer.max_epochs != 0 and not any(acting.values()):
+            raise ValueError(
+                f"{', '.join(acting)} are all 0, so there is nothing to train; set one of "
+                "them, or trainer.max_epochs to 0 to write the start"
+            )
+
+    def configure_model(self) -> None:
+        """Build the layers, now that the genes are known, and give the trunk its start."""
+        if self.encoder is None:
+            # Lightning calls this with the accelerator as default device, but weights are drawn
+            # from CPU generators, the same on every machine.  It moves the module afterwards.
+            with torch.device("cpu"):
+                self._build(generator_for(self.seed, 0))
+
+    def _build(self, generator: torch.Generator) -> None:
+        data = self.data
+        num_genes, d = len(data.panel), self.d_out
+        encoder = SharedEncoder(num_genes, d, self.hidden, self.dropout, generator)
+        expression = data.expression()
+        if self.start != "random":
+            components = self._linear_start(expression)
+            encoder.set_linear(components, generator)
+            if self.weights["w_anchor"]:
+                anchor = F.pad(components, (0, d - components.shape[1]))
+                self.register_buffer("anchor", anchor, persistent=False)
+        encoder.out_scale.fill_(unit_scale(encoder, expression))
+        self.encoder = encoder
+        if self.first_layer_lr == 0:
+            encoder.first.requires_grad_(False)
+        if data.scrna:
+            aligning = ("w_coral", "w_mmd", "w_scrna", "w_adversary")
+            if not any(self.weights[w] for w in aligning):
+                raise ValueError(
+                    f"scrna is given, but {', '.join(aligning)} are all 0: the adapter would "
+                    "learn nothing. Set one of them, or leave scrna out"
+                )
+            self.adapter = ScRNAAdapter(num_genes, generator=generator)
+        # Heads see H through layers of their own, so that H itself keeps its spectrum.
+        w = self.weights
+        self.expander = _mlp(d, 2 * d, 2 * d, generator) if w["w_vicreg"] else None
+        self.locator = _identity(d) if w["w_neighbours"] or w["w_stress"] else None
+        domains = len(data.fit_slides) + len(data.seen_heldout) + len(data.scrna)
+        self.critic = _mlp(d, d, domains, generator) if w["w_adversary"] else None
+
+    def training_step(self, batch: list[DomainBatch], batch_idx: int) -> Tensor:
+        # Dropout of this step: a function of (seed, step, rank), so that a resumed run repeats it.
+        draws = generator_for(self.seed, 1, self.global_step, self.global_rank)
+        views = [self._embed_views(part, draws) for part in batch]
+        terms = self._terms(batch, views)
+        loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        self.log("train/loss", loss, batch_size=1, prog_bar=True)
+        for name, term in terms.items():
+            self.log(f"train/{name.removeprefix('w_')}", term.detach(), batch_size=1)
+        return loss
+
+    def _embed_views(self, part: DomainBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        assert self.encoder is not None
+        x = torch.cat(part.views)
+        if part.is_scrna and self.adapter is not None:
+            x = self.adapter(x)
+        a, b = self.encoder(x, generator).chunk(2)
+        return a, b
+
+    def _terms(
+        self, batch: list[DomainBatch], views: list[tuple[Tensor, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Every term with a positive weight; one that has nothing to act on is 0."""
+        w, located = self.weights, batch[0].xy
+        assert self.encoder is not None
+        assert located is not None  # the dataset puts a slide with coordinates first
+        first = views[0][0]
+        terms: dict[str, Tensor] = {}
+        if self.expander is not None:
+            # Not scRNA-seq: the adapter could lower this term by leaving what slides look like.
+            each = [
+                vicreg(self.expander(a), self.expander(b))
+                for part, (a, b) in zip(batch, views, strict=True)
+                if not part.is_scrna
+            ]
+            terms["w_vicreg"] = torch.stack(each).mean()
+        if self.locator is not None:
+            place = self.locator(first)
+            if w["w_neighbours"]:
+                kernel = spatial_kernel(located)
+                terms["w_neighbours"] = neighbour_kl(place, kernel, self.tau)
+            if w["w_stress"]:
+                terms["w_stress"] = log_stress(place, located)
+        pairs = list(combinations([a for a, _ in views], 2))
+        for name, distance in (("w_coral", coral), ("w_mmd", rbf_mmd)):
+            if w[name]:
+                each = [distance(a, b) for a, b in pairs] or [first.sum() * 0]
+                terms[name] = torch.stack(each).mean()
+        cells = [a for part, (a, _) in zip(batch, views, strict=True) if part.is_scrna]
+        if w["w_scrna"] and cells:
+            spots = [a for part, (a, _) in zip(batch, views, strict=True) if not part.is_scrna]
+            each = [rbf_mmd(a.detach(), b) for a in spots for b in cells]
+            terms["w_scrna"] = torch.stack(each).mean()
+        if self.critic is not None:
+            logits = self.critic(reverse_gradient(torch.cat([a for a, _ in views])))
+            domain = torch.cat(
+                [
+                    logits.new_full((len(a),), p.domain).long()
+                    for p, (a, _) in zip(batch, views, strict=True)
+                ]
+            )
+            terms["w_adversary"] = F.cross_entropy(logits, domain)
+        if w["w_anchor"]:
+            each = []
+            for part, (a, _) in zip(batch, views, strict=True):
+                start = part.views[0] @ self.anchor * self.encoder.out_scale
+                each.append((a - start).square().mean())
+            terms["w_anchor"] = torch.stack(each).mean()
+        return terms
+
+    def on_train_start(self) -> None:
+        if not self.best_state:  # not resumed: the start is a candidate too
+            self._keep_if_best()
+
+    def on_train_epoch_end(self) -> None:
+        for name, value in self._keep_if_best().items():
+            # Every process has all slides, so the values agree and nothing is to be reduced.
+            self.log(name, value, batch_size=1, rank_zero_only=False)
+
+    @torch.no_grad()
+    def _keep_if_best(self) -> dict[str, float]:
+        """Score the weights as they are; remember them if the selection slide says so."""
+        assert self.encoder is not None
+        data, scores = self.data, dict[str, float]()
+        sampled = [
+            _embed(self.encoder, LogExpression.of_slide(s, data.panel, data.target_sum))
+            for s in data.fit_slides
+        ]
+        if len(sampled) > 1:
+            shown = [x[:: max(1, len(x) // _MIXING_SPOTS)] for x in sampled]
+            thinning = -(-sum(map(len, shown)) // _MIXING_TOTAL)
+            shown = [x[::thinning] for x in shown]
+            domain = torch.cat([torch.full((len(x),), i) for i, x in enumerate(shown)])
+            scores["val/mixing"] = domain_mixing(torch.cat(shown), domain)
+        slide = data.selection
+        if slide is not None and slide.xy is not None:
+            h = _embed(self.encoder, LogExpression.of_slide(slide, data.panel, data.target_sum))
+            n = len(slide)
+            recall = neighbour_recall(h.numpy(), slide.xy, adaptive_k(n), min(_CANDIDATES, n - 1))
+            scores["val/recall"] = recall
+            if recall > self.best_score:
+                self.best_score = recall
+                self.best_state = {
+                    f"{part}.{k}": v.detach().cpu().clone()
+                    for part in ("encoder", "adapter")
+                    if (module := getattr(self, part)) is not None
+                    for k, v in module.state_dict().items()
+                }
+        return scores
+
+    @torch.no_grad()
+    def frozen(self) -> FrozenEncoder:
+        """The encoder as it would be written now, with its best weights."""
+        assert self.encoder is not None
+        data = self.data
+        encoder = SharedEncoder(len(data.panel), self.d_out, self.hidden, self.dropout)
+        adapter = None if self.adapter is None else ScRNAAdapter(len(data.panel))
+        for part, source, target in (
+            ("encoder.", self.encoder, encoder),
+            ("adapter.", self.adapter, adapter),
+        ):
+            if source is not None and target is not None:
+                best = {
+                    k.removeprefix(part): v
+                    for k, v in self.best_state.items()
+                    if k.startswith(part)
+                }
+                target.load_state_dict(best or source.state_dict())
+        # Without training, or with the start chosen by the selection slide, it aligns nothing.
+        if adapter is not None and adapter.is_identity:
+            adapter = None
+        return FrozenEncoder(encoder, adapter, data.panel, data.split, data.target_sum)
+
+    def on_fit_end(self) -> None:
+        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
+            save_encoder(self.frozen(), self.output)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["best_encoder"] = {"score": self.best_score, "state": self.best_state}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        best = checkpoint["best_encoder"]
+        self.best_score, self.best_state = best["score"], best["state"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        assert self.encoder is not None
+        first = list(self.encoder.first.parameters())
+        others = [
+            p for p in self.parameters() if p.requires_grad and all(p is not f for f in first)
+        ]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if self.first_layer_lr > 0:
+            groups.append({"params": first, "lr": self.first_layer_lr})
+        return self.optimizer(groups)
+
+    def transfer_batch_to_device(
+        self, batch: list[DomainBatch], device: torch.device, dataloader_idx: int
+    ) -> list[DomainBatch]:
+        return [part.to(device) for part in batch]
+
+    def _linear_start(self, expression: list[LogExpression]) -> Tensor:
+        """(G, r) the linear map that the trunk starts as."""
+        limit = _start_width(self.d_out, self.hidden)
+        if self.start == "pca":
+            return torch.from_numpy(principal_components(expression, limit, self.seed))
+        basis = principal_components(expression, self.rank, self.seed)
+        found, _ = spatial_components(
+            expression,
+            [s.xy for s in self.data.fit_slides if s.xy is not None],
+            basis,
+            num_components=limit,
+            num_neighbours=self.num_neighbours,
+            ridge=self.ridge,
+        )
+        return torch.from_numpy(found)
+
+
+def _start_width(d_out: int, hidden: tuple[int, int]) -> int:
+    """Most components that a trunk of these widths can compute."""
+    return min(d_out, hidden[0] // 2, hidden[1] // 2)
+
+
+@torch.no_grad()
+def unit_scale(encoder: SharedEncoder, slides: list[LogExpression]) -> float:
+    """Factor that brings the variance of H over all rows to 1 in the mean over dimensions."""
+    h = torch.cat([_embed(encoder, s) for s in slides])
+    variance = float(h.double().var(0, correction=0).mean())
+    if not variance > 0:
+        raise ValueError("embeddings of the training slides are constant; is their expression?")
+    return variance**-0.5
+
+
+@torch.no_grad()
+def _embed(encoder: SharedEncoder, slide: LogExpression) -> Tensor:
+    """(n, d) on the CPU, without dropout."""
+    device = encoder.out_scale.device
+    blocks = slide.blocks(_ROWS)
+    return torch.cat([encoder(torch.from_numpy(x).to(device)).cpu() for x in blocks])
+
+
+def _mlp(width_in: int, width: int, width_out: int, generator: torch.Generator) -> nn.Sequential:
+    head = nn.Sequential(nn.Linear(width_in, width), nn.GELU(), nn.Linear(width, width_out))
+    with torch.no_grad():
+        for name, p in head.named_parameters():
+            fan_in = width_in if name.startswith("0") else width
+            p.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+    return head
+
+
+def _identity(width: int) -> nn.Linear:
+    layer = nn.utils.skip_init(nn.Linear, width, width)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(width))
+        layer.bias.zero_()
+    return layer

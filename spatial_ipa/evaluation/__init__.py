@@ -1,0 +1,1 @@
+"""Scores of layouts, the oracle, regressions beside, figures and reports."""

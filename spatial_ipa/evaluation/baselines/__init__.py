@@ -1,0 +1,1 @@
+"""Regression and optimal transport of positions."""

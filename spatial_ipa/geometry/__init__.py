@@ -1,0 +1,1 @@
+"""Layouts in the plane: gauge, graphs, random walks, metrics."""

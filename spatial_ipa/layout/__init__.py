@@ -1,0 +1,1 @@
+"""Coordinates of many cells from a trained model."""

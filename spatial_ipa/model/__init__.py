@@ -1,0 +1,1 @@
+"""Gate and invariant-point attention, their minisets, targets and losses."""

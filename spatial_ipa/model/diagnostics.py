@@ -1,0 +1,109 @@
+"""Health of attention, gate and layout, as scalars of the log.
+
+All are means over the nodes of a union, computed without gradients on validation minisets.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from common.graph.edges import EdgeList
+from common.sparse import attention_weights
+from common.sparse.blockwise import gather_dot
+from spatial_ipa.geometry.walks import graph_mean
+from spatial_ipa.model.losses import collapse_diagnostics
+from spatial_ipa.model.minisets import Miniset
+from spatial_ipa.model.network import IPALiteModel, Layout
+
+TOP = 30
+
+
+def rank_in_row(score: Tensor, edges: EdgeList) -> Tensor:
+    """(E,) rank of each edge's score (E,) within its row, 0 the highest; ties by edge order."""
+    order = torch.argsort(score, descending=True, stable=True)
+    order = order[torch.argsort(edges.dst[order], stable=True)]
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - edges.ptr[edges.dst[order]]
+    return rank
+
+
+def top_precision_recall(
+    score: Tensor, is_true: Tensor, true_degree: Tensor, edges: EdgeList
+) -> tuple[Tensor, Tensor]:
+    """Precision and recall of the 30 highest-scored edges of each row.
+
+    Args:
+        score: (E,) any score.
+        is_true: (E,) bool, the edge joins true neighbours.
+        true_degree: (N,) number of true neighbours, candidates or not.
+        edges: rows.
+
+    Returns:
+        Scalars.  Precision divides by the edges picked, recall by min(30, true neighbours).
+    """
+    picked = rank_in_row(score, edges) < TOP
+    hits = torch.zeros_like(true_degree).index_add(0, edges.dst, (picked & is_true).long())
+    rows = edges.in_degree > 0
+    precision = hits[rows] / edges.in_degree[rows].clamp(max=TOP)
+    recall = hits[rows] / true_degree[rows].clamp(min=1, max=TOP)
+    return precision.mean(), recall.mean()
+
+
+def row_spearman(a: Tensor, b: Tensor, edges: EdgeList) -> Tensor:
+    """Mean over rows with two edges or more of Spearman's rho between a and b (E,)."""
+    n = edges.num_nodes
+    centred = []
+    for score in (a, b):
+        rank = rank_in_row(score, edges).to(torch.float32)
+        centred.append(rank - graph_mean(rank, edges.dst, n)[edges.dst])
+    cov, var_a, var_b = (
+        graph_mean(u * v, edges.dst, n)
+        for u, v in (
+            (centred[0], centred[1]),
+            (centred[0], centred[0]),
+            (centred[1], centred[1]),
+        )
+    )
+    rows = edges.in_degree > 1
+    return (cov[rows] / (var_a[rows] * var_b[rows]).sqrt()).mean()
+
+
+@torch.no_grad()
+def health_checks(
+    model: IPALiteModel, batch: Miniset, layout: Layout, edges: EdgeList, gate: Tensor | None
+) -> dict[str, Tensor]:
+    """Scalars by name; those of a recycle end in its number."""
+    known = batch.target.edges
+    n = known.num_nodes
+    is_true = torch.isin(edges.dst * n + edges.src, known.dst * n + known.src)
+    values: dict[str, Tensor] = {}
+    for r, s in enumerate(layout.states):
+        _, q, k, _ = model.block.queries_keys_values(s)
+        x = layout.trajectory[r]
+        bias = model.block.distance_bias(x, edges, batch.target.graph, batch.num_graphs)
+        a = attention_weights(q, k, edges, gate=gate, beta=model.block.beta, bias=bias)  # (E, H)
+        qk = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
+        logit = qk if gate is None else qk + model.block.beta * gate[:, None]
+        mean_a = a.mean(1)
+        values[f"attention_recall30/{r}"] = top_precision_recall(
+            mean_a, is_true, known.in_degree, edges
+        )[1]
+        centred = logit - graph_mean(logit, edges.dst, n)[edges.dst]
+        values[f"logit_std/{r}"] = centred.square().mean().sqrt()
+        entropy = -(a * a.clamp(min=1e-30).log()).sum(1) / a.shape[1]
+        row = entropy.new_zeros(n).index_add(0, edges.dst, entropy)
+        values[f"attention_entropy/{r}"] = row[edges.in_degree > 0].mean()
+        values[f"attention_vs_qk/{r}"] = row_spearman(mean_a, qk.mean(1), edges)
+        if gate is not None:
+            values[f"attention_vs_gate/{r}"] = row_spearman(mean_a, gate, edges)
+        step = layout.trajectory[r + 1] - x
+        values[f"step_size/{r}"] = step.square().sum(1).mean().sqrt()
+    if gate is not None:
+        precision, recall = top_precision_recall(gate, is_true, known.in_degree, edges)
+        values["gate_precision30"], values["gate_recall30"] = precision, recall
+    ratio, median = collapse_diagnostics(
+        layout.x, batch.target.graph, batch.num_graphs, batch.target.random_pairs
+    )
+    values["eigenvalue_ratio"], values["median_distance"] = ratio.mean(), median.mean()
+    return values

@@ -1,0 +1,128 @@
+"""What a miniset or slide is scored against: its walk graph, scales, stress pairs and rows.
+
+A :class:`Target` describes one graph or, after :func:`union_targets`, a disjoint union of B graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.graph.edges import EdgeList
+from spatial_ipa.geometry import graphs
+from spatial_ipa.geometry.walks import build_predicted_rw_operator, gauge_fix
+
+NUM_REPULSION_PAIRS = 256
+
+
+@dataclass(frozen=True)
+class Target:
+    """Attributes (N nodes, B graphs, P pairs, M chosen rows):
+
+    xy: (N, 2) gauge-fixed true coordinates.
+    graph: (N,) int64 graph of each node, non-decreasing.
+    steps: (B,) int64 number of walk powers compared.
+    edges: symmetrised spatial kNN graph.
+    scale: (N,) local scale s_i.
+    pairs: (2, P) pairs of the stress.
+    random_pairs: (2, 256 B) pairs of the repulsion.
+    rows: (M,) int64 nodes whose walks are compared, ascending; all N of them unless sampled.
+    """
+
+    xy: Tensor
+    graph: Tensor
+    steps: Tensor
+    edges: EdgeList
+    scale: Tensor
+    pairs: Tensor
+    random_pairs: Tensor
+    rows: Tensor
+
+    @property
+    def num_graphs(self) -> int:
+        return self.steps.numel()
+
+    def row_columns(self) -> Tensor:
+        """(M,) position of each chosen row among those of its graph: its column in a walk."""
+        graph = self.graph[self.rows]
+        count = torch.bincount(graph, minlength=self.num_graphs)
+        offset = count.cumsum(0) - count
+        return torch.arange(len(self.rows), device=self.rows.device) - offset[graph]
+
+    def to(self, device: torch.device | str) -> Target:
+        return Target(*(value.to(device) for value in self.__dict__.values()))
+
+
+def build_target(xy: Tensor, generator: torch.Generator, num_rows: int | None = None) -> Target:
+    """Build the target of one graph.
+
+    Args:
+        xy: (n, 2) coordinates in any unit and pose; the target is on their device.
+        generator: on the CPU; draws rings, landmarks, repulsion pairs and sampled rows, in this
+            order.
+        num_rows: compare the walks of this many uniformly drawn rows instead of all n.
+
+    Raises:
+        ValueError: if n is below 8 or coordinates coincide so that a local scale is 0.
+    """
+    n = xy.shape[0]
+    if n < 8:
+        raise ValueError(f"a target needs at least 8 points, got {n}")
+    xy = gauge_fix(xy.float())
+    k = graphs.adaptive_k(n)
+    edges, scale = graphs.spatial_graph(xy, k)
+    pairs = graphs.multiscale_pairs(xy, edges, k, generator)
+    # The generator stays on the CPU, so that every device gets the same draws.
+    first = torch.randint(n, (NUM_REPULSION_PAIRS,), generator=generator)
+    second = (first + torch.randint(1, n, (NUM_REPULSION_PAIRS,), generator=generator)) % n
+    if num_rows is None or num_rows >= n:
+        rows = torch.arange(n)
+    else:
+        rows = torch.randperm(n, generator=generator)[:num_rows].sort().values
+    device = xy.device
+    return Target(
+        xy=xy,
+        graph=torch.zeros(n, dtype=torch.int64, device=device),
+        steps=torch.tensor([graphs.walk_steps(n)], device=device),
+        edges=edges,
+        scale=scale,
+        pairs=pairs,
+        random_pairs=torch.stack([first, second]).to(device),
+        rows=rows.to(device),
+    )
+
+
+def union_targets(targets: Sequence[Target]) -> Target:
+    """The disjoint union of single-graph targets or of unions."""
+    nodes = torch.tensor([0] + [t.xy.shape[0] for t in targets]).cumsum(0).tolist()
+    counts = torch.tensor([0] + [t.num_graphs for t in targets]).cumsum(0).tolist()
+    shifted = list(zip(targets, nodes, strict=False))
+    return Target(
+        xy=torch.cat([t.xy for t in targets]),
+        graph=torch.cat([t.graph + c for t, c in zip(targets, counts, strict=False)]),
+        steps=torch.cat([t.steps for t in targets]),
+        edges=EdgeList.disjoint_union([t.edges for t in targets]),
+        scale=torch.cat([t.scale for t in targets]),
+        pairs=torch.cat([t.pairs + s for t, s in shifted], dim=1),
+        random_pairs=torch.cat([t.random_pairs + s for t, s in shifted], dim=1),
+        rows=torch.cat([t.rows + s for t, s in shifted]),
+    )
+
+
+def gate_target(target: Target, candidates: EdgeList) -> Tensor:
+    """T_ref restricted to candidate edges.
+
+    Returns:
+        (E,) T_ref_ij on each candidate edge, 0 where it is not an edge of the target graph.  Rows
+        are not renormalised here; a row without any true edge is all 0.
+    """
+    edges = target.edges
+    reference = build_predicted_rw_operator(target.xy, edges, target.scale)
+    n = edges.num_nodes
+    known = edges.dst * n + edges.src  # ascending: the list is sorted by (dst, src)
+    wanted = candidates.dst * n + candidates.src
+    place = torch.searchsorted(known, wanted).clamp(max=max(len(known) - 1, 0))
+    return torch.where(known[place] == wanted, reference.log_t.exp()[place], 0.0)

@@ -1,0 +1,1 @@
+"""A trained model and a file of cells in, cells with coordinates out."""

@@ -1,0 +1,54 @@
+"""Pretraining of the edge gate alone."""
+
+from __future__ import annotations
+
+import torch
+from tqdm.auto import tqdm
+
+from spatial_ipa.model.gate import EdgeGateSoft
+from spatial_ipa.model.losses import loss_gate
+from spatial_ipa.model.minisets import MinisetDataset
+
+# Minisets of gate pretraining are numbered from here, out of reach of any epoch of joint training.
+_FIRST_DRAW = 2**40
+
+
+def pretrain_gate(
+    gate: EdgeGateSoft,
+    dataset: MinisetDataset,
+    steps: int,
+    lr: float,
+    weight_decay: float,
+) -> list[float]:
+    """Train the gate on KL(T_ref || row-softmax of its logits), one miniset a step.
+
+    The draws are numbered, so every process that calls it with the same gate on the same device
+    gets the same result, on a GPU up to the rounding of its scattered sums.
+
+    Args:
+        gate: trained in place, on its own device.
+        dataset: augmented training minisets.
+        steps: AdamW steps with cosine decay to 0.
+        lr: initial rate.
+        weight_decay: of AdamW.
+
+    Returns:
+        The KL of each step, in nats.
+    """
+    device = gate.w1.device
+    optimizer = torch.optim.AdamW(gate.parameters(), lr=lr, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    history = []
+    # disable=None: no bar where the output is not a terminal.
+    bar = tqdm(range(steps), desc="gate pretraining", unit="step", mininterval=1, disable=None)
+    for step in bar:
+        item = dataset[_FIRST_DRAW + step].to(device)
+        logit = gate(item.h, item.candidates)
+        loss = loss_gate(logit, item.candidates, item.wanted, item.target).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        history.append(float(loss.detach()))
+        bar.set_postfix(kl=f"{history[-1]:.3f}", refresh=False)
+    return history

@@ -1,0 +1,125 @@
+"""The benchmark that puts rivals and a trained model into one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import yaml
+
+from protein_cvae.data.datamodule import EnsembleDataModule, SimulationSettings
+from protein_cvae.module import ProteinCVAEModule
+
+
+@pytest.fixture(scope="module")
+def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("protein_table")
+
+
+SIMULATION = {"num_proteins": 2, "num_models": 6, "min_length": 24, "max_length": 26}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    data = {
+        "class_path": "protein_cvae.data.datamodule.EnsembleDataModule",
+        "init_args": {"simulate": SIMULATION, "families_held_out": ["simulated_0_1"]},
+    }
+    path.write_text(yaml.safe_dump({"data": data, "model": {"class_path": "ignored"}}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model that has been trained for no step, with the split of other data to refuse."""
+    folder = tmp_path_factory.mktemp("model")
+    data = EnsembleDataModule(
+        simulate=SimulationSettings(**SIMULATION), families_held_out=["simulated_0_1"]
+    )
+    data.setup("fit")
+    module = ProteinCVAEModule(
+        width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4, d_local=9,
+        hidden=8, decoder_layers=1, chain_neighbors=2, spatial_neighbors=4,
+    )  # fmt: skip
+    torch.save(
+        {
+            "state_dict": module.state_dict(),
+            "hyper_parameters": dict(module.hparams),
+            "pytorch-lightning_version": pl.__version__,
+            "EnsembleDataModule": data.state_dict(),
+        },
+        folder / "model.ckpt",
+    )
+    return folder / "model.ckpt"
+
+
+def test_rivals_and_model_in_one_table_and_again_for_nothing(
+    table: ModuleType,
+    config: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    run = ["run", "--config", str(config), "--ckpt", str(checkpoint), "--out", str(tmp_path)]
+    run += ["--count", "2"]
+    table.main([*run, "--proteins", "simulated_0_0"])
+    results = tmp_path / "results.jsonl"
+    first = results.read_text()
+    rows = [json.loads(line) for line in first.splitlines()]
+    made = [row for row in rows if row["kind"] == "conformers"]
+    assert [row["method"] for row in made] == list(table.METHODS)
+    assert {row["method"] for row in rows if row["kind"] == "reconstruction"} == set(table.REBUILT)
+    assert len({(row["settings"], row["split"]) for row in rows}) == 1
+    by_method = {row["method"]: row for row in made}
+    # The same draws with and without the rest of the output layer.
+    assert by_method["pca + constraints"]["inside"] == by_method["pca + finish"]["inside"] == 1
+    assert by_method["noise"]["inside"] < 1
+
+    table.main(run)
+    text = results.read_text()
+    assert text.startswith(first)  # nothing of the first protein again
+    rows = [json.loads(line) for line in text.splitlines()]
+    keys = [(row["protein"], row["maker"], row["kind"], row.get("method")) for row in rows]
+    assert len(keys) == len(set(keys))
+    groups = {row["protein"]: row["group"] for row in rows}
+    assert groups == {"simulated_0_0": "known", "simulated_0_1": "unseen"}
+
+    capsys.readouterr()
+    table.main(["report", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    for title in table.METHODS.values():
+        assert printed.count(f"| {title} | 1 |") >= 2
+    value = f"{by_method['noise']['min_rmsd_a']:.3g}"
+    noise = next(line for line in printed.splitlines() if line.startswith("| independent noise"))
+    assert noise.split("|")[6].strip() == value
+
+    # Other settings are another experiment, not to be averaged with the first.
+    with results.open("a") as file:
+        file.write(json.dumps({**rows[0], "settings": "other"}) + "\n")
+    with pytest.raises(SystemExit, match="2 experiments"):
+        table.main(["report", "--out", str(tmp_path)])
+
+
+def test_a_model_that_has_learned_what_is_scored_is_refused(
+    table: ModuleType, config: Path, checkpoint: Path, tmp_path: Path
+):
+    other = yaml.safe_load(config.read_text())
+    other["data"]["init_args"] |= {"split_seed": 5, "families_held_out": []}
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(other))
+    arguments = ["run", "--config", str(path), "--ckpt", str(checkpoint), "--out", str(tmp_path)]
+    with pytest.raises(ValueError, match="simulated_0_0"):
+        table.main(arguments)
+
+
+def test_configurations_are_laid_over_each_other(table: ModuleType, tmp_path: Path):
+    for name, text in (("a", "data: {x: 1, y: [1, 2]}"), ("b", "data: {y: [3]}\nz: 0")):
+        (tmp_path / name).write_text(text)
+    merged = table.merged([tmp_path / "a", tmp_path / "b"])
+    assert merged == {"data": {"x": 1, "y": [3]}, "z": 0}

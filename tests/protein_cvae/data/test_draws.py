@@ -1,0 +1,329 @@
+"""Draws: fair, complete, pure functions of their index; held-out models never enter training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from common.training.sampler import DrawSampler
+from protein_cvae.data.batch import ProteinBatch, collate
+from protein_cvae.data.draws import HeldOutItems, TrainingDraws
+from protein_cvae.data.prepared import (
+    PreparedEnsemble,
+    central_model,
+    joined_embedding,
+    residue_positions,
+)
+from protein_cvae.data.splits import EnsembleSplit
+from protein_cvae.ensemble import Ensemble
+
+LETTERS = "ACDEFGHIKLMNPQRSTVWY"
+
+
+def make_ensemble(name: str, length: int, models: int, seed: int) -> Ensemble:
+    """Noise about a random walk; every sequence of its own; some residues missing."""
+    rng = np.random.default_rng(seed)
+    walk = 3.8 * rng.normal(size=(length, 1, 3)).cumsum(0) + rng.normal(size=(length, 3, 3))
+    noise = 0.05 * rng.normal(size=(models, length, 3, 3))
+    xyz = torch.tensor(walk + noise, dtype=torch.float32)
+    mask = torch.tensor(rng.random((models, length)) < 0.99)
+    bonded = torch.ones(length, dtype=torch.bool)
+    bonded[-1] = False
+    return Ensemble(
+        name=name,
+        coordinates=torch.where(mask[..., None, None], xyz, 0.0),
+        mask=mask,
+        sequence="".join(rng.choice(list(LETTERS), length)),
+        chain_index=torch.zeros(length, dtype=torch.int64),
+        chain_ids=("A",),
+        residue_numbers=torch.arange(length),
+        insertion_codes=("",) * length,
+        bonded=bonded,
+        source=name,
+        model_numbers=tuple(range(models)),
+    )
+
+
+SIZES = {"a": (30, 5), "b": (50, 12), "c": (41, 20), "d": (75, 7), "unseen": (45, 6)}
+ENSEMBLES = [make_ensemble(n, length, m, i) for i, (n, (length, m)) in enumerate(SIZES.items())]
+SPLIT = EnsembleSplit.declare(ENSEMBLES, ["unseen"])
+PREPARED = [
+    PreparedEnsemble.build(i, ensemble, entry)
+    for i, (ensemble, entry) in enumerate(zip(ENSEMBLES, SPLIT.entries, strict=True))
+]
+KNOWN, UNSEEN = PREPARED[:4], PREPARED[4:]
+TENSORS = [f.name for f in fields(ProteinBatch) if f.name != "names"]
+
+
+def same(first: ProteinBatch, second: ProteinBatch) -> bool:
+    return first.names == second.names and all(
+        torch.equal(getattr(first, name), getattr(second, name)) for name in TENSORS
+    )
+
+
+def template_models(item: ProteinBatch) -> list[int]:
+    """Which model each template is, found by its coordinates; -1 where it is withheld."""
+    found = []
+    for i in range(len(item)):
+        models = ENSEMBLES[int(item.protein[i])].coordinates
+        template = item.template[i, : models.shape[1]]
+        hits = [j for j in range(len(models)) if torch.equal(models[j], template)]
+        assert len(hits) == int(item.template_mask[i].any())
+        found.append(hits[0] if hits else -1)
+    return found
+
+
+# -- pairs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_items_are_training_models_with_another_training_model_as_template(k: int) -> None:
+    draws = TrainingDraws(KNOWN, 40, k)
+    for index in range(80):
+        item = draws[index]
+        item.check()
+        assert len(item) == k
+        assert len(set(item.names)) == 1  # several models of one protein together
+        prepared = KNOWN[int(item.protein[0])]
+        models = item.model.tolist()
+        assert len(set(models)) == k
+        for i, (model, template) in enumerate(zip(models, template_models(item), strict=True)):
+            assert model in prepared.entry.train
+            assert template in prepared.entry.train
+            assert template != model
+            assert torch.equal(item.coordinates[i], prepared.ensemble.coordinates[model])
+            assert torch.equal(item.template_mask[i], prepared.ensemble.mask[template])
+
+
+def test_every_template_occurs() -> None:
+    draws = TrainingDraws(KNOWN[:1], 200, 1)
+    pairs = {(int(draws[i].model[0]), template_models(draws[i])[0]) for i in range(len(draws))}
+    train = KNOWN[0].entry.train
+    assert pairs == {(a, b) for a in train for b in train if a != b}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_dropout_withholds_the_told_share_and_changes_nothing_else(share: float) -> None:
+    plain = TrainingDraws(KNOWN, 300, 2)
+    dropped = TrainingDraws(KNOWN, 300, 2, template_dropout=share, sequence_dropout=share)
+    shown, spoken = [], []
+    for index in range(300):
+        ours, theirs = dropped[index], plain[index]
+        assert torch.equal(ours.model, theirs.model)
+        kept = ours.template_mask.any(1)
+        assert torch.equal(ours.template[kept], theirs.template[kept])
+        assert (ours.template[~kept] == 0).all()
+        shown += kept.tolist()
+        spoken += ours.sequence_mask.tolist()
+    # 600 independent items: five standard deviations are 0.094 at 0.3.
+    assert np.mean(shown) == pytest.approx(1 - share, abs=0.1 * (0 < share < 1))
+    assert np.mean(spoken) == pytest.approx(1 - share, abs=0.1 * (0 < share < 1))
+    assert share in (0.0, 1.0) or shown != spoken
+
+
+# -- balance and coverage -----------------------------------------------------------------------
+
+
+def test_proteins_are_drawn_equally_often_and_every_training_model_is_encoded() -> None:
+    k, length = 3, 10
+    draws = TrainingDraws(KNOWN, length, k)
+    largest = max(len(e.entry.train) for e in KNOWN)
+    epochs = -(-len(KNOWN) * -(-largest // k) // length)
+    items = [draws[i] for i in range(epochs * length)]
+    counts = Counter(item.names[0] for item in items)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    encoded = {(item.names[0], m) for item in items for m in item.model.tolist()}
+    assert encoded == {(e.ensemble.name, m) for e in KNOWN for m in e.entry.train}
+
+
+def test_models_of_one_protein_are_drawn_equally_often() -> None:
+    draws = TrainingDraws(KNOWN[1:2], 20, 2)
+    train = KNOWN[1].entry.train
+    counts = Counter(m for t in range(5 * len(train)) for m in draws.models(t))
+    assert set(counts) == set(train)
+    assert max(counts.values()) == min(counts.values())
+
+
+# -- purity -------------------------------------------------------------------------------------
+
+
+def test_an_item_depends_on_seed_and_index_alone() -> None:
+    first, second = (TrainingDraws(KNOWN, 24, 2, 4, 0.3, 0.3, seed=7) for _ in range(2))
+    backwards = {i: second[i] for i in reversed(range(72))}
+    assert all(same(first[i], backwards[i]) for i in range(72))
+    other = TrainingDraws(KNOWN, 24, 2, 4, 0.3, 0.3, seed=8)
+    assert not all(same(first[i], other[i]) for i in range(24))
+    assert first.order(0).tolist() != (first.order(1) - 24).tolist()
+
+
+@pytest.mark.parametrize(("per_step", "length"), [(1, 24), (4, 24), (4, 26), (8, 100)])
+def test_an_epoch_holds_each_of_its_draws_once(per_step: int, length: int) -> None:
+    draws = TrainingDraws(KNOWN, length, 2, per_step)
+    for epoch in range(3):
+        wanted = range(epoch * length, (epoch + 1) * length)
+        assert sorted(draws.order(epoch).tolist()) == list(wanted)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_each_step_of_one_process(world: int) -> None:
+    length, per_step = 32, 8
+    draws = TrainingDraws(KNOWN, length, 2, per_step, 0.2, 0.2)
+
+    def steps(rank: int, world: int) -> list[list[int]]:
+        sampler = DrawSampler(length, world, rank)
+        sampler.set_epoch(3)
+        mine, size = list(sampler), per_step // world
+        return [mine[i : i + size] for i in range(0, len(mine), size)]
+
+    alone = steps(0, 1)
+    ranks = [steps(rank, world) for rank in range(world)]
+    assert {len(r) for r in ranks} == {len(alone)}
+    for b, whole in enumerate(alone):
+        parts = [index for rank in ranks for index in rank[b]]
+        assert sorted(parts) == sorted(whole)
+    assert not same(draws[ranks[0][0][0]], draws[ranks[1][0][0]])
+
+
+def test_steps_hold_proteins_of_similar_length() -> None:
+    per_step = 4
+    draws = TrainingDraws(KNOWN, 256, 1, per_step)
+    lengths = np.array([KNOWN[t % len(KNOWN)].ensemble.length for t in draws.order(0)])
+    shuffled = np.random.default_rng(0).permutation(lengths)
+
+    def padded(values: np.ndarray) -> float:
+        return float(values.reshape(-1, per_step).max(1).sum() * per_step / values.sum())
+
+    assert padded(lengths) < 1.1 < 1.2 < padded(shuffled)
+    # Steps are not sorted among themselves.
+    assert (np.diff(lengths.reshape(-1, per_step).max(1)) < 0).sum() > 10
+
+
+# -- held-out items -----------------------------------------------------------------------------
+
+
+def test_known_proteins_are_judged_on_held_out_models_with_a_training_template() -> None:
+    items = HeldOutItems(KNOWN)
+    got = {(items[i].names[0], int(items[i].model[0])) for i in range(len(items))}
+    assert got == {(e.ensemble.name, m) for e in KNOWN for m in e.entry.heldout}
+    for i in range(len(items)):
+        prepared = KNOWN[int(items[i].protein[0])]
+        assert template_models(items[i]) == [prepared.central]
+        assert prepared.central in prepared.entry.train
+        assert bool(items[i].sequence_mask.all())
+
+
+def test_unseen_proteins_are_judged_on_all_models_but_the_template() -> None:
+    items = HeldOutItems(UNSEEN)
+    models = [int(items[i].model[0]) for i in range(len(items))]
+    assert sorted([*models, UNSEEN[0].central]) == list(range(6))
+    assert {t for i in range(len(items)) for t in template_models(items[i])} == {UNSEEN[0].central}
+
+
+@pytest.mark.parametrize("per_protein", [None, 2])
+def test_each_protein_has_equal_weight_and_filling_has_none(per_protein: int | None) -> None:
+    items = HeldOutItems(KNOWN, per_protein)
+    totals = dict.fromkeys("abcd", 0.0)
+    for i in range(len(items)):
+        totals[items[i].names[0]] += float(items[i].weight)
+    np.testing.assert_allclose(list(totals.values()), len(items) / 4, rtol=1e-6)
+    filling = items[len(items)]
+    assert float(filling.weight) == 0
+    assert torch.equal(filling.coordinates, items[0].coordinates)
+    if per_protein:
+        assert len(items) == sum(min(2, len(e.entry.heldout)) for e in KNOWN)
+
+
+# -- what models of an ensemble share -----------------------------------------------------------
+
+
+def test_core_and_centre_do_not_see_held_out_models() -> None:
+    ensemble, entry = ENSEMBLES[1], SPLIT.entries[1]
+    spoiled = ensemble.coordinates.clone()
+    noise = torch.randn(spoiled.shape, generator=torch.Generator().manual_seed(0))
+    for i in entry.heldout:
+        spoiled[i] = 10 * noise[i]
+    other = Ensemble(**{**vars(ensemble), "coordinates": spoiled})
+    again = PreparedEnsemble.build(1, other, entry)
+    assert torch.equal(again.core, PREPARED[1].core)
+    assert again.central == PREPARED[1].central
+    # ... which would have mattered.
+    assert PREPARED[1].core.any()
+    unseen = replace(entry, train=(), heldout=tuple(range(12)))
+    assert PreparedEnsemble.build(1, other, unseen).core.sum() < PREPARED[1].core.sum()
+
+
+def test_centre_is_the_medoid_by_pairwise_superposition() -> None:
+    rng = np.random.default_rng(3)
+    base = 4 * rng.normal(size=(40, 3)).cumsum(0)
+    scales = np.array([1.5, 1.0, 0.1, 1.2, 0.8, 1.4])
+    models = base + scales[:, None, None] * rng.normal(size=(6, 40, 3))
+    models = np.stack([Rotation.random(random_state=i).apply(m) + i for i, m in enumerate(models)])
+    centred = models - models.mean(1, keepdims=True)
+    squares = [sum(Rotation.align_vectors(a, b)[1] ** 2 for b in centred) for a in centred]
+    coordinates = torch.zeros(6, 40, 3, 3)
+    coordinates[:, :, 1] = torch.tensor(models)
+    everywhere = torch.ones(6, 40, dtype=torch.bool)
+    found = central_model(coordinates, everywhere, torch.zeros(40, dtype=torch.bool))
+    assert found == int(np.argmin(squares)) == 2
+
+
+def test_centre_of_models_without_common_residues_is_the_most_complete_one() -> None:
+    mask = torch.zeros(3, 12, dtype=torch.bool)
+    mask[0, :4], mask[1, 4:10], mask[2, 9:] = True, True, True
+    assert central_model(torch.zeros(3, 12, 3, 3), mask, mask[0]) == 1
+
+
+def test_positions_count_missing_residues_where_numbers_tell() -> None:
+    ensemble = make_ensemble("x", 8, 3, 0)
+    bonded = torch.tensor([1, 0, 1, 0, 0, 0, 1, 0], dtype=torch.bool)
+    chain = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1])
+    # A gap of three residues, a break where numbers fall, chain B with a break and no gap.
+    numbers = torch.tensor([5, 6, 10, 11, 2, 40, 41, 42])
+    changed = Ensemble(
+        **{
+            **vars(ensemble),
+            "bonded": bonded,
+            "chain_index": chain,
+            "chain_ids": ("A", "B"),
+            "residue_numbers": numbers,
+        }
+    )
+    assert residue_positions(changed).tolist() == [0, 1, 5, 6, 7, 0, 1, 2]
+
+
+def test_embedding_rows_go_to_the_residues_of_their_chain() -> None:
+    ensemble = make_ensemble("x", 5, 5, 0)
+    chain = torch.tensor([0, 0, 1, 1, 1])
+    bonded = torch.zeros(5, dtype=torch.bool)
+    two = Ensemble(
+        **{**vars(ensemble), "chain_index": chain, "chain_ids": ("A", "B"), "bonded": bonded}
+    )
+    rows = torch.arange(10.0).view(5, 2)
+    assert torch.equal(joined_embedding([rows[:2], rows[2:]], two), rows)
+    item = PreparedEnsemble.build(0, two, SPLIT.entries[0], rows).item(0, 1)
+    assert torch.equal(item.embedding[0], rows)
+    with pytest.raises(ValueError, match=r"embedding of x: expected \(5, D\), got \(4, 2\)"):
+        PreparedEnsemble.build(0, two, SPLIT.entries[0], rows[:4])
+
+
+def test_batches_of_different_proteins_are_valid() -> None:
+    draws = TrainingDraws(KNOWN, 16, 2, 4)
+    batch = collate([draws[i] for i in range(4)])
+    batch.check()
+    assert len(batch) == 8
+
+
+@pytest.mark.parametrize(
+    ("ensembles", "k", "message"),
+    [([], 2, "at least one ensemble"), (KNOWN, 5, r"too few in a \(4\): lower it")],
+)
+def test_too_little_data_is_refused(
+    ensembles: list[PreparedEnsemble], k: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingDraws(ensembles, 8, k)

@@ -1,0 +1,318 @@
+"""What moving one latent moves: nothing for no move, the same in any pose, local where it must."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from scipy.spatial.transform import Rotation
+
+from protein_cvae.data.batch import ProteinBatch
+from protein_cvae.evaluation.latent_effects import (
+    FOLLOWED,
+    GLOBAL,
+    LOCAL,
+    EffectOptions,
+    LatentEffects,
+    Move,
+    effect_rows,
+    latent_effects,
+)
+from protein_cvae.evaluation.plots.effects import effects_figure
+from protein_cvae.geometry.constants import CA
+from protein_cvae.model.latents import Latents
+from protein_cvae.model.sampling import encode, sample_prior
+from protein_cvae.module import ProteinCVAEModule
+
+LENGTH, CHAIN, SPATIAL = 26, 4, 5
+ROUNDING = 1e-11  # Å; places in a batch differ by this much
+OPTIONS = EffectOptions(residues=3, dimensions=2, sizes=(-1.0, 1.0, 2.0), draws=16)
+
+
+def conformer(seed: int = 0) -> ProteinBatch:
+    """A loose chain in float64, its own template."""
+    rng = np.random.default_rng(seed)
+
+    def unit(count: int) -> np.ndarray:
+        x = rng.normal(size=(count, 3))
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    ca = (3.8 * unit(LENGTH) + 1.0).cumsum(0)
+    atoms = np.stack([ca + 1.458 * unit(LENGTH), ca, ca + 1.525 * unit(LENGTH)], 1)
+    x = torch.from_numpy(atoms)[None]
+    there = torch.ones(1, LENGTH, dtype=torch.bool)
+    bonded = there.clone()
+    bonded[0, -1] = False
+    return ProteinBatch(
+        x, there, x, there,
+        aatype=torch.from_numpy(rng.integers(20, size=(1, LENGTH))),
+        embedding=torch.zeros(1, LENGTH, 0, dtype=torch.float64),
+        sequence_mask=torch.tensor([True]),
+        chain_index=torch.zeros(1, LENGTH, dtype=torch.int64),
+        residue_index=torch.arange(LENGTH)[None],
+        bonded=bonded,
+        core=there,
+        weight=torch.ones(1, dtype=torch.float64),
+        protein=torch.tensor([0]), model=torch.tensor([0]), names=("chain",),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def module() -> ProteinCVAEModule:
+    """One decoder layer: a residue is heard by its neighbours in the start and by no other."""
+    torch.manual_seed(0)
+    module = ProteinCVAEModule(
+        width=32, layers=1, condition_layers=1, heads=4, feed_forward=32, d_global=5, d_local=10,
+        hidden=16, decoder_layers=1, chain_neighbors=CHAIN, spatial_neighbors=SPATIAL,
+    ).double()  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    for parameter in module.parameters():  # layers that start at 0 would hide what they do
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data += 0.1 * noise
+    return module
+
+
+def means(module: ProteinCVAEModule, item: ProteinBatch, count: int = 12) -> Latents:
+    """Latents that vary more in later dimensions, in no particular way else."""
+    generator = torch.Generator().manual_seed(2)
+    found = []
+    for field in dataclasses.fields(Latents):
+        z = getattr(encode(module, item), field.name)
+        noise = torch.randn(count, *z.shape[1:], generator=generator, dtype=z.dtype)
+        found.append(z + noise * 3.0 ** torch.arange(z.shape[-1]))
+    return Latents(*found)
+
+
+def effects_of(
+    module: ProteinCVAEModule, item: ProteinBatch, options: EffectOptions = OPTIONS
+) -> LatentEffects:
+    generator = torch.Generator().manual_seed(3)
+    return latent_effects(module, item, means(module, item), generator, options)
+
+
+@pytest.fixture(scope="module")
+def effects(module: ProteinCVAEModule) -> LatentEffects:
+    module.train()
+    found = effects_of(module, conformer())
+    assert module.training  # its mode is restored
+    return found
+
+
+def test_every_latent_moves_in_the_dimensions_that_vary_most(effects: LatentEffects):
+    dimensions = {
+        latent: {move.dimension for move in effects.moves if move.latent == latent}
+        for latent in (GLOBAL, FOLLOWED, *LOCAL)
+    }
+    assert dimensions == {
+        GLOBAL: {3, 4}, FOLLOWED: {3, 4}, "shift": {0, 1, 2}, "turn": {0, 1, 2}, "detail": {2, 3},
+    }  # fmt: skip
+    places = {move.residue for move in effects.moves if move.latent in LOCAL}
+    assert places == {4, 13, 21}  # the middles of thirds
+    assert len(effects.moves) == 3 * (2 + 2 + 3 * (3 + 3 + 2))
+
+
+def test_no_move_changes_nothing_and_a_move_does(module: ProteinCVAEModule, effects: LatentEffects):
+    still = effects_of(module, conformer(), dataclasses.replace(OPTIONS, sizes=(0.0,)))
+    assert float(still.displacement().max()) < 1e-9
+    assert float(still.distance_change(0).abs().max()) < 1e-12
+    assert all(row["still"] == 1 for row in effect_rows(still))
+    assert (effects.displacement().amax(1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("unit", ["prior", "posterior"])
+def test_effects_do_not_depend_on_any_pose(module: ProteinCVAEModule, unit: str):
+    options = dataclasses.replace(OPTIONS, units=(unit,))
+    item = conformer()
+    turns = torch.from_numpy(Rotation.random(2, random_state=4).as_matrix())
+    turned = dataclasses.replace(
+        item,
+        coordinates=item.coordinates @ turns[0].T + 7.0,
+        template=item.template @ turns[1].T - 30.0,
+    )
+    here, there = effects_of(module, item, options), effects_of(module, turned, options)
+    torch.testing.assert_close(here.displacement(), there.displacement(), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(
+        here.distance_change(5), there.distance_change(5), rtol=1e-7, atol=1e-9
+    )
+    # In the pose of the template.
+    torch.testing.assert_close(there.base, here.base @ turns[1].T - 30.0, rtol=0, atol=1e-8)
+
+
+def reached(effects: LatentEffects, move: int) -> torch.Tensor:
+    """(L,) bool, residues that a move changes at all, in the common pose."""
+    return (effects.moved[move] - effects.base).abs().flatten(1).amax(1) > ROUNDING
+
+
+def test_a_local_move_leaves_all_residues_that_do_not_hear_it(
+    module: ProteinCVAEModule, effects: LatentEffects
+):
+    item = conformer()
+    start = item.coordinates[0, :, CA].numpy()
+
+    def heard(ca: np.ndarray) -> np.ndarray:
+        """[j, i]: j takes messages from i; by brute force."""
+        away = cdist(ca, ca)
+        np.fill_diagonal(away, np.inf)
+        near = np.zeros(away.shape, dtype=bool)
+        np.put_along_axis(near, away.argsort(1)[:, :SPATIAL], True, axis=1)
+        gap = np.abs(np.subtract.outer(np.arange(LENGTH), np.arange(LENGTH)))
+        return near | (gap <= CHAIN // 2)
+
+    # The conformer is its template, so the start is at its CA, whatever turn and detail are.
+    graph = heard(start)
+    for m, move in enumerate(effects.moves):
+        if move.latent not in ("turn", "detail"):
+            continue
+        touched = graph[:, move.residue].copy()
+        touched[move.residue] = True
+        changed = reached(effects, m).numpy()
+        np.testing.assert_array_equal(changed, touched, err_msg=str(move))
+        apart = effects.distance_change(m)[~touched][:, ~touched]
+        assert apart.numel() > 20
+        assert float(apart.abs().max()) < ROUNDING
+
+
+def test_a_shift_reaches_the_neighbours_before_and_after_it(module: ProteinCVAEModule):
+    options = EffectOptions(residues=1, dimensions=1, sizes=(0.5,), draws=8)
+    effects = effects_of(module, conformer(), options)
+    (place,) = {move.residue for move in effects.moves if move.residue is not None}
+    for m in effects.chosen("shift", "prior"):
+        changed = reached(effects, m)
+        assert changed[place]
+        # Chain neighbours always hear it.
+        assert changed[place - CHAIN // 2 : place + CHAIN // 2 + 1].all()
+        unmoved = ~changed
+        assert unmoved.any()
+        assert float(effects.distance_change(m)[unmoved][:, unmoved].abs().max()) < ROUNDING
+
+
+def test_local_latents_follow_z_global_by_what_their_prior_means_change(
+    module: ProteinCVAEModule, effects: LatentEffects
+):
+    item = conformer()
+    module.eval()
+    (m, *_) = effects.chosen(FOLLOWED, "prior", 2.0)
+    move = effects.moves[m]
+    with torch.no_grad():
+        condition, start = module.model.condition(item), encode(module, item)
+        alone = effects.chosen(GLOBAL, "prior", 2.0)[0]
+        assert effects.moves[alone] == dataclasses.replace(move, latent=GLOBAL)
+        draws = torch.Generator().manual_seed(3)
+        width = sample_prior(module, item, OPTIONS.draws, draws).z_global.std(0)
+        z = start.z_global.clone()
+        z[0, move.dimension] += 2 * width[move.dimension]
+        locals_ = []
+        for at in (start.z_global, z):
+            shift = module.model.prior_shift(condition, at)
+            prior = module.model.prior_local(condition, at, shift)
+            locals_.append((shift, prior.turn.mean, prior.detail.mean))
+        change = [b - a for a, b in zip(*locals_, strict=True)]
+        latents = Latents(
+            z, start.shift + change[0], start.turn + change[1], start.detail + change[2]
+        )
+        wanted = module.decode(item, condition, latents).coordinates[0]
+        held = Latents(z, start.shift, start.turn, start.detail)
+        unfollowed = module.decode(item, condition, held).coordinates[0]
+    torch.testing.assert_close(effects.moved[m], wanted, rtol=0, atol=1e-9)
+    torch.testing.assert_close(effects.moved[alone], unfollowed, rtol=0, atol=1e-9)
+    assert float((wanted - unfollowed).abs().max()) > 1e-3
+
+
+def made(moved: np.ndarray, base: np.ndarray, *moves: Move) -> LatentEffects:
+    length = len(base)
+    return LatentEffects(
+        moves, torch.from_numpy(base), torch.from_numpy(moved),
+        torch.zeros(length, dtype=torch.int64), torch.arange(length),
+    )  # fmt: skip
+
+
+def test_scores_of_a_single_residue_in_another_pose():
+    rng = np.random.default_rng(0)
+    base = 20 * rng.normal(size=(40, 3, 3))
+    moved = base.copy()
+    moved[7] += [0.0, 3.0, 4.0]
+    turn = Rotation.random(random_state=1).as_matrix()
+    effects = made((moved @ turn.T + 5)[None], base, Move("shift", "prior", 7, 0, 1.0))
+    displacement = effects.displacement()[0].numpy()
+    np.testing.assert_allclose(displacement, 5.0 * (np.arange(40) == 7), atol=1e-9)
+    (row,) = effect_rows(effects)
+    assert row["own"] == pytest.approx(5)
+    assert row["largest"] == pytest.approx(5)
+    assert row["rms"] == pytest.approx(5 / 40**0.5)
+    assert row["extent"] == pytest.approx(1 / 40)
+    assert (row["within_5"], row["within_10A"]) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_scores_against_numpy_and_scipy():
+    rng = np.random.default_rng(1)
+    base = 12 * rng.normal(size=(30, 3, 3))
+    moved = base + rng.normal(size=(4, 30, 3, 3)) * np.linspace(0.1, 1, 30)[:, None, None]
+    moves = [Move("turn", "prior", place, 0, s) for place, s in ((3, 1.0), (20, -1.0))]
+    moves += [Move(GLOBAL, "prior", None, 0, s) for s in (1.0, -1.0)]
+    effects = made(moved, base, *moves)
+    d = []
+    for x, move in zip(moved, moves, strict=True):
+        weight = np.ones((30, 3))
+        if move.residue is not None:
+            weight[move.residue] = 0
+        w = weight.reshape(-1, 1)
+        points = [y.reshape(-1, 3) for y in (base, x)]
+        centres = [(w * y).sum(0) / w.sum() for y in points]
+        turn, _ = Rotation.align_vectors(points[0] - centres[0], points[1] - centres[1], w[:, 0])
+        gap = turn.apply(points[1] - centres[1]) + centres[0] - points[0]
+        d.append(np.sqrt((gap**2).sum(1).reshape(30, 3).mean(1)))
+    d = np.array(d)
+    np.testing.assert_allclose(effects.displacement().numpy(), d, atol=1e-8)
+    rows = {row["latent"]: row for row in effect_rows(effects)}
+    assert np.isnan(rows[GLOBAL]["own"])
+    assert np.isnan(rows[GLOBAL]["within_5"])
+    assert rows[GLOBAL]["rms"] == pytest.approx(np.sqrt((d[2:] ** 2).mean(1)).mean())
+    extent = (d[2:] ** 2).sum(1) ** 2 / (30 * (d[2:] ** 4).sum(1))
+    assert rows[GLOBAL]["extent"] == pytest.approx(extent.mean())
+    away = cdist(base[:, CA], base[:, CA])
+    for name, near in (
+        ("within_5", np.abs(np.subtract.outer(np.arange(30), np.arange(30))) <= 5),
+        ("within_10A", away <= 10),
+    ):
+        shares = [(d[m] ** 2)[near[p]].sum() / (d[m] ** 2).sum() for m, p in ((0, 3), (1, 20))]
+        assert rows["turn"][name] == pytest.approx(np.mean(shares))
+    assert rows["turn"]["own"] == pytest.approx((d[0, 3] + d[1, 20]) / 2)
+    change = effects.distance_change(2).numpy()
+    now = moved[2][:, CA]
+    np.testing.assert_allclose(change, cdist(now, now) - away, atol=1e-9)
+
+
+def test_figure_shows_displacements_and_the_largest_distance_change(effects: LatentEffects):
+    figure = effects_figure("x", effects)
+    panels = [axis for axis in figure.axes if axis.get_xlabel() == "residue"]
+    assert len(panels) == 2 * 5
+    d = effects.displacement().numpy()
+    shift = panels[2]
+    chosen = [m for m in effects.chosen("shift", "prior", 2.0) if effects.moves[m].residue == 4]
+    assert len(chosen) == 3
+    np.testing.assert_allclose(shift.lines[0].get_ydata(), np.sqrt((d[chosen] ** 2).mean(0)))
+    image = panels[5 + 2].images[0]
+    every = [m for m in effects.chosen("shift", "prior") if effects.moves[m].size == 2]
+    strongest = max(every, key=lambda m: (d[m] ** 2).sum())
+    np.testing.assert_allclose(image.get_array(), effects.distance_change(strongest).numpy())
+    with pytest.raises(ValueError, match="posterior"):
+        effects_figure("x", effects, "posterior")
+
+
+def test_what_cannot_be_moved_is_refused(module: ProteinCVAEModule):
+    item = conformer()
+    found, generator = means(module, item), torch.Generator()
+    absent = dataclasses.replace(item, template_mask=torch.zeros_like(item.mask))
+    with pytest.raises(ValueError, match=f"item: .* {LENGTH} residues missing"):
+        latent_effects(module, absent, found, generator)
+    one = Latents(*(getattr(found, f.name)[:1] for f in dataclasses.fields(Latents)))
+    with pytest.raises(ValueError, match="means: expected at least 2"):
+        latent_effects(module, item, one, generator)
+    for options, name in (
+        ({"residues": 0}, "residues"), ({"draws": 1}, "draws"), ({"units": ("sd",)}, "units"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=name):
+            EffectOptions(**options)

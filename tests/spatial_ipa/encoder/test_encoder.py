@@ -1,0 +1,213 @@
+"""The trunk and its linear start, the adapter, frozen embeddings, saving and loading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spatial_ipa.data.expression import normalise
+from spatial_ipa.data.log_expression import LogExpression
+from spatial_ipa.data.slide import Slide
+from spatial_ipa.encoder.frozen import (
+    FrozenEncoder,
+    ScRNAAdapter,
+    SharedEncoder,
+    Split,
+    load_encoder,
+    save_encoder,
+)
+
+
+def make_slide(name: str, n: int = 60, num_genes: int = 40, seed: int = 0) -> Slide:
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(rng.gamma(1.0, 2.0, num_genes), (n, num_genes))
+    counts[3] = 0  # a row without counts
+    genes = [f"g{i}" for i in range(num_genes)]
+    return Slide.build(name, counts, genes, rng.random((n, 2)))
+
+
+def make_frozen(slide: Slide, adapter: ScRNAAdapter | None = None) -> FrozenEncoder:
+    encoder = SharedEncoder(len(slide.genes), 8, (32, 20), 0.3)
+    return FrozenEncoder(encoder, adapter, slide.genes, Split.declare([slide], []), 1e4)
+
+
+def test_shapes_and_parameter_count() -> None:
+    encoder = SharedEncoder(50)
+    assert encoder(torch.randn(7, 50)).shape == (7, 128)
+    expected = 50 * 512 + 512 + 512 * 256 + 256 + 256 * 128 + 128
+    assert sum(p.numel() for p in encoder.parameters()) == expected
+
+
+@pytest.mark.parametrize("rank", [1, 5, 8])
+def test_linear_start_computes_exactly_the_linear_map(rank: int) -> None:
+    encoder = SharedEncoder(30, 8, (20, 16)).double()
+    components = torch.randn(30, rank, dtype=torch.float64)
+    encoder.set_linear(components, torch.Generator().manual_seed(1))
+    x = 3 * torch.randn(11, 30, dtype=torch.float64)
+    h = encoder(x)
+    torch.testing.assert_close(h[:, :rank], x @ components)
+    assert torch.equal(h[:, rank:], torch.zeros(11, 8 - rank, dtype=torch.float64))
+
+
+def test_linear_start_can_be_trained_away_from() -> None:
+    encoder = SharedEncoder(30, 8, (20, 16))
+    encoder.set_linear(torch.randn(30, 8), torch.Generator().manual_seed(1))
+    encoder(torch.randn(11, 30)).square().mean().backward()
+    for name, p in encoder.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.abs().sum() > 0, name
+
+
+def test_linear_start_refuses_too_many_components() -> None:
+    with pytest.raises(ValueError, match="r <= 8"):
+        SharedEncoder(30, 12, (20, 16)).set_linear(torch.randn(30, 9), torch.Generator())
+
+
+def test_dropout_only_with_a_generator_and_repeatable() -> None:
+    encoder, x = SharedEncoder(30, 8, (20, 16), 0.5), torch.randn(5, 30)
+    assert torch.equal(encoder(x), encoder(x))
+    a, b, c = (encoder(x, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_adapter_is_the_identity_at_the_start_and_trainable() -> None:
+    adapter, x = ScRNAAdapter(30, 4), torch.randn(5, 30)
+    assert torch.equal(adapter(x), x)
+    (adapter(x) * torch.randn(5, 30)).sum().backward()
+    for p in (adapter.log_scale, adapter.shift, adapter.up):
+        assert p.grad is not None
+        assert p.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("logged", [False, True])
+def test_sparse_normalisation_equals_the_dense_one(logged: bool) -> None:
+    counts = make_slide("a").counts
+    x = LogExpression.of_counts(counts, 1e4, logged)
+    dense = normalise(counts, target_sum=1e4, logged=logged)
+    np.testing.assert_allclose(x.rows(slice(None)), dense, atol=2e-6)
+    np.testing.assert_allclose(np.concatenate(list(x.blocks(7))), x.rows(slice(None)))
+    directions = np.random.default_rng(0).normal(size=(counts.shape[1], 3))
+    np.testing.assert_allclose(x.project(directions), dense @ directions, atol=1e-4)
+
+
+def test_embedding_is_centred_per_slide() -> None:
+    """With a linear trunk the mean of H over the filled rows of any slide is 0."""
+    slide, other = make_slide("a"), make_slide("b", seed=5)
+    encoder = SharedEncoder(40, 8, (32, 20))
+    encoder.set_linear(torch.randn(40, 8), torch.Generator().manual_seed(0))
+    frozen = FrozenEncoder(encoder, None, slide.genes, Split.declare([slide], []), 1e4)
+    h = frozen.embed(other, "st")
+    assert h.dtype == np.float32
+    assert np.abs(h[~other.is_empty].mean(axis=0)).max() < 1e-4
+    np.testing.assert_allclose(h[other.is_empty], 0, atol=1e-6)
+
+
+def test_embedding_does_not_depend_on_gene_order_or_depth() -> None:
+    slide = make_slide("a")
+    frozen = make_frozen(slide)
+    h = frozen.embed(slide, "st")
+    order = np.random.default_rng(2).permutation(40)
+    genes = [slide.genes[i] for i in order]
+    shuffled = Slide.build("b", slide.counts[:, order], genes, None)
+    np.testing.assert_allclose(frozen.embed(shuffled, "st"), h, atol=1e-6)
+    deeper = Slide.build("c", slide.counts * 3, slide.genes, None)
+    np.testing.assert_allclose(frozen.embed(deeper, "st"), h, atol=1e-5)
+
+
+def test_embedding_of_any_slide_has_unit_variance_over_its_filled_rows() -> None:
+    slide = make_slide("a")
+    frozen = make_frozen(slide)
+    for other in (slide, make_slide("b", 200, seed=7)):
+        h = frozen.embed(other, "st")[~other.is_empty]
+        assert h.var(axis=0).mean() == pytest.approx(1, rel=1e-5)
+    one = Slide.build("one", slide.counts[:1], slide.genes, None)  # nothing to scale by
+    assert np.isfinite(frozen.embed(one, "st")).all()
+
+
+def test_embedding_permutes_with_the_spots() -> None:
+    slide = make_slide("a")
+    frozen, order = make_frozen(slide), np.random.default_rng(2).permutation(60)
+    moved = Slide.build("b", slide.counts[order], slide.genes, None)
+    np.testing.assert_allclose(
+        frozen.embed(moved, "st"), frozen.embed(slide, "st")[order], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_embedding_ignores_coordinates_and_extra_genes() -> None:
+    slide = make_slide("a")
+    frozen = make_frozen(slide)
+    extra = np.concatenate([slide.counts.toarray(), np.full((60, 5), 9.0)], axis=1)
+    bigger = Slide.build("b", extra, [*slide.genes, *"vwxyz"], np.random.rand(60, 2))  # noqa: NPY002
+    filled = ~slide.is_empty
+    np.testing.assert_array_equal(
+        frozen.embed(bigger, "st")[filled], frozen.embed(slide, "st")[filled]
+    )
+
+
+def test_embedding_refuses_a_foreign_panel_and_kind() -> None:
+    slide = make_slide("a")
+    frozen = make_frozen(slide)
+    foreign = Slide.build("b", slide.counts, [f"mouse{i}" for i in range(40)], None)
+    with pytest.raises(ValueError, match="lacks 40 of the 40 genes"):
+        frozen.embed(foreign, "st")
+    with pytest.raises(ValueError, match="kind must be"):
+        frozen.embed(slide, "bulk")  # type: ignore[arg-type]
+
+
+def test_save_and_load_is_bitwise(tmp_path: Path) -> None:
+    slide = make_slide("a")
+    adapter = ScRNAAdapter(40, 4)
+    torch.nn.init.normal_(adapter.up, generator=torch.Generator().manual_seed(3))
+    frozen = make_frozen(slide, adapter)
+    path = tmp_path / "deep" / "encoder.pt"
+    save_encoder(frozen, path)
+    loaded = load_encoder(path)
+    assert loaded.weights_hash == frozen.weights_hash
+    assert loaded.split == frozen.split
+    assert loaded.panel == frozen.panel
+    for kind in ("st", "scrna"):
+        assert np.array_equal(loaded.embed(slide, kind), frozen.embed(slide, kind))
+    assert not np.array_equal(loaded.embed(slide, "st"), loaded.embed(slide, "scrna"))
+    assert [p.name for p in path.parent.iterdir()] == ["encoder.pt"]  # nothing temporary left
+
+
+def test_hash_covers_weights_panel_and_preprocessing() -> None:
+    slide = make_slide("a")
+    frozen = make_frozen(slide)
+    split = frozen.split
+    others = [
+        FrozenEncoder(SharedEncoder(40, 8, (32, 20)), None, slide.genes[::-1], split, 1e4),
+        FrozenEncoder(SharedEncoder(40, 8, (32, 20)), None, slide.genes, split, 1e3),
+        FrozenEncoder(
+            SharedEncoder(40, 8, (32, 20), generator=torch.Generator().manual_seed(9)),
+            None, slide.genes, split, 1e4,
+        ),
+        make_frozen(slide, ScRNAAdapter(40, 4)),
+    ]  # fmt: skip
+    assert len({frozen.weights_hash, *(o.weights_hash for o in others)}) == 5
+    assert make_frozen(slide).weights_hash == frozen.weights_hash
+
+
+def test_load_refuses_other_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="lightning fit"):
+        load_encoder(tmp_path / "none.pt")
+    text = tmp_path / "text.pt"
+    text.write_text("not a checkpoint")
+    with pytest.raises(ValueError, match="not an encoder file"):
+        load_encoder(text)
+    torch.save({"version": 99}, tmp_path / "future.pt")
+    with pytest.raises(ValueError, match="got 99"):
+        load_encoder(tmp_path / "future.pt")
+    slide = make_slide("a")
+    state = make_frozen(slide).state()
+    del state["tensors"]["encoder.third.weight"]
+    torch.save(state, tmp_path / "cut.pt")
+    with pytest.raises(ValueError, match="damaged"):
+        load_encoder(tmp_path / "cut.pt")
+    torch.save({"version": make_slide}, tmp_path / "code.pt")  # a pickled function
+    with pytest.raises(ValueError, match="not an encoder file"):
+        load_encoder(tmp_path / "code.pt")

@@ -1,0 +1,375 @@
+"""Regression in the common frame against dense formulas, and what it must not depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import orthogonal_procrustes
+from scipy.spatial.distance import cdist
+
+from spatial_ipa.geometry.metrics import gauge_fix
+from spatial_ipa.layout import frame_regression as common_frame
+from spatial_ipa.layout.frame_regression import FrameRegression
+from spatial_ipa.layout.placement import Placement
+from spatial_ipa.model.minisets import EmbeddedSlide
+from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings, PlacementContext
+from spatial_ipa.training.module import GraphMode, SpatialIPAModule
+
+D = 6
+
+
+def slide(seed: int, n: int = 150, noise: float = 0.05) -> EmbeddedSlide:
+    """Embeddings that are one smooth map of the position in the tissue, without symmetry."""
+    rng = np.random.default_rng(seed)
+    xy = rng.uniform(-1, 1, (n, 2)) * [2.0, 1.0]
+    x, y = xy.T
+    h = np.stack([x, y, x * y, np.sin(2 * x), np.cos(2 * y), np.exp(0.5 * (x + y))], axis=1)
+    h = h + noise * rng.standard_normal((n, D))
+    return EmbeddedSlide(f"s{seed}", h.astype(np.float32), xy.astype(np.float32))
+
+
+def turned(s: EmbeddedSlide, angle: float, mirror: bool = False) -> EmbeddedSlide:
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    turn = turn @ np.diag([-1.0 if mirror else 1.0, 1.0])
+    return replace(s, xy=(30 * s.xy.astype(np.float64) @ turn + [100.0, 7.0]).astype(np.float32))
+
+
+def random_placement(n: int, seed: int = 0, draws: int = 4) -> Placement:
+    rng = np.random.default_rng(seed)
+    xy = gauge_fix(rng.standard_normal((n, 2)))
+    moved = xy + 0.1 * rng.standard_normal((draws, n, 2))
+    moved += xy - moved.mean(axis=0)  # their mean is the layout
+    return Placement(torch.from_numpy(xy), torch.from_numpy(moved))
+
+
+def rmse(layout: np.ndarray, true: np.ndarray) -> float:
+    """RMS distance after the best rotation of two gauge-fixed layouts."""
+    a, b = gauge_fix(layout), gauge_fix(true)
+    return float(np.sqrt(((a @ orthogonal_procrustes(a, b)[0] - b) ** 2).sum(axis=1).mean()))
+
+
+def dense_kernel_ridge(train: EmbeddedSlide, h: np.ndarray) -> np.ndarray:
+    """Kernel ridge with intercept in its dual form, on all cells of one slide."""
+    f, y, n = train.h.astype(np.float64), gauge_fix(train.xy), len(train.h)
+    squared = cdist(f, f) ** 2
+    width = squared.mean()
+    centre = np.eye(n) - 1 / n
+    kernel = np.exp(-squared / (2 * width))
+    dual = np.linalg.solve(centre @ kernel @ centre + np.eye(n), centre @ y)
+    query = np.exp(-(cdist(h.astype(np.float64), f) ** 2) / (2 * width))
+    return (query - kernel.mean(axis=0)) @ centre @ dual + y.mean(axis=0)
+
+
+def test_prediction_equals_dense_kernel_ridge() -> None:
+    train, test = slide(0), slide(1)
+    found = FrameRegression.fit([train]).predict(test.h)
+    # Fitting draws the cells in another order; nothing else differs but rounding.
+    np.testing.assert_allclose(found, dense_kernel_ridge(train, test.h), atol=2e-5)
+
+
+def test_fewer_centres_than_cells_are_close_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = slide(0, n=600), slide(1)
+    monkeypatch.setattr(common_frame, "MAX_CENTRES", 200)
+    regression = FrameRegression.fit([train])
+    assert regression.centres.shape == (200, D)
+    np.testing.assert_allclose(
+        regression.predict(test.h), dense_kernel_ridge(train, test.h), atol=0.02
+    )
+
+
+def test_positions_of_a_new_slide_are_found_from_slides_in_any_pose() -> None:
+    train = [slide(0), turned(slide(1), 2.0, mirror=True), turned(slide(2), -1.2)]
+    test = slide(3)
+    regression = FrameRegression.fit(train)
+    assert rmse(regression.predict(test.h), test.xy) < 0.15
+
+
+def test_poses_of_training_slides_do_not_matter() -> None:
+    train, test = [slide(0), slide(1), slide(2)], slide(3)
+    posed = [turned(s, 0.9 * i, i == 1) for i, s in enumerate(train, start=1)]
+    placement = random_placement(len(test.h))
+    first, second = (
+        FrameRegression.fit(slides).refine(placement, test.h) for slides in (train, posed)
+    )
+    torch.testing.assert_close(first.xy, second.xy, atol=1e-5, rtol=0)  # coordinates are float32
+    torch.testing.assert_close(first.draws, second.draws, atol=1e-5, rtol=0)
+
+
+def dense_refined(placement: Placement, h: np.ndarray, z: np.ndarray, k: int) -> np.ndarray:
+    near = np.argsort(cdist(h, h), axis=1)[:, : k + 1]  # the cell itself is the first
+    z = z[near].mean(axis=1)
+    z, x = z - z.mean(axis=0), placement.xy.numpy()
+    total = x + z @ orthogonal_procrustes(z, x)[0]
+    return np.asarray(total / np.sqrt((total**2).sum(axis=1).mean()))
+
+
+@pytest.mark.parametrize(("n", "k"), [(5, 3), (60, 3), (400, 8)])
+def test_refined_layout_equals_its_definition(n: int, k: int) -> None:
+    regression, h = FrameRegression.fit([slide(0)]), slide(1, n).h
+    placement = random_placement(n)
+    found = regression.refine(placement, h).xy.numpy()
+    expected = dense_refined(placement, h.astype(np.float64), regression.predict(h), k)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_very_few_cells_are_left_alone(n: int) -> None:
+    """Each is averaged with all others, so that the regression is the same for all."""
+    regression, placement = FrameRegression.fit([slide(0)]), random_placement(n)
+    found = regression.refine(placement, slide(1, n).h)
+    torch.testing.assert_close(found.xy, placement.xy, atol=1e-9, rtol=0)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    regression, h = FrameRegression.fit([slide(0)]), slide(1, 300).h
+    placement = random_placement(300)
+    whole = regression.refine(placement, h).xy
+    monkeypatch.setattr(common_frame, "_BLOCK", 37)
+    torch.testing.assert_close(regression.refine(placement, h).xy, whole, atol=1e-10, rtol=0)
+
+
+def test_neighbours_of_many_cells_are_sought_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell counts itself whether or not it is in the sample."""
+    regression, h = FrameRegression.fit([slide(0)]), slide(1, 200).h
+    monkeypatch.setattr(common_frame, "_SAMPLE", 50)
+    z = regression.predict(h)
+    rows = common_frame.numpy_generator_for(7, 79).permutation(200)[:50]
+    expected = []
+    for i in range(200):
+        others = rows[rows != i]
+        near = others[np.argsort(((h[others] - h[i]).astype(np.float64) ** 2).sum(axis=1))[:3]]
+        expected.append(z[[i, *near]].mean(axis=0))
+    np.testing.assert_allclose(regression.averaged(h, 7), expected, atol=1e-12)
+
+
+def test_order_of_cells_does_not_matter() -> None:
+    regression, h = FrameRegression.fit([slide(0)]), slide(1).h
+    placement, order = random_placement(len(h)), torch.randperm(len(h))
+    shuffled = Placement(placement.xy[order], placement.draws[:, order])
+    torch.testing.assert_close(
+        regression.refine(shuffled, h[order.numpy()]).xy,
+        regression.refine(placement, h).xy[order],
+        atol=1e-9,
+        rtol=0,
+    )
+
+
+def test_result_turns_with_the_layout() -> None:
+    regression, h = FrameRegression.fit([slide(0)]), slide(1).h
+    placement = random_placement(len(h))
+    turn = torch.tensor([[0.6, 0.8], [0.8, -0.6]], dtype=torch.float64)  # a reflection
+    posed = Placement(placement.xy @ turn, placement.draws @ turn)
+    torch.testing.assert_close(
+        regression.refine(posed, h).xy, regression.refine(placement, h).xy @ turn, atol=1e-9, rtol=0
+    )
+
+
+def test_draws_move_with_their_mean() -> None:
+    regression, h = FrameRegression.fit([slide(0)]), slide(1).h
+    placement = random_placement(len(h))
+    found = regression.refine(placement, h)
+    torch.testing.assert_close(found.draws.mean(0), found.xy, atol=1e-9, rtol=0)
+    # All distances to the mean shrink by one factor: nothing but the scale has changed.
+    factor = found.spread / placement.spread
+    torch.testing.assert_close(factor, factor[:1].expand_as(factor), atol=1e-9, rtol=0)
+    assert 0.3 < float(factor[0]) < 1
+
+
+def test_regression_that_explains_nothing_leaves_the_layout() -> None:
+    regression, h = FrameRegression.fit([slide(0)]), slide(1).h
+    empty = replace(regression, weights=np.zeros_like(regression.weights))
+    placement = random_placement(len(h))
+    torch.testing.assert_close(empty.refine(placement, h).xy, placement.xy, atol=1e-12, rtol=0)
+
+
+def test_a_folded_layout_is_mended() -> None:
+    """Half of the tissue lies mirrored upon the other: no neighbour is wrong but at the fold."""
+    train, test = [slide(0), slide(1)], slide(2)
+    folded = gauge_fix(np.column_stack([np.abs(test.xy[:, 0]), test.xy[:, 1]]))
+    placement = Placement(torch.from_numpy(folded), torch.from_numpy(folded)[None])
+    mended = FrameRegression.fit(train).refine(placement, test.h).xy.numpy()
+    assert rmse(mended, test.xy) < rmse(folded, test.xy) - 0.3
+
+
+def test_bounds_on_slides_and_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common_frame, "MAX_SLIDES", 2)
+    monkeypatch.setattr(common_frame, "MAX_CELLS", 80)
+    regression = FrameRegression.fit([slide(i) for i in range(4)])
+    assert regression.centres.shape == (80, D)
+    rows = np.concatenate([slide(i).h for i in range(4)])
+    origin = cdist(regression.centres, rows).argmin(axis=1) // 150
+    assert sorted(np.bincount(origin, minlength=4).tolist()) == [0, 0, 40, 40]
+
+
+def test_survives_a_checkpoint(tmp_path: Path) -> None:
+    regression, h = FrameRegression.fit([slide(0)]), slide(1).h
+    torch.save(regression.state(), tmp_path / "frame.pt")
+    again = FrameRegression.from_state(torch.load(tmp_path / "frame.pt", weights_only=True))
+    assert np.array_equal(again.predict(h), regression.predict(h))
+
+
+def test_another_version_is_refused() -> None:
+    state = FrameRegression.fit([slide(0)]).state() | {"version": 0}
+    with pytest.raises(ValueError, match="common frame has version 0, expected 1"):
+        FrameRegression.from_state(state)
+
+
+def test_large_slides_are_registered_by_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = [slide(0), turned(slide(1), 2.0, mirror=True)]
+    monkeypatch.setattr(common_frame, "_REGISTERED", 60)
+    test = slide(3)
+    assert rmse(FrameRegression.fit(train).predict(test.h), test.xy) < 0.2
+
+
+def test_embeddings_on_disk_and_repeated_cells(tmp_path: Path) -> None:
+    """Memory-mapped as the cache gives them, and every cell twice."""
+    train, test = slide(0), slide(1)
+    np.save(tmp_path / "h.npy", np.repeat(train.h, 2, axis=0))
+    twice = EmbeddedSlide(
+        "twice", np.load(tmp_path / "h.npy", mmap_mode="r"), np.repeat(train.xy, 2, axis=0)
+    )
+    regression = FrameRegression.fit([twice])
+    assert np.abs(regression.weights).max() < 100  # finite: no eigenvalue 0 was inverted
+    assert rmse(regression.predict(test.h), test.xy) < 0.15
+
+
+def test_the_seed_fixes_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common_frame, "MAX_CENTRES", 40)
+    h = slide(1).h
+    first, second, other = (FrameRegression.fit([slide(0)], s).predict(h) for s in (3, 3, 4))
+    assert np.array_equal(first, second)
+    assert not np.allclose(first, other)
+
+
+def broken(s: EmbeddedSlide) -> EmbeddedSlide:
+    h = s.h.copy()
+    h[3, 1] = np.nan
+    return replace(s, h=h)
+
+
+def empty(s: EmbeddedSlide) -> EmbeddedSlide:
+    return replace(s, h=s.h[:0], xy=s.xy[:0])
+
+
+def flat(s: EmbeddedSlide) -> EmbeddedSlide:
+    return replace(s, h=np.ones_like(s.h))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: FrameRegression.fit([]), "slides is empty"),
+        (lambda: FrameRegression.fit([flat(slide(0))]), "same embedding"),
+        (lambda: FrameRegression.fit([slide(0), broken(slide(1))]), "slide s1: .*NaN"),
+        (lambda: FrameRegression.fit([slide(0), empty(slide(1))]), "slide s1 has no cells"),
+        (lambda: FrameRegression.fit([slide(0)]).predict(np.ones((3, 5))), r"\(n, 6\)"),
+        (lambda: FrameRegression.fit([slide(0)]).predict(np.ones(6)), r"\(n, 6\)"),
+    ],
+)
+def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# ---- in the module
+
+
+def trainer(folder: Path) -> pl.Trainer:
+    return pl.Trainer(
+        default_root_dir=folder, max_epochs=1, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+
+
+def data() -> MinisetDataModule:
+    settings = MinisetSettings(
+        per_epoch=2, val_per_slide=1, batch_size=2, size_min=60, size_max=80, num_candidates=15
+    )
+    return MinisetDataModule([slide(0), slide(1)], [slide(2)], settings)
+
+
+def untrained(common_frame: bool = True, graph: GraphMode = "gated") -> SpatialIPAModule:
+    torch.manual_seed(0)
+    return SpatialIPAModule(D, 16, 2, 8, 2, graph=graph, gate_steps=1, common_frame=common_frame)
+
+
+def fitted(folder: Path, common_frame: bool = True, graph: GraphMode = "gated") -> SpatialIPAModule:
+    """A very short fit on two slides, saved as ``model.ckpt``."""
+    module, used = untrained(common_frame, graph), trainer(folder)
+    used.fit(module, datamodule=data())
+    used.save_checkpoint(folder / "model.ckpt")
+    return module
+
+
+def loaded(path: Path) -> SpatialIPAModule:
+    return SpatialIPAModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+
+
+QUIET = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`")
+
+
+@QUIET
+@pytest.mark.parametrize("n", [80, 200])
+def test_a_module_refines_what_it_places(
+    n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole and stitched; the refined layout is the plain one after `refine` with the same seed."""
+    monkeypatch.setattr(common_frame, "_SAMPLE", 50)
+    fitted(tmp_path)
+    module, h = loaded(tmp_path / "model.ckpt"), slide(3, n).h
+    context = module.context
+    assert context is not None
+    assert context.frame is not None
+    refined = module.place(torch.from_numpy(h), "auto", 3, 5)
+    module.context = replace(context, frame=None)
+    plain = module.place(torch.from_numpy(h), "auto", 3, 5)
+    assert not torch.allclose(plain.xy, refined.xy, atol=0.1)
+    torch.testing.assert_close(context.frame.refine(plain, h, 5).xy, refined.xy)
+    assert not torch.equal(context.frame.refine(plain, h, 6).xy, refined.xy)
+
+
+@QUIET
+@pytest.mark.parametrize(("common_frame", "graph"), [(False, "gated"), (True, "true")])
+def test_without_common_frame(common_frame: bool, graph: GraphMode, tmp_path: Path) -> None:
+    module = fitted(tmp_path, common_frame, graph)
+    for context in (module.context, loaded(tmp_path / "model.ckpt").context):
+        assert context is not None
+        assert context.frame is None
+
+
+@QUIET
+@pytest.mark.parametrize("common_frame", [False, True])
+def test_a_resumed_fit_follows_its_own_option(common_frame: bool, tmp_path: Path) -> None:
+    """And not the checkpoint, which may be from before there were frames."""
+    fitted(tmp_path, not common_frame)
+    module = untrained(common_frame)
+    trainer(tmp_path).fit(
+        module, datamodule=data(), ckpt_path=tmp_path / "model.ckpt", weights_only=True
+    )
+    assert module.context is not None
+    assert (module.context.frame is not None) == common_frame
+
+
+@QUIET
+def test_validation_after_a_fit_keeps_the_frame(tmp_path: Path) -> None:
+    module = fitted(tmp_path)
+    before, h = module.context, torch.from_numpy(slide(3).h)
+    assert before is not None
+    placed = module.place(h, num_draws=2).xy
+    trainer(tmp_path).validate(module, datamodule=data(), verbose=False)
+    assert module.context is not None
+    assert module.context.frame is before.frame
+    assert torch.equal(module.place(h, num_draws=2).xy, placed)
+
+
+def test_a_context_from_before_there_were_frames_has_none() -> None:
+    state = PlacementContext(None, 20, 100, 0.0).state()
+    del state["frame"]
+    assert PlacementContext.from_state(state).frame is None

@@ -1,0 +1,299 @@
+"""Whole and stitched placement with a stand-in for the model that knows the true layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import procrustes
+from torch import Tensor
+
+from common.graph.edges import EdgeList
+from spatial_ipa.geometry.walks import gauge_fix
+from spatial_ipa.layout.placement import (
+    Placement,
+    aspect_ratio,
+    consensus,
+    place_stitched,
+    place_whole,
+    towards_outline,
+)
+
+
+def points(n: int, seed: int = 0) -> Tensor:
+    """(n, 2) gauge-fixed, without symmetry."""
+    x = torch.rand(n, 2, generator=torch.Generator().manual_seed(seed))
+    return gauge_fix(x * torch.tensor([3.0, 1.5]) + x.prod(1, keepdim=True))
+
+
+def random_poses(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(count, 2, 2) rotations, every second one mirrored on average, and (count, 2) shifts."""
+    angle = 2 * math.pi * torch.rand(count, generator=generator)
+    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    c, s = angle.cos(), angle.sin()
+    rotation = torch.stack([torch.stack([c, -s], 1), torch.stack([mirror * s, mirror * c], 1)], 1)
+    return rotation, torch.randn(count, 2, generator=generator)
+
+
+class TrueLayout:
+    """Places each graph at its true coordinates, which are its embeddings, in a random pose.
+
+    Args:
+        std: of Gaussian noise added to each coordinate, taken from the start noise.
+        shift: also move each graph.
+    """
+
+    def __init__(self, std: float = 0.0, shift: bool = True) -> None:
+        self.std, self.shift = std, shift
+        self.generator = torch.Generator().manual_seed(5)
+        self.calls: list[list[int]] = []
+
+    def __call__(
+        self, h: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int, noise: Tensor
+    ) -> Tensor:
+        assert edges.num_nodes == len(h) == len(graph) == len(noise)
+        assert torch.equal(graph[edges.src], graph[edges.dst]), "an edge between two graphs"
+        self.calls.append(torch.bincount(graph, minlength=num_graphs).tolist())
+        rotation, shift = random_poses(num_graphs, self.generator)
+        x = h + self.std * noise
+        x = (rotation[graph] @ x[:, :, None])[:, :, 0]
+        return x + self.shift * shift[graph]
+
+
+def procrustes_error(x: Tensor, y: Tensor) -> float:
+    """RMS distance over RMS radius after SciPy's superposition."""
+    return float(np.sqrt(procrustes(y.double().numpy(), x.double().numpy())[2]))
+
+
+# A whole graph is returned in gauge by the real model, so the stand-in does not shift it.
+def whole(h: Tensor, std: float = 0.0, draws: int = 4, seed: int = 0) -> Placement:
+    return place_whole(TrueLayout(std, shift=False), h, 10, draws, seed, 0.0)
+
+
+def stitched(h: Tensor, size: int, std: float = 0.0, draws: int = 4, seed: int = 0) -> Placement:
+    return place_stitched(TrueLayout(std), h, 10, draws, seed, 0.0, size)
+
+
+@pytest.mark.parametrize("n", [30, 301])
+def test_whole_recovers_the_layout(n: int) -> None:
+    h = points(n)
+    found = whole(h)
+    assert found.draws.shape == (4, n, 2)
+    assert procrustes_error(found.xy, h) < 1e-4
+    assert found.spread.shape == (n,)
+    assert found.spread.max() < 1e-4
+
+
+@pytest.mark.parametrize(("n", "size"), [(301, 60), (97, 96), (240, 60), (1000, 130), (61, 60)])
+def test_stitched_recovers_the_layout(n: int, size: int) -> None:
+    """Whether or not the cells divide into parts; every draw by itself, and their mean."""
+    h = points(n)
+    found = stitched(h, size)
+    assert found.draws.shape == (4, n, 2)
+    for layout in (found.xy, *found.draws):
+        assert procrustes_error(layout, h) < 1e-4
+    assert found.spread.max() < 1e-4
+
+
+@pytest.mark.parametrize(("n", "size", "anchors"), [(301, 60, 20), (97, 96, 32), (640, 60, 40)])
+def test_every_cell_is_placed_once_in_equal_parts(n: int, size: int, anchors: int) -> None:
+    place = TrueLayout()
+    place_stitched(place, points(n), 10, 3, 0, 0.0, size, anchors)
+    assert len(place.calls) == 3  # one union per pass at these sizes
+    for sizes in place.calls:
+        assert max(sizes) <= size
+        assert max(sizes) - min(sizes) <= 1
+        assert min(sizes) > anchors
+        assert sum(sizes) - len(sizes) * anchors == n - anchors
+        assert len(sizes) == math.ceil((n - anchors) / (size - anchors))
+
+
+def test_memory_bound_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts may go through the model in several calls; the anchors of the first hold them all."""
+    h = points(301)
+    monkeypatch.setattr("spatial_ipa.layout.placement._NODES_PER_CALL", 130)
+    place = TrueLayout()
+    found = place_stitched(place, h, 10, 2, 0, 0.0, 60)
+    assert len(place.calls) > 2
+    assert all(sum(sizes) <= 130 for sizes in place.calls)
+    assert procrustes_error(found.xy, h) < 1e-4
+    assert found.spread.max() < 1e-4
+
+
+def test_nodes_in_memory_order_give_the_same_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings, their noise, the start and the edges all move together, and back."""
+    h = points(301)
+
+    def place(h: Tensor, edges: EdgeList, graph: Tensor, count: int, noise: Tensor) -> Tensor:
+        seen.append(edges)
+        mean = torch.zeros_like(h).index_add(0, edges.dst, h[edges.src])
+        return gauge_fix(h + 0.1 * mean + 0.3 * noise)
+
+    seen: list[EdgeList] = []
+    plain = place_whole(place, h, 10, 2, 0, 0.1)
+    monkeypatch.setattr("spatial_ipa.layout.placement._ORDER_FROM", 301)
+    ordered = place_whole(place, h, 10, 2, 0, 0.1)
+    before, after = ((e.src - e.dst).abs().float().mean() for e in (seen[0], seen[-1]))
+    assert after < 0.3 * before, "otherwise nothing was ordered"
+    torch.testing.assert_close(ordered.draws, plain.draws, rtol=0, atol=1e-5)
+
+
+def expected_spread(std: float, draws: int) -> float:
+    """RMS over cells: two coordinates, and the mean over draws takes one of them away."""
+    return std * math.sqrt(2 * (draws - 1) / draws)
+
+
+@pytest.mark.parametrize("std", [0.02, 0.1])
+def test_spread_of_whole_is_the_noise(std: float) -> None:
+    """n = 400, 8 draws: 400 * 14 normal deviates, standard error of the RMS below 1 %.
+
+    The superposition fits three degrees of freedom of 800 per draw, below 0.2 %.
+    """
+    n, draws = 400, 8
+    found = whole(points(n), std, draws)
+    rms = found.spread.square().mean().sqrt().item()
+    assert rms == pytest.approx(expected_spread(std, draws), rel=0.05)
+    # One cell: chi-square with 14 degrees of freedom over 14, at most about 3 of 400 cells.
+    assert found.spread.max() < 2 * rms
+
+
+def test_spread_of_stitched_is_the_noise() -> None:
+    """Cells outside the anchors carry the noise of one miniset plus that of superposing it.
+
+    A third of 384 nodes are anchors: superposing adds noise of three fitted values over 2 * 128.
+    The anchors of a pass are means over several parts, so the whole lies a little below.
+    """
+    n, draws, std = 1200, 6, 0.05
+    found = stitched(points(n), 384, std, draws)
+    rms = found.spread.square().mean().sqrt().item()
+    assert 0.9 * expected_spread(std, draws) < rms < 1.05 * expected_spread(std, draws)
+
+
+def test_more_draws_make_the_mean_better() -> None:
+    """The error of the mean falls as 1 / sqrt(draws): 4-fold from 2 to 32 draws."""
+    h = points(300)
+    few, many = (procrustes_error(whole(h, 0.1, draws).xy, h) for draws in (2, 32))
+    assert few / many == pytest.approx(4, rel=0.25)
+
+
+def noise_seen(mode: str, noise_h: float, seed: int) -> Tensor:
+    """What the model got on top of the clean embeddings."""
+    h = torch.zeros(200, 50)
+    h[:, 0] = torch.arange(200)
+    seen: list[Tensor] = []
+
+    def place(h: Tensor, edges: EdgeList, graph: Tensor, count: int, noise: Tensor) -> Tensor:
+        seen.append(h[:, 1:].clone())
+        return torch.rand(len(h), 2, generator=torch.Generator().manual_seed(0))
+
+    if mode == "whole":
+        place_whole(place, h, 10, 2, seed, noise_h)
+    else:
+        place_stitched(place, h, 10, 2, seed, noise_h, 60)
+    return torch.cat(seen)
+
+
+@pytest.mark.parametrize("mode", ["whole", "stitched"])
+def test_embeddings_carry_the_noise_of_training(mode: str) -> None:
+    noise = noise_seen(mode, 0.3, 0)
+    assert abs(noise.mean()) < 5 * 0.3 / noise.numel() ** 0.5
+    assert abs(noise.std() - 0.3) < 5 * 0.3 / (2 * noise.numel()) ** 0.5
+    assert not bool(noise_seen(mode, 0.0, 0).any())
+
+
+@pytest.mark.parametrize("place", [whole, lambda h, **k: stitched(h, 60, **k)])
+def test_deterministic_in_the_seed(place: Callable[..., Placement]) -> None:
+    h = points(200)
+    torch.manual_seed(0)
+    first = place(h, std=0.1, seed=3)
+    torch.manual_seed(1)
+    again, other = place(h, std=0.1, seed=3), place(h, std=0.1, seed=4)
+    assert torch.equal(first.draws, again.draws)
+    assert torch.equal(first.xy, again.xy)
+    assert not torch.equal(first.draws, other.draws)
+
+
+@pytest.mark.parametrize("n", [50, 60])
+def test_small_samples_are_placed_whole(n: int) -> None:
+    h = points(n)
+    place = TrueLayout(0.1, shift=False)
+    found = place_stitched(place, h, 10, 3, 0, 0.0, 60)
+    assert place.calls == [[n]] * 3
+    assert torch.equal(found.draws, whole(h, 0.1, 3).draws)
+
+
+def test_result_is_gauge_fixed() -> None:
+    for found in (whole(points(200), 0.1), stitched(points(200), 60, 0.1)):
+        torch.testing.assert_close(found.xy.mean(0), torch.zeros(2), rtol=0, atol=1e-6)
+        assert found.xy.square().sum(1).mean().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_consensus_does_not_depend_on_the_pose_of_draws() -> None:
+    """Turning or mirroring single draws changes neither the spread nor the shape of the mean."""
+    generator = torch.Generator().manual_seed(0)
+    draws = points(150).expand(6, 150, 2) + 0.1 * torch.randn(6, 150, 2, generator=generator)
+    rotation, _ = random_poses(6, generator)
+    assert bool((torch.linalg.det(rotation) < 0).any())
+    plain, moved = consensus(draws), consensus(draws @ rotation.mT)
+    torch.testing.assert_close(moved.spread, plain.spread, rtol=1e-4, atol=1e-6)
+    assert procrustes_error(moved.xy, plain.xy) < 1e-5
+    # In the gauge of its first draw.
+    torch.testing.assert_close(moved.xy, plain.xy @ rotation[0].T, rtol=1e-4, atol=1e-5)
+
+
+def test_consensus_superposes_on_the_mean_not_on_the_first_draw() -> None:
+    """An outlier in front must not set the frame: draws end up near each other all the same."""
+    generator = torch.Generator().manual_seed(0)
+    clean = points(150)
+    outlier = gauge_fix(torch.randn(150, 2, generator=generator))
+    found = consensus(torch.stack([outlier] + [clean] * 6))
+    assert (found.draws[1:] - found.draws[1]).abs().max() < 1e-5
+    assert procrustes_error(found.xy, clean) < 0.3
+
+
+@pytest.mark.parametrize("num_anchors", [-1, 0, 1, 60, 61])
+def test_bad_number_of_anchors(num_anchors: int) -> None:
+    with pytest.raises(ValueError, match=rf"size = 60\), got {num_anchors}"):
+        place_stitched(TrueLayout(), points(200), 10, 2, 0, 0.0, 60, num_anchors)
+
+
+def principal_widths(xy: torch.Tensor) -> np.ndarray:
+    return np.linalg.svd((xy - xy.mean(0)).numpy(), compute_uv=False)
+
+
+@pytest.mark.parametrize(("aspect", "share"), [(0.8, 0.5), (0.8, 1.0), (0.2, 0.5), (0.8, 0.0)])
+def test_outline_moves_the_aspect_ratio_by_its_share(aspect: float, share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = points(200) @ torch.tensor([[1.0, 0.3], [0.0, 0.4]])
+    draws = draws + 0.05 * torch.randn(4, 200, 2, generator=generator)
+    before = consensus(draws)
+    after = towards_outline(before, aspect, share)
+    own = principal_widths(before.xy)[1] / principal_widths(before.xy)[0]
+    found = principal_widths(after.xy)[1] / principal_widths(after.xy)[0]
+    assert aspect_ratio(before.xy) == pytest.approx(own, rel=1e-5)
+    assert found == pytest.approx(own ** (1 - share) * aspect**share, rel=1e-4)
+    assert after.xy.square().sum(1).mean().item() == pytest.approx(1, abs=1e-5)
+    # One linear map without rotation: symmetric, the same for the draws.
+    change = torch.linalg.lstsq(before.xy - before.xy.mean(0), after.xy).solution
+    torch.testing.assert_close(change, change.T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.draws, before.draws @ change, rtol=1e-3, atol=1e-4)
+
+
+def test_outline_turns_with_the_layout() -> None:
+    placed = whole(points(120) * torch.tensor([1.0, 0.3]), 0.05)
+    rotation = random_poses(1, torch.Generator().manual_seed(3))[0][0]
+    turned = type(placed)(placed.xy @ rotation.T, placed.draws @ rotation.T)
+    expected = towards_outline(placed, 0.7).xy @ rotation.T
+    torch.testing.assert_close(towards_outline(turned, 0.7).xy, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_line_is_not_stretched_and_a_wrong_aspect_is_refused() -> None:
+    line = torch.stack([torch.linspace(-1, 1, 50), torch.zeros(50)], dim=1)
+    placed = consensus(line.expand(2, -1, -1))
+    assert torch.equal(towards_outline(placed, 0.7).xy, placed.xy)
+    for aspect in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="aspect"):
+            towards_outline(placed, aspect)
