@@ -42,6 +42,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from common.align import aligned_rmsd
+from common.errors import UserError
 from common.files.atomic import atomic_path
 from common.report.machine import processor
 from common.training.trainer import quiet_trainer
@@ -114,7 +115,7 @@ def read_data(options: argparse.Namespace) -> EnsembleDataModule:
     else:
         made, held_out, families = SimulationSettings(), HELD_OUT, FAMILIES
         if not (options.data / "nmr").is_dir():
-            raise ValueError(f"--data {options.data}: expected a folder with nmr/ and maybe md/")
+            raise UserError(f"--data {options.data}: expected a folder with nmr/ and maybe md/")
         md = options.data / "md"
         paths = [str(options.data / "nmr")], [str(md)] if md.is_dir() else []
     data = EnsembleDataModule(

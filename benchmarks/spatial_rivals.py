@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from common.report.machine import describe_machine
 from spatial_ipa.data.expression import normalise
 from spatial_ipa.data.read import gene_panel, read_slides, reindex
@@ -69,7 +70,7 @@ def compare(
     xy = []
     for slide in slides:
         if slide.xy is None:
-            raise ValueError(f"slide {slide.name} has no coordinates")
+            raise UserError(f"slide {slide.name} has no coordinates")
         xy.append(slide.xy.astype(np.float64))
     posed = [random_pose(x, rng) for x in xy[:-1]] if rotate else xy[:-1]
     scorer = SlideScorer(xy[-1], seed=seed, num_minisets=num_minisets)

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from common.errors import UserError
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -149,28 +151,28 @@ class _NearestRotation(torch.autograd.Function):
 def _check(mobile: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
     """Weights (..., N) in the type of ``mobile``; raises on anything that does not fit."""
     if mobile.shape != target.shape or mobile.dim() < 2 or mobile.shape[-2] == 0:
-        raise ValueError(
+        raise UserError(
             "mobile and target must share one shape (..., N, D) with N >= 1, got "
             f"{tuple(mobile.shape)} and {tuple(target.shape)}"
         )
     if not mobile.is_floating_point() or mobile.dtype != target.dtype:
-        raise ValueError(
+        raise UserError(
             f"mobile and target must share one floating type, got {mobile.dtype} and {target.dtype}"
         )
     if weights is None:
         return torch.ones_like(mobile[..., 0])
     if weights.shape != mobile.shape[:-1]:
-        raise ValueError(
+        raise UserError(
             f"weights must have shape {tuple(mobile.shape[:-1])}, got {tuple(weights.shape)}"
         )
     weights = weights.to(mobile.dtype)
     if not bool(((weights >= 0) & weights.isfinite()).all()):
-        raise ValueError("weights must be finite and not negative")
+        raise UserError("weights must be finite and not negative")
     if not bool((weights.sum(-1) > 0).all()):
-        raise ValueError("weights leave a point set without any point")
+        raise UserError("weights leave a point set without any point")
     return weights
 
 
 def _check_finite(name: str, points: Tensor) -> None:
     if not bool(points.isfinite().all()):
-        raise ValueError(f"{name} holds NaN or infinite coordinates; mask them with weights")
+        raise UserError(f"{name} holds NaN or infinite coordinates; mask them with weights")

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from protein_cvae.residues import encode_sequence, three_letter
 
 BACKBONE = ("N", "CA", "C")
@@ -97,7 +98,7 @@ class Ensemble:
     def __post_init__(self) -> None:
         m, length = len(self.model_numbers), len(self.sequence)
         if m == 0 or length == 0:
-            raise ValueError(f"Ensemble {self.name!r}: expected models and residues, got {m} models"
+            raise UserError(f"Ensemble {self.name!r}: expected models and residues, got {m} models"
                              f" of {length} residues")  # fmt: skip
         wanted = {
             "coordinates": ((m, length, 3, 3), (torch.float32, torch.float64)),
@@ -109,30 +110,30 @@ class Ensemble:
         for attribute, (shape, types) in wanted.items():
             value: Tensor = getattr(self, attribute)
             if tuple(value.shape) != shape or value.dtype not in types:
-                raise ValueError(
+                raise UserError(
                     f"Ensemble {self.name!r}: {attribute} must be {shape} of "
                     f"{' or '.join(map(str, types))} for {m} models of {length} residues, got "
                     f"{tuple(value.shape)} of {value.dtype}"
                 )
         if len(self.insertion_codes) != length:
-            raise ValueError(
+            raise UserError(
                 f"Ensemble {self.name!r}: insertion_codes must have {length} entries, got "
                 f"{len(self.insertion_codes)}"
             )
         if not bool(torch.isfinite(self.coordinates).all()):
-            raise ValueError(
+            raise UserError(
                 f"Ensemble {self.name!r}: coordinates hold NaN or infinity; write zeros and set "
                 "mask to False for what is missing"
             )
         low, high = int(self.chain_index.min()), int(self.chain_index.max())
         if low < 0 or high >= len(self.chain_ids):
-            raise ValueError(
+            raise UserError(
                 f"Ensemble {self.name!r}: chain_index must be within the {len(self.chain_ids)} "
                 f"chain_ids, got {low}..{high}"
             )
         across = self.bonded[:-1] & (self.chain_index[1:] != self.chain_index[:-1])
         if bool(self.bonded[-1]) or bool(across.any()):
-            raise ValueError(
+            raise UserError(
                 f"Ensemble {self.name!r}: bonded must be False at the last residue of each chain"
             )
 
@@ -175,7 +176,7 @@ class Ensemble:
                     f"{self.num_models}"
                 )
         if not positions:
-            raise ValueError(f"Ensemble {self.name!r}: no model selected")
+            raise UserError(f"Ensemble {self.name!r}: no model selected")
         return replace(
             self,
             coordinates=self.coordinates[positions],
@@ -192,11 +193,11 @@ class Ensemble:
             ValueError: if ``keep`` is not (L,) bool or selects nothing.
         """
         if keep.dtype != torch.bool or tuple(keep.shape) != (self.length,):
-            raise ValueError(
+            raise UserError(
                 f"keep: expected ({self.length},) bool, got {tuple(keep.shape)} of {keep.dtype}"
             )
         if not bool(keep.any()):
-            raise ValueError(f"Ensemble {self.name!r}: no residue selected")
+            raise UserError(f"Ensemble {self.name!r}: no residue selected")
         index = torch.nonzero(keep)[:, 0]
         chains, chain_index = torch.unique(self.chain_index[index], return_inverse=True)
         next_kept = torch.cat([keep[1:], keep.new_zeros(1)])
@@ -228,7 +229,7 @@ class Ensemble:
             counts.index_add_(0, self.chain_index, complete)
             chain = counts.tolist().index(int(counts.max()))
         if not isinstance(chain, int) or not 0 <= chain < len(self.chain_ids):
-            raise ValueError(
+            raise UserError(
                 f"chain: expected 0..{len(self.chain_ids) - 1} or 'longest', got {chain!r}"
             )
         return self.select_residues(self.chain_index == chain)

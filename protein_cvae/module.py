@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from common.align import aligned_rmsd
+from common.errors import UserError
 from common.files.atomic import atomic_path
 from common.files.outputs import prepare_output
 from common.rng import combined_key, counter_normal
@@ -196,7 +197,7 @@ class ProteinCVAEModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         precision = str(self.trainer.precision)
         if precision not in ("32-true", "64-true"):
-            raise ValueError(
+            raise UserError(
                 f"trainer.precision must be 32-true or 64-true, got {precision}: bond lengths and "
                 "superposition need more digits than half precision has"
             )
@@ -204,7 +205,7 @@ class ProteinCVAEModule(pl.LightningModule):
             prepare_output(self.export, "model.export")
         width = getattr(getattr(self.trainer, "datamodule", None), "embedding_width", None)
         if width is not None and width != self.model.d_embedding:
-            raise ValueError(
+            raise UserError(
                 f"model.d_embedding is {self.model.d_embedding}, but the sequence embeddings of "
                 f"the data are {width} wide; set model.init_args.d_embedding to {width}, or "
                 "data.init_args.embedder as in training"
@@ -335,7 +336,7 @@ class ProteinCVAEModule(pl.LightningModule):
         """
         total = int(self.trainer.estimated_stepping_batches)
         if self._resumed_total not in (None, total):
-            raise ValueError(
+            raise UserError(
                 f"this checkpoint's learning rate and loss weights run over {self._resumed_total} "
                 f"steps, now there are {total}; resume it with the epochs, batches and processes "
                 "it was started with, or train anew without --ckpt_path"
@@ -384,7 +385,7 @@ class ProteinCVAEModule(pl.LightningModule):
     def predict_step(self, request: Request, batch_idx: int) -> dict[str, list[str]]:
         """Run one request of :mod:`protein_cvae.generation`; rank zero writes the result."""
         if not hasattr(request, "run"):
-            raise ValueError(
+            raise UserError(
                 "lightning predict needs one of GenerateDataModule, InterpolateDataModule and "
                 "EncodeDataModule of protein_cvae.generation; set data.class_path"
             )

@@ -13,6 +13,8 @@ import torch
 from Bio.Data.PDBData import protein_letters_3to1_extended
 from torch import Tensor
 
+from common.errors import UserError
+
 ALPHABET = "ACDEFGHIKLMNPQRSTVWY"
 UNKNOWN = len(ALPHABET)  # aatype of X
 UNKNOWN_LETTER = "X"
@@ -81,7 +83,7 @@ def three_letter(letter: str) -> str:
     if letter == UNKNOWN_LETTER:
         return UNKNOWN_NAME
     if letter not in ONE_TO_THREE:
-        raise ValueError(f"letter: expected one of {ALPHABET} or {UNKNOWN_LETTER}, got {letter!r}")
+        raise UserError(f"letter: expected one of {ALPHABET} or {UNKNOWN_LETTER}, got {letter!r}")
     return ONE_TO_THREE[letter]
 
 
@@ -105,7 +107,7 @@ def encode_sequence(sequence: str) -> Tensor:
     index = {letter: i for i, letter in enumerate(ALPHABET + UNKNOWN_LETTER)}
     for position, letter in enumerate(sequence):
         if letter not in index:
-            raise ValueError(
+            raise UserError(
                 f"sequence: letter {letter!r} at position {position} is none of "
                 f"{ALPHABET + UNKNOWN_LETTER}; write X for an unknown residue"
             )
@@ -122,5 +124,5 @@ def decode_sequence(aatype: Tensor) -> str:
     values = [int(value) for value in aatype.tolist()]
     for position, value in enumerate(values):
         if not 0 <= value < len(letters):
-            raise ValueError(f"aatype: expected 0..{UNKNOWN}, got {value} at position {position}")
+            raise UserError(f"aatype: expected 0..{UNKNOWN}, got {value} at position {position}")
     return "".join(letters[value] for value in values)

@@ -8,13 +8,12 @@ Model, data and trainer come from YAML files and flags, by class path.  Also
   ``weights_only=True``, and a warning lists each model setting that the checkpoint's
   hyperparameters replace;
 * the resolved configuration is kept as one file per subcommand and run, never in the way;
-* errors that our packages raise on purpose end as one line on standard error and status 2;
+* a :class:`~common.errors.UserError` ends as one line on standard error and status 2;
   ``EDGEWISE_TRACEBACK=1`` shows the traceback.
 """
 
 from __future__ import annotations
 
-import dis
 import importlib
 import inspect
 import os
@@ -24,7 +23,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -35,14 +33,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from common.errors import told_to_user
 from common.training.trainer import Trainer
 
-OUR_PACKAGES = ("common", "spatial_ipa", "protein_cvae")
 TRACEBACK_VARIABLE = "EDGEWISE_TRACEBACK"
 # What Lightning accepts for --ckpt_path besides a file.
 CKPT_KEYWORDS = ("best", "last", "hpc", "registry")
-# What our packages raise to tell a user something.
-_MESSAGES = (ValueError, FileNotFoundError, FileExistsError, ImportError)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -159,8 +155,8 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (*_MESSAGES, RuntimeError) as error:
-        told = _misfit(error) or meant_for_user(error)
+    except Exception as error:
+        told = _misfit(error) or told_to_user(error)
         if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
@@ -218,56 +214,6 @@ def _short_usage() -> dict[str, dict[str, Any]]:
     """One usage line per subcommand: an error message should not drown in 50 options."""
     usage = "%(prog)s --config FILE [--config FILE ...] [--KEY VALUE ...]"
     return {name: {"usage": usage} for name in EdgewiseCLI.subcommands()}
-
-
-def meant_for_user(error: BaseException) -> BaseException | None:
-    """The error that our packages raised as a message, or None if this is a defect.
-
-    jsonargparse wraps what a constructor raises in a ValueError of its own, many lines long, with
-    the original as its cause; that one is looked through.
-    """
-    current: BaseException | None = error
-    while current is not None:
-        if raised_on_purpose(current):
-            return current
-        current = current.__cause__ if _raising_package(current) == "jsonargparse" else None
-    return None
-
-
-def raised_on_purpose(error: BaseException) -> bool:
-    """True if a ``raise`` statement of our packages made the error, as a message for the user.
-
-    A ValueError that Python makes inside our code (a failed unpacking, ``int("x")``) is a defect
-    and keeps its traceback.  A FileNotFoundError names its file, so one that a call in our code
-    makes counts too.
-    """
-    if not isinstance(error, _MESSAGES):
-        return False
-    trace = _last_trace(error)
-    if trace is None or _raising_package(error) not in OUR_PACKAGES:
-        return False
-    if isinstance(error, FileNotFoundError):
-        return True
-    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
-
-
-def _last_trace(error: BaseException) -> TracebackType | None:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace
-
-
-def _raising_package(error: BaseException) -> str:
-    """Top-level package of the frame in which the error was made; "" if it was never raised."""
-    trace = _last_trace(error)
-    if trace is None:
-        return ""
-    names = trace.tb_frame.f_globals
-    module = names.get("__name__") or ""
-    if module == "__main__":  # python -m common.cli
-        module = names.get("__package__") or ""
-    return str(module).partition(".")[0]
 
 
 def _defaults(class_path: object) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from common.errors import UserError
+
 
 def tensor_hash(tensors: Mapping[str, Tensor], prefix: bytes = b"") -> str:
     """SHA-256 of ``prefix`` and of names, shapes and values, in the order of the names."""
@@ -28,7 +30,7 @@ def check_version(state: dict[str, Any], what: str, expected: int) -> None:
         ValueError: naming ``what``, the version found and the one expected.
     """
     if state.get("version") != expected:
-        raise ValueError(
+        raise UserError(
             f"the checkpoint's {what} has version {state.get('version')!r}, expected "
             f"{expected}; train it anew"
         )

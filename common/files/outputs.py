@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from common.errors import UserError
+
 
 def prepare_output(path: Path, argument: str) -> None:
     """Make the folder of ``path`` and check that a file can be written there.
@@ -17,10 +19,10 @@ def prepare_output(path: Path, argument: str) -> None:
         ValueError: if ``path`` is a folder, or its folder cannot be made or written to.
     """
     if path.is_dir():
-        raise ValueError(f"{argument} must name a file, but {path} is a folder")
+        raise UserError(f"{argument} must name a file, but {path} is a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{argument}: cannot make the folder {path.parent}: {error}") from error
+        raise UserError(f"{argument}: cannot make the folder {path.parent}: {error}") from error
     if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{argument}: no permission to write in the folder {path.parent}")
+        raise UserError(f"{argument}: no permission to write in the folder {path.parent}")

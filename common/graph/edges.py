@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from common.errors import UserError
+
 
 @dataclass(frozen=True, eq=False)
 class EdgeList:
@@ -52,15 +54,15 @@ class EdgeList:
             ValueError: on a wrong shape or type, or an index outside ``[0, num_nodes)``.
         """
         if edge_index.dim() != 2 or edge_index.shape[0] != 2:
-            raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
+            raise UserError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
         if edge_index.is_floating_point() or edge_index.dtype == torch.bool:
-            raise ValueError(f"edge_index must hold integers, got {edge_index.dtype}")
+            raise UserError(f"edge_index must hold integers, got {edge_index.dtype}")
         kind = torch.int32 if edge_index.dtype == torch.int32 else torch.int64
         edge_index = edge_index.long()
         if edge_index.numel():
             low, high = int(edge_index.min()), int(edge_index.max())
             if low < 0 or high >= num_nodes:
-                raise ValueError(
+                raise UserError(
                     f"edge_index must lie in [0, {num_nodes}), got values from {low} to {high}"
                 )
         order = torch.argsort(edge_index[1] * max(num_nodes, 1) + edge_index[0], stable=True)
@@ -79,28 +81,28 @@ class EdgeList:
             ValueError: naming the first row or edge that is out of order or out of range.
         """
         if ptr.dim() != 1 or ptr.numel() < 1 or ptr.is_floating_point() or ptr.dtype == torch.bool:
-            raise ValueError(f"ptr must be an integer vector (N + 1,), got {_describe(ptr)}")
+            raise UserError(f"ptr must be an integer vector (N + 1,), got {_describe(ptr)}")
         if src.dim() != 1 or src.dtype not in (torch.int32, torch.int64):
-            raise ValueError(f"src must be an int32 or int64 vector (E,), got {_describe(src)}")
+            raise UserError(f"src must be an int32 or int64 vector (E,), got {_describe(src)}")
         if src.device != ptr.device:
-            raise ValueError(f"src is on {src.device} and ptr on {ptr.device}; move one of them")
+            raise UserError(f"src is on {src.device} and ptr on {ptr.device}; move one of them")
         ptr, nodes = ptr.long(), ptr.numel() - 1
         degree = ptr.diff()
         if int(ptr[0]) != 0 or int(ptr[-1]) != src.numel():
-            raise ValueError(
+            raise UserError(
                 f"ptr must run from 0 to the {src.numel()} edges of src, got {int(ptr[0])} to "
                 f"{int(ptr[-1])}"
             )
         if bool((degree < 0).any()):
-            raise ValueError(f"ptr falls after row {int((degree < 0).nonzero()[0])}")
+            raise UserError(f"ptr falls after row {int((degree < 0).nonzero()[0])}")
         if src.numel() and (int(src.min()) < 0 or int(src.max()) >= nodes):
             wrong = int(((src < 0) | (src >= nodes)).nonzero()[0])
-            raise ValueError(f"src must lie in [0, {nodes}), got {int(src[wrong])} at edge {wrong}")
+            raise UserError(f"src must lie in [0, {nodes}), got {int(src[wrong])} at edge {wrong}")
         dst = torch.repeat_interleave(torch.arange(nodes, device=src.device), degree).to(src.dtype)
         falls = (src.diff() < 0) & (dst.diff() == 0)
         if bool(falls.any()):
             edge = int(falls.nonzero()[0])
-            raise ValueError(
+            raise UserError(
                 f"sources of row {int(dst[edge])} are not sorted at edge {edge}; use "
                 "EdgeList.from_edge_index for edges in any order"
             )
@@ -110,7 +112,7 @@ class EdgeList:
     def disjoint_union(graphs: Sequence[EdgeList]) -> EdgeList:
         """Concatenate graphs, shifting the nodes of each by those before it."""
         if not graphs:
-            raise ValueError("disjoint_union needs at least one graph")
+            raise UserError("disjoint_union needs at least one graph")
         nodes = torch.tensor([0] + [g.num_nodes for g in graphs]).cumsum(0).tolist()
         edges = torch.tensor([0] + [g.num_edges for g in graphs]).cumsum(0).tolist()
         src = torch.cat([g.src + shift for g, shift in zip(graphs, nodes, strict=False)])
@@ -167,7 +169,7 @@ class EdgeList:
             ValueError: if nodes or edges are too many to number with them.
         """
         if max(self.num_nodes, self.num_edges) > torch.iinfo(torch.int32).max:
-            raise ValueError(
+            raise UserError(
                 f"{self.num_nodes} nodes and {self.num_edges} edges do not fit int32 indices; keep "
                 "int64"
             )

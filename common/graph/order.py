@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.graph.edges import EdgeList
 
 _SAMPLE = 32
@@ -39,11 +40,11 @@ def locality_order(x: Tensor, leaf: int = 16) -> Tensor:
         ValueError: if ``x`` is not a finite (N, D) matrix or ``leaf`` is not positive.
     """
     if x.dim() != 2 or not x.is_floating_point():
-        raise ValueError(f"x must be a float (N, D) matrix, got {tuple(x.shape)} {x.dtype}")
+        raise UserError(f"x must be a float (N, D) matrix, got {tuple(x.shape)} {x.dtype}")
     if leaf < 1:
-        raise ValueError(f"leaf must be at least 1, got {leaf}")
+        raise UserError(f"leaf must be at least 1, got {leaf}")
     if not bool(torch.isfinite(x).all()):
-        raise ValueError("x must be finite; remove the nodes that hold NaN or infinity")
+        raise UserError("x must be finite; remove the nodes that hold NaN or infinity")
     n = x.shape[0]
     order = torch.arange(n, device=x.device)
     if x.shape[1] == 0:
@@ -67,10 +68,10 @@ def inverse_order(order: Tensor) -> Tensor:
     """
     n = order.numel()
     if order.dim() != 1 or order.is_floating_point() or order.dtype == torch.bool:
-        raise ValueError(f"order must be (N,) integers, got {tuple(order.shape)} {order.dtype}")
+        raise UserError(f"order must be (N,) integers, got {tuple(order.shape)} {order.dtype}")
     inside = bool(((order >= 0) & (order < n)).all())
     if not inside or (n and int(torch.bincount(order, minlength=n).max()) > 1):
-        raise ValueError(f"order must hold every node from 0 to {n - 1} once")
+        raise UserError(f"order must hold every node from 0 to {n - 1} once")
     place = torch.empty(n, dtype=torch.int64, device=order.device)
     place[order.long()] = torch.arange(n, device=order.device)
     return place
@@ -91,7 +92,7 @@ def permute_edges(edges: EdgeList, order: Tensor) -> EdgeList:
         ValueError: if ``order`` is not a permutation of the nodes.
     """
     if order.numel() != edges.num_nodes:
-        raise ValueError(
+        raise UserError(
             f"order must hold the {edges.num_nodes} nodes of edges, got {order.numel()} numbers"
         )
     place = inverse_order(order)

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
+from common.errors import UserError
 from common.files.atomic import atomic_path
 
 
@@ -46,7 +47,7 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
         ValueError: if the name does not end in ``.png``.
     """
     if path.suffix != ".png":
-        raise ValueError(f"path must end in .png, got {path}")
+        raise UserError(f"path must end in .png, got {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
         figure.savefig(partial, format="png", dpi=dpi, bbox_inches="tight")

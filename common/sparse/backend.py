@@ -21,6 +21,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.sparse import compiled
 
 Backend = Literal["reference", "torch", "cpp", "triton"]
@@ -40,7 +41,7 @@ def use_backend(name: Backend) -> Iterator[None]:
             not installed.
     """
     if name not in get_args(Backend):
-        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {name!r}")
+        raise UserError(f"backend must be one of {', '.join(get_args(Backend))}, got {name!r}")
     if name == "cpp" and not extension_loaded():
         raise RuntimeError(
             "backend 'cpp' needs the compiled extension: run `python setup.py build_ext --inplace`"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.graph.edges import EdgeList
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -20,7 +21,7 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int | None], axes: st
     )
     if not fits:
         expected = ", ".join("*" if want is None else str(want) for want in shape)
-        raise ValueError(f"{name} must have shape {axes} = ({expected}), got {tuple(tensor.shape)}")
+        raise UserError(f"{name} must have shape {axes} = ({expected}), got {tuple(tensor.shape)}")
 
 
 def check_dtypes(edges: EdgeList, **tensors: Tensor | None) -> None:
@@ -32,13 +33,13 @@ def check_dtypes(edges: EdgeList, **tensors: Tensor | None) -> None:
     first, reference = next(iter(given.items()))
     for name, tensor in given.items():
         if not tensor.is_floating_point():
-            raise ValueError(f"{name} must be floating, got {tensor.dtype}")
+            raise UserError(f"{name} must be floating, got {tensor.dtype}")
         if _computed_in(tensor) != _computed_in(reference):
-            raise ValueError(
+            raise UserError(
                 f"{name} must have the dtype of {first}, {reference.dtype}, got {tensor.dtype}"
             )
         if tensor.device != edges.src.device:
-            raise ValueError(
+            raise UserError(
                 f"{name} must be on the device of edges, {edges.src.device}, got {tensor.device}"
             )
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.sparse import blockwise, compiled, reference, triton_ops
 from common.sparse.backend import backend_for
@@ -56,7 +57,7 @@ def neighbor_attention(
     check_shape("x", x, (nodes, None), "(N, C)")
     coords = x.shape[1]
     if heads > 64 or coords > 8:
-        raise ValueError(
+        raise UserError(
             f"q may have up to 64 heads and x up to 8 coordinates, got {heads} and {coords}"
         )
     check_shape("w_x", w_x, (heads, coords, coords), "(H, C, C)")
@@ -99,7 +100,7 @@ def edge_softmax(logits: Tensor, edges: EdgeList) -> Tensor:
 def edge_log_softmax(logits: Tensor, edges: EdgeList) -> Tensor:
     """Logarithm of :func:`edge_softmax`, (E,) or (E, H), in float32 or wider."""
     if logits.dim() not in (1, 2) or len(logits) != edges.num_edges:
-        raise ValueError(
+        raise UserError(
             f"logits must have shape ({edges.num_edges},) or ({edges.num_edges}, H), one row for "
             f"each edge, got {tuple(logits.shape)}"
         )

@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from lightning.pytorch import Trainer
 from torch.utils.data import Sampler
 
+from common.errors import UserError
+
 
 class DrawSampler(Sampler[int]):
     """Yields ``epoch * length + i``, partitioned over ranks in equal parts.
@@ -45,12 +47,12 @@ class DrawSampler(Sampler[int]):
         self, length: int, num_replicas: int = 1, rank: int = 0, advance: bool = True
     ) -> None:
         if num_replicas < 1:
-            raise ValueError(f"num_replicas must be at least 1, got {num_replicas}")
+            raise UserError(f"num_replicas must be at least 1, got {num_replicas}")
         if not 0 <= rank < num_replicas:
-            raise ValueError(f"rank must lie in [0, {num_replicas}), got {rank}")
+            raise UserError(f"rank must lie in [0, {num_replicas}), got {rank}")
         if length < 1 or length % num_replicas:
             nearest = -(-max(length, 1) // num_replicas) * num_replicas
-            raise ValueError(
+            raise UserError(
                 f"length must be a positive multiple of the {num_replicas} processes, "
                 f"got {length}; the next one is {nearest}"
             )
@@ -63,7 +65,7 @@ class DrawSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration (ignored with ``advance=False``)."""
         if epoch < 0:
-            raise ValueError(f"epoch must not be negative, got {epoch}")
+            raise UserError(f"epoch must not be negative, got {epoch}")
         self.epoch = epoch if self.advance else 0
 
     def __iter__(self) -> Iterator[int]:

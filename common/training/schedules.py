@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 
+from common.errors import UserError
+
 
 def linear_ramp(epoch: int, start: int, length: int, cap: float) -> float:
     """0 up to and including epoch ``start``, then linear, ``cap`` from ``start + length`` on.
@@ -20,7 +22,7 @@ def linear_ramp(epoch: int, start: int, length: int, cap: float) -> float:
     ``length`` 0 is a step: 0 up to ``start``, ``cap`` after it.
     """
     if length < 0:
-        raise ValueError(f"length must not be negative, got {length}")
+        raise UserError(f"length must not be negative, got {length}")
     if epoch <= start:
         return 0.0
     if epoch >= start + length:
@@ -36,9 +38,9 @@ def ramp_reached(epoch: int, start: int, length: int) -> bool:
 def cosine_decay(step: int, total: int, initial: float, final: float) -> float:
     """``initial`` at step 0, ``final`` from step ``total`` on, half a cosine between."""
     if total < 1:
-        raise ValueError(f"total must be at least 1, got {total}")
+        raise UserError(f"total must be at least 1, got {total}")
     if step < 0:
-        raise ValueError(f"step must not be negative, got {step}")
+        raise UserError(f"step must not be negative, got {step}")
     if step >= total:
         return final
     return final + 0.5 * (initial - final) * (1.0 + math.cos(math.pi * step / total))
@@ -55,11 +57,11 @@ def cyclical(step: int, total: int, cycles: int = 4, ramp: float = 0.5, cap: flo
         cap: the largest value.
     """
     if total < 1 or not 1 <= cycles <= total:
-        raise ValueError(f"need 1 <= cycles <= total, got cycles {cycles} and total {total}")
+        raise UserError(f"need 1 <= cycles <= total, got cycles {cycles} and total {total}")
     if not 0.0 < ramp <= 1.0:
-        raise ValueError(f"ramp must lie in (0, 1], got {ramp}")
+        raise UserError(f"ramp must lie in (0, 1], got {ramp}")
     if step < 0:
-        raise ValueError(f"step must not be negative, got {step}")
+        raise UserError(f"step must not be negative, got {step}")
     if step >= total:
         return cap
     position = (step % math.ceil(total / cycles)) / (total / cycles)

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from common.errors import UserError
+
 # Prefixes of variables by which launchers tell a process its rank.
 _LAUNCHER_PREFIXES = ("SLURM_", "TORCHELASTIC_", "OMPI_", "PMI_", "PL_")
 _LAUNCHER_NAMES = (
@@ -39,7 +41,7 @@ def run_stage(arguments: Sequence[str]) -> None:
     command = [sys.executable, "-m", "common.cli", *arguments]
     status = subprocess.run(command, env=environment, check=False).returncode
     if status != 0:
-        raise ValueError(
+        raise UserError(
             f"the stage `lightning {' '.join(arguments)}` failed with status {status}; "
             "its own message stands above"
         )

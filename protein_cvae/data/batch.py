@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from protein_cvae.residues import UNKNOWN
 
 # What fills the residues that a shorter protein does not have.
@@ -123,7 +124,7 @@ class ProteinBatch:
             ValueError: naming the field, what was expected and what came.
         """
         if self.mask.dim() != 2:
-            raise ValueError(f"mask must have shape (B, L), got {tuple(self.mask.shape)}")
+            raise UserError(f"mask must have shape (B, L), got {tuple(self.mask.shape)}")
         b, length = self.mask.shape
         for name in _PER_RESIDUE:
             value: Tensor = getattr(self, name)
@@ -136,17 +137,17 @@ class ProteinBatch:
         for name in _PER_ITEM:
             _check_field(name, getattr(self, name), (b,))
         if len(self.names) != b:
-            raise ValueError(f"names must hold {b} names, got {len(self.names)}")
+            raise UserError(f"names must hold {b} names, got {len(self.names)}")
         for name in ("coordinates", "template", "embedding"):
             if not torch.isfinite(getattr(self, name)).all():
-                raise ValueError(
+                raise UserError(
                     f"{name} of {', '.join(self.names)} holds NaN or infinity; missing entries "
                     "must be zeros under a False mask"
                 )
         if not ((self.aatype >= 0) & (self.aatype <= UNKNOWN)).all():
-            raise ValueError(f"aatype must lie in 0..{UNKNOWN}")
+            raise UserError(f"aatype must lie in 0..{UNKNOWN}")
         if length and bool(self.bonded[:, -1].any()):
-            raise ValueError("bonded: the last residue has no next one to be bonded to")
+            raise UserError("bonded: the last residue has no next one to be bonded to")
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> ProteinBatch:
         moved = {f: move(getattr(self, f)) for f in (*_PER_RESIDUE, *_PER_ITEM)}
@@ -155,7 +156,7 @@ class ProteinBatch:
 
 def _check_field(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(value.shape) != shape or value.dtype != _DTYPES[name]:
-        raise ValueError(
+        raise UserError(
             f"{name} must be {_DTYPES[name]} of shape {shape}, "
             f"got {value.dtype} of shape {tuple(value.shape)}"
         )
@@ -171,10 +172,10 @@ def collate(items: Sequence[ProteinBatch]) -> ProteinBatch:
         ValueError: on an empty list or on embeddings of different width.
     """
     if not items:
-        raise ValueError("a batch needs at least one conformer, got none")
+        raise UserError("a batch needs at least one conformer, got none")
     widths = {int(item.embedding.shape[-1]) for item in items}
     if len(widths) > 1:
-        raise ValueError(f"embeddings must have the same width, got {sorted(widths)}")
+        raise UserError(f"embeddings must have the same width, got {sorted(widths)}")
     length = max(item.length for item in items)
     joined = {
         name: torch.cat(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.prepared import PreparedEnsemble
 from protein_cvae.data.splits import EnsembleEntry, EnsembleSplit
@@ -139,12 +140,12 @@ def _checked(
         alone = EnsembleSplit.declare([ensemble], held_out_fraction=held_out_fraction, seed=seed)
         entry = replace(entry, train=alone.entries[0].train, heldout=alone.entries[0].heldout)
     if not entry.heldout:
-        raise ValueError(
+        raise UserError(
             f"{ensemble.name}: no model is held out to judge on; set held_out_fraction above 0"
         )
     common = ensemble.mask.all(0)
     if int(common.sum()) < MIN_RESIDUES:
-        raise ValueError(
+        raise UserError(
             f"{ensemble.name}: {int(common.sum())} residues are present in every model, "
             f"expected at least {MIN_RESIDUES}; leave it out"
         )

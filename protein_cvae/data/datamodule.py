@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
+from common.errors import UserError
 from common.training.sampler import DrawSampler, epoch_to_draw
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.cases import EvaluationCase, EvaluationCases
@@ -128,7 +129,7 @@ class EnsembleDataModule(pl.LightningDataModule):
         }
         for name, count in counts.items():
             if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+                raise UserError(f"{name} must be at least 1, got {count}")
         shares = {
             "held_out_fraction": held_out_fraction,
             "template_dropout": template_dropout,
@@ -136,11 +137,11 @@ class EnsembleDataModule(pl.LightningDataModule):
         }
         for name, share in shares.items():
             if not 0 <= share <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {share}")
+                raise UserError(f"{name} must lie in [0, 1], got {share}")
         if chains not in ("longest", "all"):
-            raise ValueError(f"chains must be 'longest' or 'all', got {chains!r}")
+            raise UserError(f"chains must be 'longest' or 'all', got {chains!r}")
         if families_held_out and held_out_fraction == 0:
-            raise ValueError(
+            raise UserError(
                 "held_out_fraction must be positive with families_held_out: the first validation "
                 "loader is that of known proteins"
             )
@@ -200,7 +201,7 @@ class EnsembleDataModule(pl.LightningDataModule):
         )
         lonely = [e.name for e in split.entries if e.unseen and len(e.heldout) < 2]
         if lonely:
-            raise ValueError(
+            raise UserError(
                 f"unseen ensembles {', '.join(lonely)} have one model: nothing is left to score "
                 "beside the template; raise min_models to 2"
             )
@@ -230,7 +231,7 @@ class EnsembleDataModule(pl.LightningDataModule):
             else:
                 kept.append(ensemble)
         if not kept:
-            raise ValueError(
+            raise UserError(
                 f"no ensemble has min_models {self.min_models} and at most max_length "
                 f"{self.max_length} residues: {', '.join(left_out)}"
             )
@@ -246,7 +247,7 @@ class EnsembleDataModule(pl.LightningDataModule):
         if not groups:
             made = self.simulate
             if made is None:
-                raise ValueError(
+                raise UserError(
                     "no data: give files, folders or patterns in data.init_args.structures or "
                     "trajectories, or set data.init_args.simulate"
                 )
@@ -364,7 +365,7 @@ class EnsembleDataModule(pl.LightningDataModule):
         """
         ours = self.split_state()
         if state["embedder"] != ours["embedder"]:
-            raise ValueError(
+            raise UserError(
                 f"the model was trained with sequence embedder {_short(state['embedder'])}, the "
                 f"data have {_short(ours['embedder'])}; set data.init_args.embedder as in training"
             )

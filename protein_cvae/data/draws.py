@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
+from common.errors import UserError
 from common.rng import numpy_generator_for
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.prepared import PreparedEnsemble
@@ -55,14 +56,14 @@ class TrainingDraws(Dataset[ProteinBatch]):
         seed: int = 0,
     ) -> None:
         if not ensembles:
-            raise ValueError("training needs at least one ensemble, got none")
+            raise UserError("training needs at least one ensemble, got none")
         small = [
             f"{e.ensemble.name} ({len(e.entry.train)})"
             for e in ensembles
             if len(e.entry.train) < max(2, models_per_protein)
         ]
         if small:
-            raise ValueError(
+            raise UserError(
                 f"models_per_protein {models_per_protein} needs as many training models (and at "
                 f"least 2) in each ensemble; too few in {', '.join(small)}: lower it, or leave "
                 "these ensembles out by raising min_models"

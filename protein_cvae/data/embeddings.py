@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from common.errors import UserError
 from common.files.atomic import atomic_path
 from protein_cvae.residues import ALPHABET, UNKNOWN_LETTER
 
@@ -74,7 +75,7 @@ class EsmEmbedder:
         offline: bool = False,
     ) -> None:
         if tokens_per_batch < 1:
-            raise ValueError(f"tokens_per_batch must be at least 1, got {tokens_per_batch}")
+            raise UserError(f"tokens_per_batch must be at least 1, got {tokens_per_batch}")
         self.model, self.device = str(model), device
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.tokens_per_batch, self.offline = tokens_per_batch, offline
@@ -95,7 +96,7 @@ class EsmEmbedder:
         else:
             missing += [path.name for path in _weight_files(folder) if not path.is_file()]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"ESM-2 folder {folder} lacks {', '.join(missing)}; download the whole model, with "
                 "weights as safetensors (others are not read: they can run code)"
             )
@@ -121,12 +122,10 @@ class EsmEmbedder:
         try:
             config = json.loads(path.read_text())
             if config["model_type"] != "esm":
-                raise ValueError(f"model_type is {config['model_type']!r}")
+                raise UserError(f"model_type is {config['model_type']!r}")
             return int(config["hidden_size"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is not the configuration of an ESM-2 model: {error}"
-            ) from None
+            raise UserError(f"{path} is not the configuration of an ESM-2 model: {error}") from None
 
     def embed(self, sequences: Sequence[str]) -> list[np.ndarray]:
         """One (L, D) float32 array for each sequence, from the cache where it has them.
@@ -141,7 +140,7 @@ class EsmEmbedder:
         for sequence in sequences:
             strange = sorted(set(sequence) - set(ALPHABET) - {UNKNOWN_LETTER})
             if not sequence or strange:
-                raise ValueError(
+                raise UserError(
                     f"sequences must be made of {ALPHABET} and {UNKNOWN_LETTER}, got "
                     f"{''.join(strange)!r} in {sequence!r}"
                 )
@@ -163,7 +162,7 @@ class EsmEmbedder:
 
     def _from_hub(self) -> Path:
         if self.model.startswith((".", "/", "~")) or self.model.count("/") != 1:
-            raise ValueError(f"ESM-2 folder {self.model} does not exist")
+            raise UserError(f"ESM-2 folder {self.model} does not exist")
         _require_transformers()
         from huggingface_hub import snapshot_download
 
@@ -175,7 +174,7 @@ class EsmEmbedder:
                 )
             )
         except Exception as error:  # the hub's client raises many kinds, for one reason
-            raise ValueError(
+            raise UserError(
                 f"ESM-2 {self.model!r} is neither a folder nor to be had from the hub "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); give a folder "
                 "with the model's files"
@@ -197,7 +196,7 @@ class EsmEmbedder:
         # What a checkpoint lacks is filled with random numbers, in silence.
         missing = sorted(k for k in info["missing_keys"] if not k.startswith(_UNUSED))
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"ESM-2 weights in {self.folder} lack {', '.join(missing[:5])} and "
                 f"{max(0, len(missing) - 5)} more; download the model again"
             )
@@ -240,10 +239,10 @@ class EsmEmbedder:
         try:
             rows: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read ({error}); delete it") from error
+            raise UserError(f"{path} cannot be read ({error}); delete it") from error
         wanted = (len(sequence), self.width)
         if rows.shape != wanted or rows.dtype != np.float32 or not np.isfinite(rows).all():
-            raise ValueError(
+            raise UserError(
                 f"{path} holds {rows.dtype} of shape {rows.shape}, expected finite float32 of "
                 f"shape {wanted}; delete it"
             )
@@ -265,7 +264,7 @@ def _weight_files(folder: Path) -> list[Path]:
     try:
         shards = json.loads((folder / _WEIGHTS_INDEX).read_text())["weight_map"].values()
     except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / _WEIGHTS_INDEX} is damaged: {error!r}") from error
+        raise UserError(f"{folder / _WEIGHTS_INDEX} is damaged: {error!r}") from error
     return [folder / name for name in sorted(set(shards))]
 
 
@@ -273,7 +272,7 @@ def _require_transformers() -> None:
     try:
         import transformers  # noqa: F401
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "ESM-2 embeddings need the package transformers; install it with "
             "`pip install 'edgewise[esm]'`, or train without an embedder"
         ) from error

@@ -27,6 +27,8 @@ from Bio.Align import PairwiseAligner, substitution_matrices
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from common.errors import UserError
+
 MIN_IDENTITY = 0.30
 _MAX_EXPECTED = 1e-4
 _LAMBDA, _K = 0.267, 0.041
@@ -91,7 +93,7 @@ def find_families(
         ValueError: if ``min_identity`` is outside (0, 1].
     """
     if not 0 < min_identity <= 1:
-        raise ValueError(f"min_identity must lie in (0, 1], got {min_identity}")
+        raise UserError(f"min_identity must lie in (0, 1], got {min_identity}")
     names = list(chains)
     position = {name: i for i, name in enumerate(names)}
     # Many ensembles share a sequence: every pair of distinct ones is aligned once.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.splits import EnsembleEntry
 from protein_cvae.ensemble import Ensemble
@@ -63,7 +64,7 @@ class PreparedEnsemble:
         if embedding is None:
             embedding = torch.zeros(ensemble.length, 0)
         if embedding.dim() != 2 or embedding.shape[0] != ensemble.length:
-            raise ValueError(
+            raise UserError(
                 f"embedding of {ensemble.name}: expected ({ensemble.length}, D), got "
                 f"{tuple(embedding.shape)}"
             )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from common.align import align, aligned_rmsd
+from common.errors import UserError
 from common.rng import generator_for
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.geometry.constants import CA, OMEGA_TRANS
@@ -89,11 +90,11 @@ def simulate_ensembles(
         ValueError: for counts below 1 or lengths that are not in order.
     """
     if num_proteins < 1 or num_models < 1:
-        raise ValueError(
+        raise UserError(
             f"num_proteins and num_models must be positive, got {num_proteins} and {num_models}"
         )
     if not SHORTEST <= min_length <= max_length:
-        raise ValueError(
+        raise UserError(
             f"lengths must satisfy {SHORTEST} <= min_length <= max_length, got {min_length} and "
             f"{max_length}"
         )

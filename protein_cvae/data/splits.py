@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from common.errors import UserError
 from common.rng import numpy_generator_for
 from protein_cvae.data.families import find_families, related
 from protein_cvae.ensemble import Ensemble
@@ -96,18 +97,18 @@ class EnsembleSplit:
                 too small to be divided, or if nothing is left to train on.
         """
         if not 0 <= held_out_fraction < 1:
-            raise ValueError(f"held_out_fraction must lie in [0, 1), got {held_out_fraction}")
+            raise UserError(f"held_out_fraction must lie in [0, 1), got {held_out_fraction}")
         sources: dict[str, str] = {}
         for ensemble in ensembles:
             if ensemble.name in sources:
-                raise ValueError(
+                raise UserError(
                     f"two ensembles are called {ensemble.name!r}: {sources[ensemble.name]} and "
                     f"{ensemble.source}; rename a file, names identify ensembles in the split"
                 )
             sources[ensemble.name] = ensemble.source
         missing = [name for name in families_held_out if name not in sources]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"families_held_out names {', '.join(missing)}, but the ensembles are "
                 f"{', '.join(sorted(sources)) or 'none'}"
             )
@@ -129,7 +130,7 @@ class EnsembleSplit:
         named = tuple(tuple(group) for group in families)
         split = EnsembleSplit(tuple(entries), seed, held_out_fraction, named)
         if not any(entry.train for entry in entries):
-            raise ValueError(
+            raise UserError(
                 "no ensemble is left to train on: "
                 + ("all are relatives of families_held_out" if ensembles else "there is none")
             )
@@ -165,7 +166,7 @@ class EnsembleSplit:
             ValueError: if the record has another version or lacks a field.
         """
         if record.get("version") != SPLIT_VERSION:
-            raise ValueError(
+            raise UserError(
                 f"the split record has version {record.get('version')!r}, this code reads "
                 f"{SPLIT_VERSION}; train the model anew"
             )
@@ -188,7 +189,7 @@ class EnsembleSplit:
                 tuple(tuple(group) for group in record["families"]),
             )
         except (KeyError, TypeError) as error:
-            raise ValueError(f"the split record is damaged: {error!r}") from error
+            raise UserError(f"the split record is damaged: {error!r}") from error
 
     def check_same(self, other: EnsembleSplit) -> None:
         """Refuse to continue a training on another split.
@@ -212,7 +213,7 @@ class EnsembleSplit:
         for name in ("seed", "held_out_fraction", "families"):
             if getattr(self, name) != getattr(other, name):
                 what.append(f"{name} {getattr(other, name)}, not {getattr(self, name)}")
-        raise ValueError(
+        raise UserError(
             "the data are split otherwise than in the checkpoint's training "
             f"({'; '.join(what) or 'ensembles in another order'}); continue with the same files "
             "and settings, or train anew"
@@ -234,7 +235,7 @@ class EnsembleSplit:
         for entry in other.entries:
             for i in entry.heldout:
                 if entry.hashes[i] in learned:
-                    raise ValueError(
+                    raise UserError(
                         f"model {i} of {entry.name} is to be judged on, but is also a training "
                         f"model of {learned[entry.hashes[i]]}; leave one of the two files out, "
                         "or use the split of the training"
@@ -247,7 +248,7 @@ class EnsembleSplit:
                     for ours in entry.sequences
                     for theirs in relative.sequences
                 ):
-                    raise ValueError(
+                    raise UserError(
                         f"{entry.name} is to be an unseen protein, but it is a relative of "
                         f"{relative.name}, which was trained on; train without that family, or "
                         "score the held-out models of a known protein"
@@ -281,7 +282,7 @@ def _divide(
     if len(distinct) - wanted < _MIN_TRAIN:
         needed = _MIN_TRAIN + (fraction > 0)
         if len(distinct) < needed:
-            raise ValueError(
+            raise UserError(
                 f"{name} has {len(distinct)} distinct models; held_out_fraction {fraction} needs "
                 f"at least {needed}: leave it out or raise min_models"
             )

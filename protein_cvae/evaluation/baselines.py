@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from common.align import align
+from common.errors import UserError
 from protein_cvae.evaluation.metrics import pairwise_rmsd, spread, superpose_on_mean
 from protein_cvae.geometry.constants import CA
 
@@ -110,7 +111,7 @@ def network_modes(ca: Tensor, cutoff: float = NETWORK_CUTOFF) -> tuple[Tensor, T
         ValueError: unless ca is (L, 3) with L ≥ 3.
     """
     if ca.dim() != 2 or ca.shape[1] != 3 or len(ca) < 3:
-        raise ValueError(f"ca must be (L, 3) with L >= 3, got {tuple(ca.shape)}")
+        raise UserError(f"ca must be (L, 3) with L >= 3, got {tuple(ca.shape)}")
     gap = ca[:, None] - ca[None]  # (L, L, 3)
     square = gap.square().sum(-1)
     near = (square < cutoff**2) & (square > 0)
@@ -147,7 +148,7 @@ def network_reconstruction(
 def _superposed(training: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """(M, 3L, 3) models on their mean, and the mean (3L, 3)."""
     if training.dim() != 4 or tuple(training.shape[2:]) != (3, 3) or len(training) < 2:
-        raise ValueError(
+        raise UserError(
             f"training must be (M, L, 3, 3) with M >= 2 models, got {tuple(training.shape)}"
         )
     return superpose_on_mean(training.flatten(1, 2), weights.repeat_interleave(3))

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from common.align import align
+from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.geometry.constants import CA
 from protein_cvae.model.latents import Latents
@@ -71,11 +72,11 @@ class EffectOptions:
         counts = {"residues": self.residues, "dimensions": self.dimensions, "chunk": self.chunk}
         for name, count in counts.items():
             if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+                raise UserError(f"{name} must be at least 1, got {count}")
         if self.draws < 2:
-            raise ValueError(f"draws must be at least 2 to have a spread, got {self.draws}")
+            raise UserError(f"draws must be at least 2 to have a spread, got {self.draws}")
         if not set(self.units) <= set(UNITS):
-            raise ValueError(f"units must be among {', '.join(UNITS)}, got {self.units}")
+            raise UserError(f"units must be among {', '.join(UNITS)}, got {self.units}")
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,12 @@ def latent_effects(
         ValueError: without template, with missing residues, or on fewer than two ``means``.
     """
     if len(item) != 1 or not bool((item.mask & item.template_mask).all()):
-        raise ValueError(
+        raise UserError(
             f"item: expected one conformer and its template, both complete, got {len(item)} with "
             f"{int((~(item.mask & item.template_mask)).sum())} residues missing in either"
         )
     if len(means.z_global) < 2:
-        raise ValueError(f"means: expected at least 2 conformers, got {len(means.z_global)}")
+        raise UserError(f"means: expected at least 2 conformers, got {len(means.z_global)}")
     with evaluating(module):
         condition = module.model.condition(item)
         posterior = module.model.encode(item, condition)

@@ -29,6 +29,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from common.align import align, aligned_rmsd
+from common.errors import UserError
 from protein_cvae.geometry.dihedrals import backbone_dihedrals
 
 CORE_ORDER = 1.8
@@ -68,7 +69,7 @@ def pairwise_rmsd(first: Tensor, second: Tensor, mask: Tensor | None = None) -> 
     """
     first, second = _select("first", first, mask), _select("second", second, mask)
     if first.shape[1] != second.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"first and second must have as many residues, got {first.shape[1]}, {second.shape[1]}"
         )
     rows = max(1, _BLOCK_NUMBERS // max(1, second.numel()))
@@ -83,7 +84,7 @@ def spread(coordinates: Tensor, mask: Tensor | None = None) -> float:
     """Mean RMSD in Å over the pairs of different models, (M, L, 3) with M ≥ 2."""
     count = len(coordinates)
     if count < 2:
-        raise ValueError(f"coordinates must hold at least two models, got {count}")
+        raise UserError(f"coordinates must hold at least two models, got {count}")
     return float(pairwise_rmsd(coordinates, coordinates, mask).sum() / (count * (count - 1)))
 
 
@@ -218,7 +219,7 @@ def active_units(means: Tensor, mask: Tensor | None = None, threshold: float = 0
     """(D,) bool: variance of the posterior means (..., D) over the entries in ``mask`` (...)."""
     rows = means.flatten(0, -2) if mask is None else means[mask]
     if len(rows) < 2:
-        raise ValueError(f"means must hold at least two entries, got {len(rows)}")
+        raise UserError(f"means must hold at least two entries, got {len(rows)}")
     return rows.var(0) > threshold
 
 
@@ -244,7 +245,7 @@ def sequence_recovery(
     """
     known = mask & (aatype >= 0) & (aatype < 20)
     if not bool(known.any()):
-        raise ValueError("mask leaves no known residue to score")
+        raise UserError("mask leaves no known residue to score")
     truth = aatype[known]
     source = truth if training_aatype is None else training_aatype[training_aatype < 20]
     commonest = torch.bincount(source, minlength=20).argmax()
@@ -256,15 +257,15 @@ def sequence_recovery(
 
 def _select(name: str, coordinates: Tensor, mask: Tensor | None) -> Tensor:
     if coordinates.dim() != 3 or coordinates.shape[-1] != 3 or len(coordinates) == 0:
-        raise ValueError(f"{name} must be (M, L, 3) with M >= 1, got {tuple(coordinates.shape)}")
+        raise UserError(f"{name} must be (M, L, 3) with M >= 1, got {tuple(coordinates.shape)}")
     if mask is not None:
         if tuple(mask.shape) != (coordinates.shape[1],) or mask.dtype != torch.bool:
-            raise ValueError(
+            raise UserError(
                 f"mask must be ({coordinates.shape[1]},) bool, got {tuple(mask.shape)} {mask.dtype}"
             )
         coordinates = coordinates[:, mask]
     if coordinates.shape[1] < 3:
-        raise ValueError(
+        raise UserError(
             f"{name}: a superposition needs at least three residues, got {coordinates.shape[1]}"
         )
     return coordinates

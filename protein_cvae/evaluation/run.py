@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from common.errors import UserError
 from common.files.atomic import atomic_path
 from common.report.figures import save_figure
 from common.report.machine import processor
@@ -83,7 +84,7 @@ class EvaluationRun:
         try:
             (output / "figures").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"evaluation.output: cannot make {output}: {error}") from error
+            raise UserError(f"evaluation.output: cannot make {output}: {error}") from error
 
     def add(self, case: EvaluationCase) -> CaseResult:
         """Evaluate one protein."""

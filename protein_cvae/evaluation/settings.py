@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.errors import UserError
+
 
 @dataclass(frozen=True)
 class EvaluationSettings:
@@ -36,12 +38,12 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         if self.count < 2 or self.chunk < 1 or self.figures < 0:
-            raise ValueError(
+            raise UserError(
                 "evaluation: expected count >= 2, chunk >= 1 and figures >= 0, got "
                 f"{self.count}, {self.chunk} and {self.figures}"
             )
         if not 0 <= self.bandwidth <= 1 or self.temperature <= 0 or self.threshold <= 0:
-            raise ValueError(
+            raise UserError(
                 "evaluation: expected bandwidth in [0, 1], positive temperature and threshold, "
                 f"got {self.bandwidth}, {self.temperature} and {self.threshold}"
             )

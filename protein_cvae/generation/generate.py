@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.rng import generator_for
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.embeddings import SequenceEmbedder
@@ -79,15 +80,15 @@ class GenerateOptions:
 
     def __post_init__(self) -> None:
         if self.mode not in _MODES:
-            raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {self.mode!r}")
+            raise UserError(f"mode must be one of {', '.join(_MODES)}, got {self.mode!r}")
         if self.count < 1:
-            raise ValueError(f"count must be at least 1, got {self.count}")
+            raise UserError(f"count must be at least 1, got {self.count}")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature must be finite and not negative, got {self.temperature}")
+            raise UserError(f"temperature must be finite and not negative, got {self.temperature}")
         if not 0 <= self.bandwidth <= 1:
-            raise ValueError(f"bandwidth must lie in [0, 1], got {self.bandwidth}")
+            raise UserError(f"bandwidth must lie in [0, 1], got {self.bandwidth}")
         if self.mode == "sequence" and self.model is not None:
-            raise ValueError(f"model {self.model}: mode sequence uses no model; leave it out")
+            raise UserError(f"model {self.model}: mode sequence uses no model; leave it out")
 
 
 def check_generation(ensemble: Ensemble, options: GenerateOptions) -> None:
@@ -102,7 +103,7 @@ def check_generation(ensemble: Ensemble, options: GenerateOptions) -> None:
     if options.model is not None:
         position = model_position(ensemble, options.model, "model")
     if options.mode == "ensemble" and ensemble.num_models < 2:
-        raise ValueError(
+        raise UserError(
             f"{ensemble.source}: mode ensemble needs at least 2 models, the file has 1; use mode "
             "prior or around"
         )

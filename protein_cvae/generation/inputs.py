@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from common.errors import MissingFile, UserError
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.prepared import PreparedEnsemble, joined_embedding
 from protein_cvae.data.splits import EnsembleEntry, chain_sequences
@@ -44,12 +45,12 @@ def read_input(
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{argument}: no such file or folder: {path}")
+        raise MissingFile(f"{argument}: no such file or folder: {path}")
     ensemble = select_chains(load_ensemble(path, max_frames=max_frames), chains)
     whole = ensemble.mask.all(0)
     if incomplete == "drop" and not bool(whole.all()):
         if not bool(whole.any()):
-            raise ValueError(f"{path}: no residue has N, CA and C in every model")
+            raise UserError(f"{path}: no residue has N, CA and C in every model")
         ensemble = ensemble.select_residues(whole)
     return ensemble
 
@@ -64,7 +65,7 @@ def select_chains(ensemble: Ensemble, chains: str) -> Ensemble:
         counts = torch.bincount(ensemble.chain_index, minlength=len(ensemble.chain_ids)).tolist()
         pairs = zip(ensemble.chain_ids, counts, strict=True)
         there = ", ".join(f"{chain} ({count} residues)" for chain, count in pairs)
-        raise ValueError(
+        raise UserError(
             f"{ensemble.source}: no chain {chains!r}; chains must be 'longest', 'all' or one of "
             f"{there}"
         )
@@ -84,11 +85,11 @@ def sequence_ensemble(sequence: str, name: str = "protein", source: str = "seque
     """
     letters = "".join(sequence.split()).upper()
     if not letters:
-        raise ValueError(f"{source}: the sequence is empty")
+        raise UserError(f"{source}: the sequence is empty")
     try:
         encode_sequence(letters)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+        raise UserError(f"{source}: {error}") from None
     length = len(letters)
     bonded = torch.ones(length, dtype=torch.bool)
     bonded[-1] = False
@@ -116,11 +117,11 @@ def read_fasta(path: str | Path, argument: str) -> Ensemble:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{argument}: no such file: {path}")
+        raise MissingFile(f"{argument}: no such file: {path}")
     lines = [line.strip() for line in path.read_text(encoding="latin-1").splitlines()]
     headers = [line for line in lines if line.startswith(">")]
     if len(headers) != 1 or next(line for line in lines if line) != headers[0]:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected one FASTA record, a line '>name' and then the sequence; found "
             f"{len(headers)} such lines"
         )
@@ -133,7 +134,7 @@ def check_length(ensemble: Ensemble) -> None:
     """Raise ValueError unless the number of residues is one the model takes."""
     if not MIN_RESIDUES <= ensemble.length <= MAX_RESIDUES:
         chains = ", ".join(ensemble.chain_ids)
-        raise ValueError(
+        raise UserError(
             f"{ensemble.source}: {ensemble.length} residues in chain {chains}; the model takes "
             f"{MIN_RESIDUES} to {MAX_RESIDUES}: choose other chains"
         )
@@ -145,7 +146,7 @@ def check_complete(ensemble: Ensemble, models: Sequence[int]) -> None:
         missing = (~ensemble.mask[position]).nonzero()[:, 0].tolist()
         if missing:
             others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise ValueError(
+            raise UserError(
                 f"{ensemble.source}: model {ensemble.model_numbers[position]}, residue "
                 f"{ensemble.label(missing[0])}{others}: N, CA or C is missing; set incomplete: "
                 "drop (in Python, Ensemble.select_residues) to leave such residues out"
@@ -161,7 +162,7 @@ def model_position(ensemble: Ensemble, number: int, argument: str) -> int:
     if number not in ensemble.model_numbers:
         numbers = ensemble.model_numbers
         shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
-        raise ValueError(
+        raise UserError(
             f"{ensemble.source}: {argument} {number}: no such model; the file has {len(numbers)}: "
             f"{shown}"
         )
@@ -188,24 +189,24 @@ def same_residues(first: Ensemble, second: Ensemble) -> Ensemble:
     """
     for ensemble in (first, second):
         if ensemble.num_models != 1:
-            raise ValueError(
+            raise UserError(
                 f"{ensemble.source}: a path has one model at each end, got "
                 f"{ensemble.num_models}; choose one with select_models"
             )
     if first.sequence != second.sequence:
         if first.length != second.length:
-            raise ValueError(
+            raise UserError(
                 f"{first.source} has {first.length} residues and {second.source} has "
                 f"{second.length}; a path needs the same residues at both ends: choose chains that "
                 "agree"
             )
         i = next(i for i, letter in enumerate(first.sequence) if letter != second.sequence[i])
-        raise ValueError(
+        raise UserError(
             f"sequences differ at residue {i + 1}: {first.label(i)} in {first.source}, "
             f"{second.label(i)} in {second.source}; a path needs the same sequence at both ends"
         )
     if not torch.equal(first.chain_index, second.chain_index):
-        raise ValueError(
+        raise UserError(
             f"{first.source} and {second.source} divide the same sequence into chains of "
             "different lengths"
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.align import align, aligned_rmsd
+from common.errors import UserError
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.prepared import PreparedEnsemble
 from protein_cvae.ensemble import Ensemble
@@ -60,9 +61,9 @@ class InterpolateOptions:
 
     def __post_init__(self) -> None:
         if self.steps < 2:
-            raise ValueError(f"steps must be at least 2, both ends, got {self.steps}")
+            raise UserError(f"steps must be at least 2, both ends, got {self.steps}")
         if self.templates not in ("both", "first"):
-            raise ValueError(f"templates must be 'both' or 'first', got {self.templates!r}")
+            raise UserError(f"templates must be 'both' or 'first', got {self.templates!r}")
 
 
 def check_ends(first: Ensemble, second: Ensemble) -> Ensemble:

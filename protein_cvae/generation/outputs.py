@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from common.align import align
+from common.errors import ExistingFile, UserError
 from common.files.atomic import atomic_path
 from protein_cvae.ensemble import Ensemble, ReadReport
 from protein_cvae.evaluation.metrics import spread, superpose_on_mean
@@ -135,11 +136,11 @@ def check_output(path: Path, overwrite: bool, inputs: tuple[Path, ...]) -> None:
     """
     for place in (path, json_path(path)):
         if place.is_dir():
-            raise ValueError(f"output must name a file, but {place} is a folder")
+            raise UserError(f"output must name a file, but {place} is a folder")
         if place.exists() and not overwrite:
-            raise FileExistsError(f"{place} exists; choose another output or set overwrite: true")
+            raise ExistingFile(f"{place} exists; choose another output or set overwrite: true")
         if any(place.resolve() == given.resolve() for given in inputs):
-            raise ValueError(f"output: {place} is an input file; choose another name")
+            raise UserError(f"output: {place} is an input file; choose another name")
 
 
 def check_fits(path: Path, base: Ensemble, count: int) -> None:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from protein_cvae.geometry.constants import CA, C, N
 
 # Where b₁ or b₃ is parallel to b₂ (sine below this) the torsion has no value.
@@ -88,7 +89,7 @@ def peptide_mask(bonded: Tensor, mask: Tensor) -> Tensor:
         ValueError: where the two differ in shape or are not bool.
     """
     if bonded.shape != mask.shape or bonded.dtype != torch.bool or mask.dtype != torch.bool:
-        raise ValueError(
+        raise UserError(
             "bonded and mask must be bool tensors of one shape (..., L), got "
             f"{bonded.dtype} {tuple(bonded.shape)} and {mask.dtype} {tuple(mask.shape)}"
         )
@@ -130,15 +131,15 @@ def backbone_dihedrals(
 def check_backbone(coordinates: Tensor, bonded: Tensor, mask: Tensor) -> None:
     """Raise ValueError unless coordinates are (..., L, 3, 3) and both masks (..., L) bool."""
     if coordinates.dim() < 3 or tuple(coordinates.shape[-2:]) != (3, 3):
-        raise ValueError(
+        raise UserError(
             "coordinates must have shape (..., L, 3, 3): residue, atom (N, CA, C), xyz; got "
             f"{tuple(coordinates.shape)}"
         )
     if not coordinates.is_floating_point():
-        raise ValueError(f"coordinates must be floating point, got {coordinates.dtype}")
+        raise UserError(f"coordinates must be floating point, got {coordinates.dtype}")
     for name, value in (("bonded", bonded), ("mask", mask)):
         if value.shape != coordinates.shape[:-2] or value.dtype != torch.bool:
-            raise ValueError(
+            raise UserError(
                 f"{name} must be bool of shape {tuple(coordinates.shape[:-2])}, got "
                 f"{value.dtype} of shape {tuple(value.shape)}"
             )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from protein_cvae.geometry import constants
 from protein_cvae.geometry.dihedrals import Torsions, peptide_mask
 from protein_cvae.geometry.internal import BondGeometry
@@ -60,7 +61,7 @@ def build_backbone(
         if value.shape != shape
     }
     if wrong or phi.dim() == 0:
-        raise ValueError(f"all inputs must have the shape (..., L) of phi {tuple(shape)}: {wrong}")
+        raise UserError(f"all inputs must have the shape (..., L) of phi {tuple(shape)}: {wrong}")
     link = peptide_mask(bonded, mask)  # i to i + 1
     linked = torch.cat([torch.zeros_like(link[..., :1]), link[..., :-1]], dim=-1)  # i − 1 to i
     ideal = bonds or ideal_bonds(phi)

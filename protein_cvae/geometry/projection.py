@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from common.errors import UserError
 from protein_cvae.geometry import constants
 from protein_cvae.geometry.constants import C, N
 from protein_cvae.geometry.constraint_rows import (
@@ -87,14 +88,14 @@ class ProjectionOptions:
     def __post_init__(self) -> None:
         counts = (self.coarse, self.fine, self.pull)
         if min(counts) < 0 or min(self.coarse_solves, self.fine_solves, self.rounds) < 1:
-            raise ValueError(f"iterations must not be negative, solves and rounds >= 1, got {self}")
+            raise UserError(f"iterations must not be negative, solves and rounds >= 1, got {self}")
         if not 0 <= self.slack < constants.TOLERANCE - _DONE or not self.max_step > 0:
-            raise ValueError(
+            raise UserError(
                 f"slack must be in [0, {constants.TOLERANCE - _DONE}) standard deviations and "
                 f"max_step positive, got {self.slack} and {self.max_step}"
             )
         if self.gradient not in ("tangent", "unrolled"):
-            raise ValueError(f"gradient must be 'tangent' or 'unrolled', got {self.gradient!r}")
+            raise UserError(f"gradient must be 'tangent' or 'unrolled', got {self.gradient!r}")
 
 
 def project(
@@ -127,13 +128,13 @@ def project(
     options = options or ProjectionOptions()
     check_backbone(coordinates, bonded, mask)
     if cis is not None and (cis.shape != mask.shape or cis.dtype != torch.bool):
-        raise ValueError(
+        raise UserError(
             f"cis must be bool of shape {tuple(mask.shape)}, got {cis.dtype} {tuple(cis.shape)}"
         )
     present = mask[..., None, None]
     x = torch.where(present, coordinates, torch.zeros_like(coordinates))
     if not bool(x.isfinite().all()):
-        raise ValueError("coordinates hold NaN or infinity at present residues; mask them")
+        raise UserError("coordinates hold NaN or infinity at present residues; mask them")
     link = peptide_mask(bonded, mask)
     cis = torch.zeros_like(link) if cis is None else cis & link
 

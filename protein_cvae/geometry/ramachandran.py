@@ -29,6 +29,7 @@ from importlib.resources import files
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from protein_cvae.residues import ALPHABET
 
 GENERAL, GLYCINE, CIS_PROLINE, TRANS_PROLINE, PRE_PROLINE, ILE_VAL = range(6)
@@ -64,13 +65,13 @@ def ramachandran_class(aatype: Tensor, omega: Tensor, bonded: Tensor | None = No
         ValueError: if the shapes cannot be broadcast together, or ``aatype`` is floating point.
     """
     if aatype.is_floating_point():
-        raise ValueError(f"aatype must hold integers 0..20, got {aatype.dtype}")
+        raise UserError(f"aatype must hold integers 0..20, got {aatype.dtype}")
     if bonded is None:
         bonded = torch.ones_like(aatype, dtype=torch.bool)
     try:
         aatype, omega, bonded = torch.broadcast_tensors(aatype, omega, bonded)
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             "aatype, omega and bonded must broadcast to one shape (..., L), got "
             f"{tuple(aatype.shape)}, {tuple(omega.shape)} and {tuple(bonded.shape)}"
         ) from error
@@ -106,12 +107,12 @@ def ramachandran_energy(phi: Tensor, psi: Tensor, residue_class: Tensor) -> Tens
     try:
         phi, psi, residue_class = torch.broadcast_tensors(phi, psi, residue_class)
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             "phi, psi and residue_class must broadcast to one shape, got "
             f"{tuple(phi.shape)}, {tuple(psi.shape)} and {tuple(residue_class.shape)}"
         ) from error
     if residue_class.numel() and not bool(((residue_class >= 0) & (residue_class < 6)).all()):
-        raise ValueError(
+        raise UserError(
             "residue_class must hold 0..5 (see ramachandran_class), got "
             f"{int(residue_class.min())}..{int(residue_class.max())}"
         )
@@ -151,7 +152,7 @@ def _basis(angle: Tensor, order: int) -> Tensor:
 @lru_cache(maxsize=16)
 def _parameters(dtype: torch.dtype, device: torch.device) -> _Parameters:
     if not dtype.is_floating_point:
-        raise ValueError(f"phi and psi must be floating point, got {dtype}")
+        raise UserError(f"phi and psi must be floating point, got {dtype}")
     path = files("protein_cvae.geometry").joinpath("ramachandran_parameters.json")
     stored = json.loads(path.read_text(encoding="utf-8"))
     classes = [stored["classes"][name] for name in CLASS_NAMES]

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.dihedrals import backbone_dihedrals, check_backbone
 from protein_cvae.geometry.projection import ProjectionOptions, project
@@ -68,7 +69,7 @@ class FinishOptions:
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.pairs_every < 1 or not 0 <= self.tether <= 1:
-            raise ValueError(
+            raise UserError(
                 "steps must not be negative, pairs_every positive and tether in [0, 1], got "
                 f"{self.steps}, {self.pairs_every} and {self.tether}"
             )
@@ -107,7 +108,7 @@ def finish(
     options = options or FinishOptions()
     check_backbone(coordinates, bonded, mask)
     if aatype.shape != mask.shape:
-        raise ValueError(f"aatype must have shape {tuple(mask.shape)}, got {tuple(aatype.shape)}")
+        raise UserError(f"aatype must have shape {tuple(mask.shape)}, got {tuple(aatype.shape)}")
     x = project(coordinates, bonded, mask, cis, options.projection)
     shape = x.shape
     cis = torch.zeros_like(mask) if cis is None else cis

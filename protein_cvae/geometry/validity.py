@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from protein_cvae.geometry import constants
 from protein_cvae.geometry.constants import CA, C, N
 from protein_cvae.geometry.dihedrals import backbone_dihedrals, dihedral
@@ -154,7 +155,7 @@ def validity(
         ValueError: where a shape does not fit, or a present residue is not finite.
     """
     if coordinates.dim() != 4:
-        raise ValueError(
+        raise UserError(
             f"coordinates must be (M, L, 3, 3), got {tuple(coordinates.shape)}; give one conformer "
             "a first axis of 1"
         )
@@ -167,7 +168,7 @@ def validity(
         spare = torch.zeros((), dtype=coordinates.dtype, device=coordinates.device)
         x = torch.where(mask[..., None, None], coordinates, spare)
         if not bool(x.isfinite().all()):
-            raise ValueError("coordinates of present residues hold NaN or infinity")
+            raise UserError("coordinates of present residues hold NaN or infinity")
         return _validity(x, mask, bonded, aatype, *_cb(x, mask, aatype, cb, cb_mask))
 
 
@@ -279,15 +280,15 @@ def _cb(
     if cb is None:
         return None, has_cb
     if tuple(cb.shape) != (*x.shape[:2], 3):
-        raise ValueError(f"cb must be {(*x.shape[:2], 3)}, got {tuple(cb.shape)}")
+        raise UserError(f"cb must be {(*x.shape[:2], 3)}, got {tuple(cb.shape)}")
     if not bool(cb[has_cb].isfinite().all()):
-        raise ValueError("cb holds NaN or infinity where cb_mask is True")
+        raise UserError("cb holds NaN or infinity where cb_mask is True")
     return torch.where(has_cb[..., None], cb, x[..., CA, :]), has_cb
 
 
 def _expanded(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
     if tuple(value.shape) not in (shape, shape[1:]):
-        raise ValueError(f"{name} must be {shape} or {shape[1:]}, got {tuple(value.shape)}")
+        raise UserError(f"{name} must be {shape} or {shape[1:]}, got {tuple(value.shape)}")
     return value.expand(shape)
 
 

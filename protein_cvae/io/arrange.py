@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from protein_cvae.ensemble import BACKBONE, Note
 from protein_cvae.io.altlocs import chosen_atoms, ranked_locations
 from protein_cvae.io.records import ModelRecords, ResidueKey, residue_label
@@ -95,14 +96,14 @@ def arrange(models: list[ModelRecords], path: Path, book: NoteBook) -> Layout:
     keep = [i for i in range(len(found.keys)) if _is_residue(found, i, models, book)]
     if not keep:
         names = sorted(set(found.names))[:8]
-        raise ValueError(
+        raise UserError(
             f"{path}: no protein: none of its {len(found.keys)} residues ({', '.join(names)}) is "
             "an amino acid with N, CA and C"
         )
     found = found.take(keep)
     shared = found.present & found.present[0]
     for m in np.flatnonzero(~shared.any(1)):
-        raise ValueError(
+        raise UserError(
             f"{path}: model {models[m].number} shares no residue with model {models[0].number} "
             f"(first {found.label(int(np.argmax(found.present[m])))} and "
             f"{found.label(int(np.argmax(found.present[0])))}); models of one file must be of one "
@@ -155,7 +156,7 @@ def _collect(
                 continue
             own, atoms, location = chosen_atoms(record, ranking)
             if name and one_letter(own) != letter:
-                raise ValueError(
+                raise UserError(
                     f"{path}: model {model.number}, residue {residue_label(key, own)}: an earlier "
                     f"model has {name} there; models of one file must have one sequence"
                 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.errors import UserError
 from protein_cvae.ensemble import BACKBONE, Ensemble, ReadReport
 from protein_cvae.io.arrange import (
     PEPTIDE_BOND,
@@ -44,18 +45,18 @@ def build_ensemble(
     """
     models, length = layout.coordinates.shape[:2]
     if models < min_models:
-        raise ValueError(
+        raise UserError(
             f"{path}: {models} model{'s' if models > 1 else ''} (number {model_numbers[0]}), "
             f"min_models is {min_models}; an ensemble to train on needs several"
         )
     if max_residues is not None and length > max_residues:
-        raise ValueError(
+        raise UserError(
             f"{path}: {length} residues from {layout.label(0)} to {layout.label(length - 1)}, "
             f"max_residues is {max_residues}; raise it or cut the file into chains or domains"
         )
     mask = _complete(layout, book)
     if not mask.any():
-        raise ValueError(
+        raise UserError(
             f"{path}: no residue has N, CA and C in any model (model {model_numbers[0]}, residue "
             f"{layout.label(0)}: {_missing(layout.coordinates[0, 0])}); an all-atom or backbone "
             "model is needed, CA alone is not enough"

@@ -15,6 +15,7 @@ from typing import Literal
 
 from Bio.PDB import PDBList
 
+from common.errors import UserError
 from common.files.atomic import atomic_path
 
 _FORMATS = {"mmcif": ("mmCif", ".cif.gz"), "pdb": ("pdb", ".pdb.gz")}
@@ -45,11 +46,11 @@ def download_structure(
         ConnectionError: if the archive cannot be reached or has no such entry in this format.
     """
     if not re.fullmatch(r"[0-9][A-Za-z0-9]{3}", pdb_id):
-        raise ValueError(
+        raise UserError(
             f"pdb_id: expected four characters, a digit and three letters or digits, got {pdb_id!r}"
         )
     if file_format not in _FORMATS:
-        raise ValueError(f"file_format: expected one of {sorted(_FORMATS)}, got {file_format!r}")
+        raise UserError(f"file_format: expected one of {sorted(_FORMATS)}, got {file_format!r}")
     kind, suffix = _FORMATS[file_format]
     target = Path(folder) / f"{pdb_id.lower()}{suffix}"
     if target.exists() and not overwrite:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.errors import MissingFile, UserError
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.read import (
     MMCIF_SUFFIXES,
@@ -38,9 +39,9 @@ def find_ensembles(paths: Sequence[str | Path]) -> list[Path]:
         ValueError: if ``paths`` is empty, or a single string instead of a list.
     """
     if isinstance(paths, (str, Path)):
-        raise ValueError(f"paths: expected a list of paths, got the single path {str(paths)!r}")
+        raise UserError(f"paths: expected a list of paths, got the single path {str(paths)!r}")
     if not paths:
-        raise ValueError("paths: expected at least one file, folder or pattern, got none")
+        raise UserError("paths: expected at least one file, folder or pattern, got none")
     found: dict[Path, None] = {}
     for entry in paths:
         path = Path(entry)
@@ -50,9 +51,9 @@ def find_ensembles(paths: Sequence[str | Path]) -> list[Path]:
         elif glob.has_magic(str(entry)):
             matches = [Path(match) for match in sorted(glob.glob(str(entry), recursive=True))]
             if not matches:
-                raise FileNotFoundError(f"{entry}: the pattern matches no file or folder")
+                raise MissingFile(f"{entry}: the pattern matches no file or folder")
         else:
-            raise FileNotFoundError(f"{entry}: no such file or folder")
+            raise MissingFile(f"{entry}: no such file or folder")
         here = [
             item
             for match in matches
@@ -61,7 +62,7 @@ def find_ensembles(paths: Sequence[str | Path]) -> list[Path]:
             if by_name or item.is_dir() or _is_structure(item)
         ]
         if not here:
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"{entry}: no structure file ({', '.join(_SUFFIXES)}) and no folder with a "
                 "topology and trajectories"
             )
@@ -116,7 +117,7 @@ def ensemble_names(paths: Sequence[Path]) -> list[str]:
     """
     full = [path.resolve() for path in paths]
     if len(set(full)) < len(full):
-        raise ValueError(f"paths: {Counter(full).most_common(1)[0][0]} stands twice")
+        raise UserError(f"paths: {Counter(full).most_common(1)[0][0]} stands twice")
     own = [path.name if path.is_dir() else structure_name(path) for path in full]
     names, depth = list(own), 0
     while len(set(names)) < len(names) and depth < max(len(path.parts) for path in full):

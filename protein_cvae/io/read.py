@@ -26,6 +26,7 @@ import gzip
 import zlib
 from pathlib import Path
 
+from common.errors import UserError
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.arrange import NoteBook, arrange
 from protein_cvae.io.build import build_ensemble
@@ -66,10 +67,10 @@ def read_structure(
     mmcif = structure_format(path) == "mmcif"
     text = _read_text(path)
     if not text.strip():
-        raise ValueError(f"{path}: the file is empty; download or write it again")
+        raise UserError(f"{path}: the file is empty; download or write it again")
     models = parse_mmcif(text, path) if mmcif else parse_pdb(text, path)
     if not models:
-        raise ValueError(f"{path}: no protein: the atom records hold no numbered residue")
+        raise UserError(f"{path}: no protein: the atom records hold no numbered residue")
     numbers, repeated = _model_numbers(models)
     book = NoteBook(numbers)
     if repeated is not None:
@@ -102,7 +103,7 @@ def structure_format(path: Path) -> str:
         return "pdb"
     if last in MMCIF_SUFFIXES:
         return "mmcif"
-    raise ValueError(
+    raise UserError(
         f"{path}: suffix {last or 'none'!r} is not known; expected one of "
         f"{', '.join(PDB_SUFFIXES + MMCIF_SUFFIXES)}, each with or without .gz"
     )
@@ -116,24 +117,22 @@ def structure_name(path: Path) -> str:
 
 def _read_text(path: Path) -> str:
     if path.is_dir():
-        raise ValueError(
+        raise UserError(
             f"{path}: a folder; give a file, or a folder to find_ensembles or "
             "load_trajectory_folder"
         )
     data = path.read_bytes()
     if path.suffix.lower() == ".gz":
         if data and not data.startswith(_GZIP_MAGIC):
-            raise ValueError(
-                f"{path}: called .gz but not gzip-compressed; remove .gz from its name"
-            )
+            raise UserError(f"{path}: called .gz but not gzip-compressed; remove .gz from its name")
         try:
             data = gzip.decompress(data) if data else b""
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path}: the gzip stream is damaged or cut short ({error}); download it again"
             ) from None
     elif data.startswith(_GZIP_MAGIC):
-        raise ValueError(f"{path}: gzip-compressed but not called .gz; add .gz to its name")
+        raise UserError(f"{path}: gzip-compressed but not called .gz; add .gz to its name")
     return data.decode("latin-1")  # never fails; names and numbers are ASCII in both formats
 
 

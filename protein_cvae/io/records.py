@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from Bio.PDB.StructureBuilder import StructureBuilder
 
+from common.errors import UserError
 from protein_cvae.ensemble import BACKBONE
 from protein_cvae.residues import IONS, WATERS
 
@@ -143,14 +144,14 @@ class RecordBuilder(StructureBuilder):
         location = altloc.strip()
         variant = record.variants.setdefault(location, Variant(self._name))
         if variant.name != self._name:
-            raise ValueError(
+            raise UserError(
                 f"{self.where()}: two residues have this number, {variant.name} and {self._name}; "
                 "give one of them an insertion code or a chain of its own"
             )
         if name not in BACKBONE or self._key.group:
             return
         if name in variant.atoms:
-            raise ValueError(
+            raise UserError(
                 f"{self.where()}: atom {name} is given twice"
                 + (f" for alternate location {location}" if location else "")
                 + "; a duplicated residue, or two chains or models under one identifier: give each "
@@ -158,7 +159,7 @@ class RecordBuilder(StructureBuilder):
             )
         x, y, z = (float(value) for value in coord)
         if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
-            raise ValueError(
+            raise UserError(
                 f"{self.where()}: atom {name} has coordinates ({x}, {y}, {z}), which are not "
                 "finite; leave out atoms that have no position"
             )

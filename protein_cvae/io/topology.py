@@ -8,6 +8,7 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 
+from common.errors import MissingFile, UserError
 from protein_cvae.ensemble import BACKBONE
 from protein_cvae.io.records import AtomRecord, ResidueKey, ResidueRecord, Variant, residue_label
 from protein_cvae.residues import one_letter
@@ -30,22 +31,22 @@ def load_topology(path: Path) -> mdtraj.Topology:
         ValueError: if its suffix is unknown, or it cannot be read or has no atoms.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such topology")
+        raise MissingFile(f"{path}: no such topology")
     if path.suffix.lower() not in TOPOLOGY_SUFFIXES:
-        raise ValueError(
+        raise UserError(
             f"{path}: suffix {path.suffix!r} is no topology; expected one of "
             f"{', '.join(TOPOLOGY_SUFFIXES)}"
         )
     if path.suffix.lower() == ".pdb" and not _has_atoms(path):
-        raise ValueError(f"{path}: no ATOM or HETATM record; it is no PDB file or has no atoms")
+        raise UserError(f"{path}: no ATOM or HETATM record; it is no PDB file or has no atoms")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             table = mdtraj.load_topology(str(path))
     except Exception as error:  # the parsers of six formats raise whatever comes up
-        raise ValueError(f"{path}: cannot be read as a topology ({error_words(error)})") from None
+        raise UserError(f"{path}: cannot be read as a topology ({error_words(error)})") from None
     if table.n_atoms == 0:
-        raise ValueError(f"{path}: the topology has no atoms")
+        raise UserError(f"{path}: the topology has no atoms")
     return table
 
 
@@ -93,7 +94,7 @@ def residue_atoms(
             free = (ResidueKey(given, number, code) for code in codes)
             key = next((key for key in free if key not in keys), None)
             if key is None:
-                raise ValueError(
+                raise UserError(
                     f"{path}: chain {given}, residue {residue}: more than {len(_LETTERS)} residues "
                     "have this number; number them anew"
                 )

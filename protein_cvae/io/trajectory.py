@@ -16,6 +16,7 @@ from typing import NamedTuple
 import mdtraj
 import numpy as np
 
+from common.errors import MissingFile, UserError
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.arrange import Layout, NoteBook, arrange
 from protein_cvae.io.build import build_ensemble
@@ -69,15 +70,15 @@ def read_trajectory(
     """
     topology, paths = Path(topology), [Path(path) for path in trajectories]
     if not paths:
-        raise ValueError(f"trajectories: expected at least one file for {topology}, got none")
+        raise UserError(f"trajectories: expected at least one file for {topology}, got none")
     if stride < 1 or (max_frames is not None and max_frames < 1):
-        raise ValueError(
+        raise UserError(
             f"{topology}: stride and max_frames must be at least 1, got {stride} and {max_frames}"
         )
     table = load_topology(topology)
     keys, atoms, notes = residue_atoms(table, topology)
     if not keys:
-        raise ValueError(f"{topology}: no protein: no residue has atoms N, CA and C")
+        raise UserError(f"{topology}: no protein: no residue has atoms N, CA and C")
     parts = [_load_frames(path, topology, table, atoms, stride) for path in paths]
     coordinates = np.concatenate([part.xyz for part in parts])  # (M, R, 3, 3) Å
     boxes = np.concatenate([part.boxes for part in parts])  # (M, 3, 3) Å
@@ -151,7 +152,7 @@ def load_trajectory_folder(
     folder = Path(folder)
     topology = find_topology(folder)
     if topology is None:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{folder}: no topology; expected topology with one of {', '.join(TOPOLOGY_SUFFIXES)}"
         )
     if trajectories is None:
@@ -159,7 +160,7 @@ def load_trajectory_folder(
     else:
         paths = [folder / file for file in trajectories]
     if not paths:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{folder}: no trajectory beside {topology.name}; expected one or more of "
             f"{', '.join(TRAJECTORY_SUFFIXES)}"
         )
@@ -191,9 +192,9 @@ def _load_frames(
     path: Path, topology: Path, table: mdtraj.Topology, atoms: np.ndarray, stride: int
 ) -> _Frames:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such trajectory (topology {topology})")
+        raise MissingFile(f"{path}: no such trajectory (topology {topology})")
     if path.suffix.lower() not in TRAJECTORY_SUFFIXES:
-        raise ValueError(
+        raise UserError(
             f"{path}: suffix {path.suffix!r} is no trajectory; expected one of "
             f"{', '.join(TRAJECTORY_SUFFIXES)}"
         )
@@ -212,14 +213,14 @@ def _load_frames(
                 else None
             )
     except Exception as error:  # as in _load_topology
-        raise ValueError(
+        raise UserError(
             f"{path}: cannot be read as a trajectory of {topology}; it is damaged or cut short "
             f"({error_words(error)})"
         ) from None
     if count == 0:
-        raise ValueError(f"{path}: no frame (topology {topology})")
+        raise UserError(f"{path}: no frame (topology {topology})")
     if frames is None:
-        raise ValueError(
+        raise UserError(
             f"{path} has {head.shape[1]} atoms, topology {topology} has {table.n_atoms}; give the "
             "topology the trajectory was written with"
         )
@@ -228,7 +229,7 @@ def _load_frames(
     if bad.size:
         frame, atom = (int(i) for i in bad[0])
         what = table.atom(int(wanted[atom])).residue
-        raise ValueError(
+        raise UserError(
             f"{path}: frame {frame * stride + 1} (model {frame * stride + 1}), residue {what}: "
             "coordinates are not finite; the simulation failed there, cut it off"
         )
@@ -247,7 +248,7 @@ def _check_whole(ensemble: Ensemble, topology: Path) -> None:
     split = ((carbon - nitrogen).norm(dim=-1) > _SPLIT) & both
     for frame, residue in split.nonzero().tolist():
         distance = float((carbon - nitrogen)[frame, residue].norm())
-        raise ValueError(
+        raise UserError(
             f"{topology}: frame {ensemble.model_numbers[frame]} (model "
             f"{ensemble.model_numbers[frame]}), residue {ensemble.label(residue)}: the peptide "
             f"bond to {ensemble.label(residue + 1)} is {distance:.1f} Å long; the chain is cut by "

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.files.atomic import atomic_path
 from protein_cvae.ensemble import BACKBONE, Ensemble
 from protein_cvae.io.read import structure_format
@@ -57,7 +58,7 @@ def write_ensemble(
     b_factor = _checked_b_factor(b_factor, ensemble, path)
     _check_oxygen(oxygen, ensemble, path)
     for m in (~ensemble.mask.any(1)).nonzero()[:, 0].tolist():
-        raise ValueError(
+        raise UserError(
             f"{path}: model {ensemble.model_numbers[m]}: no residue from {ensemble.label(0)} on is "
             "complete, there is nothing to write; leave the model out"
         )
@@ -77,12 +78,12 @@ def _checked_b_factor(b_factor: Tensor | None, ensemble: Ensemble, path: Path) -
     if b_factor is None:
         return torch.zeros(shape)
     if tuple(b_factor.shape) not in (shape, shape[1:]):
-        raise ValueError(
+        raise UserError(
             f"{path}: b_factor must be {shape[1:]} or {shape}, got {tuple(b_factor.shape)}"
         )
     values = b_factor.detach().to("cpu", torch.float64).expand(shape)
     for m, i in (~torch.isfinite(values) & ensemble.mask).nonzero().tolist():
-        raise ValueError(f"{path}: b_factor is {values[m, i]} at {_where(ensemble, m, i)}")
+        raise UserError(f"{path}: b_factor is {values[m, i]} at {_where(ensemble, m, i)}")
     return values
 
 
@@ -91,9 +92,9 @@ def _check_oxygen(oxygen: Tensor | None, ensemble: Ensemble, path: Path) -> None
         return
     shape = ensemble.num_models, ensemble.length, 3
     if tuple(oxygen.shape) != shape:
-        raise ValueError(f"{path}: oxygen must be {shape}, got {tuple(oxygen.shape)}")
+        raise UserError(f"{path}: oxygen must be {shape}, got {tuple(oxygen.shape)}")
     for m, i in (~torch.isfinite(oxygen).all(-1) & ensemble.mask.to(oxygen.device)).nonzero():
-        raise ValueError(f"{path}: oxygen is not finite at {_where(ensemble, int(m), int(i))}")
+        raise UserError(f"{path}: oxygen is not finite at {_where(ensemble, int(m), int(i))}")
 
 
 def _where(ensemble: Ensemble, model: int, residue: int) -> str:
@@ -112,28 +113,28 @@ def check_pdb_columns(
     advice = "it does not fit the columns of PDB; write .cif"
     for chain in ensemble.chain_ids:
         if len(chain) != 1:
-            raise ValueError(f"{path}: chain ID {chain!r}: {advice}")
+            raise UserError(f"{path}: chain ID {chain!r}: {advice}")
     numbers = ensemble.residue_numbers
     for i in ((numbers < -999) | (numbers > 9999)).nonzero()[:, 0].tolist():
-        raise ValueError(f"{path}: residue {ensemble.label(i)}: {advice}")
+        raise UserError(f"{path}: residue {ensemble.label(i)}: {advice}")
     for i, code in enumerate(ensemble.insertion_codes):
         if len(code) > 1:
-            raise ValueError(f"{path}: residue {ensemble.label(i)}: insertion code: {advice}")
+            raise UserError(f"{path}: residue {ensemble.label(i)}: insertion code: {advice}")
     for number in _numbers(ensemble):
         if not 0 <= number <= 9999:
-            raise ValueError(f"{path}: model number {number}: {advice}")
+            raise UserError(f"{path}: model number {number}: {advice}")
     if ensemble.length * 4 + len(ensemble.chain_ids) > 99_999:
-        raise ValueError(f"{path}: {ensemble.length} residues have too many atoms: {advice}")
+        raise UserError(f"{path}: {ensemble.length} residues have too many atoms: {advice}")
     everything = ensemble.coordinates.detach().cpu()
     if oxygen is not None:
         everything = torch.cat([everything, oxygen.detach().cpu()[:, :, None]], dim=2)
     outside = ((everything < -999.999) | (everything > 9999.999)).any(-1).any(-1)
     for m, i in (outside & ensemble.mask).nonzero().tolist():
-        raise ValueError(f"{path}: {_where(ensemble, m, i)}: a coordinate: {advice}")
+        raise UserError(f"{path}: {_where(ensemble, m, i)}: a coordinate: {advice}")
     outside = (b_factor < -99.99) | (b_factor > 999.99)
     for m, i in (outside & ensemble.mask).nonzero().tolist():
         value = float(b_factor[m, i])
-        raise ValueError(f"{path}: {_where(ensemble, m, i)}: b_factor {value:.2f}: {advice}")
+        raise UserError(f"{path}: {_where(ensemble, m, i)}: b_factor {value:.2f}: {advice}")
 
 
 def _atoms(

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.sparse import neighbor_attention
 from protein_cvae.model.features import (
     ANGSTROM,
@@ -52,7 +53,7 @@ class GraphAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width must be divisible by heads, got {width} and {heads}")
+            raise UserError(f"width must be divisible by heads, got {width} and {heads}")
         self.heads = heads
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.to_bias = nn.Linear(EDGE_FEATURES, heads)

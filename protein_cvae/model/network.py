@@ -24,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.geometry.frames import (
     residue_frames,
@@ -150,9 +151,9 @@ class ProteinCVAE(nn.Module):
     ) -> None:
         super().__init__()
         if d_local <= 6:
-            raise ValueError(f"d_local holds 6 numbers of shift and turn and more, got {d_local}")
+            raise UserError(f"d_local holds 6 numbers of shift and turn and more, got {d_local}")
         if sequence_design not in ("direct", "shared", "separate"):
-            raise ValueError(
+            raise UserError(
                 f"sequence_design must be direct, shared or separate, got {sequence_design!r}"
             )
         detail = d_local - 6
@@ -239,7 +240,7 @@ class ProteinCVAE(nn.Module):
         states = self.residue(torch.where(given, batch.aatype, torch.full_like(batch.aatype, 21)))
         if self.embedding is not None:
             if batch.embedding.shape[-1] != self.d_embedding:
-                raise ValueError(
+                raise UserError(
                     f"the model was built for sequence embeddings of width {self.d_embedding}, "
                     f"the batch has width {batch.embedding.shape[-1]}; give the data module the "
                     "embedder that the model was trained with"
@@ -346,7 +347,7 @@ class ProteinCVAE(nn.Module):
             logits = self.sequence_head(states)
         else:
             if sequence_latent is None:
-                raise ValueError("the separate sequence design needs sequence_latent")
+                raise UserError("the separate sequence design needs sequence_latent")
             logits = self.sequence_head(sequence_latent)
         return Decoded(coordinates, logits)
 
@@ -369,7 +370,7 @@ def _refuse_learned_network(
 ) -> None:
     old = [k for k in state_dict if k.startswith((f"{prefix}elastic.", f"{prefix}shift_prior."))]
     if old:
-        raise ValueError(
+        raise UserError(
             f"the checkpoint holds {old[0]} and {len(old) - 1} more weights of a learned prior of "
             "the shifts, expected none: the prior is now the fixed elastic network of "
             "protein_cvae/model/elastic.py; train the model anew"

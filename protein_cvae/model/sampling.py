@@ -21,6 +21,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import Condition
@@ -161,9 +162,9 @@ def sample_ensemble(
     """
     size = len(means.z_global)
     if size < 2:
-        raise ValueError(f"an ensemble needs at least 2 models, got {size}")
+        raise UserError(f"an ensemble needs at least 2 models, got {size}")
     if not 0.0 <= bandwidth <= 1.0:
-        raise ValueError(f"bandwidth must lie in [0, 1], got {bandwidth}")
+        raise UserError(f"bandwidth must lie in [0, 1], got {bandwidth}")
     # Each model once before any is repeated: K draws then weigh the models alike.
     rounds = -(-count // size)
     chosen = torch.cat([torch.randperm(size, generator=generator) for _ in range(rounds)])[:count]
@@ -184,7 +185,7 @@ def sample_ensemble(
 def interpolate(first: Latents, second: Latents, steps: int) -> Latents:
     """``steps`` latents from the one to the other, both ends included; each holds one conformer."""
     if steps < 2:
-        raise ValueError(f"steps must be at least 2, got {steps}")
+        raise UserError(f"steps must be at least 2, got {steps}")
 
     def path(a: Tensor, b: Tensor) -> Tensor:
         at = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
@@ -229,4 +230,4 @@ def _chunks(latents: Latents, size: int) -> Iterator[Latents]:
 
 def _check_single(batch: ProteinBatch) -> None:
     if len(batch) != 1:
-        raise ValueError(f"this takes a batch of one conformer, got {len(batch)}")
+        raise UserError(f"this takes a batch of one conformer, got {len(batch)}")

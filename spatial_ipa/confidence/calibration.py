@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from common.errors import UserError
 from common.files.identity import check_version
 from common.rng import numpy_generator_for
 from spatial_ipa.confidence.identifiability import NEIGHBOURS, slide_identifiability
@@ -178,12 +179,12 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
         ValueError: if ``coverage`` is not in (0, 1), or so high that no score is large enough.
     """
     if not 0 < coverage < 1:
-        raise ValueError(f"coverage must lie in (0, 1), got {coverage}")
+        raise UserError(f"coverage must lie in (0, 1), got {coverage}")
     m = len(scores)
     # Rounded first: 0.9 times 10 must not become 10 because 0.9 has no finite binary form.
     rank = int(np.ceil(round((m + 1) * coverage, 9)))
     if rank > m:
-        raise ValueError(
+        raise UserError(
             f"coverage={coverage} needs more than the {m} calibration cells there are; the highest "
             f"possible is {m / (m + 1):.4f}"
         )
@@ -243,20 +244,20 @@ def check_slides(train: Sequence[EmbeddedSlide], val: Sequence[EmbeddedSlide]) -
     """
     cells = sum(len(slide.xy) for slide in val)
     if cells < MIN_CELLS:
-        raise ValueError(
+        raise UserError(
             f"the validation slides hold {cells} cells; error radii need at least {MIN_CELLS}: "
             "give more, or set model.init_args.calibration_draws to 0"
         )
     for slide in val:
         if len(slide.xy) <= NEIGHBOURS:
-            raise ValueError(
+            raise UserError(
                 f"validation slide {slide.name} has {len(slide.xy)} cells; at least "
                 f"{NEIGHBOURS + 1} are needed: leave it out"
             )
     seen = {embedded_hash(slide): slide.name for slide in train}
     for slide in val:
         if (content := embedded_hash(slide)) in seen:
-            raise ValueError(
+            raise UserError(
                 f"validation slide {slide.name} is training slide {seen[content]}: errors on "
                 "slides that were trained on say nothing about new ones"
             )

@@ -40,6 +40,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
+from common.errors import UserError
 from common.rng import numpy_generator_for
 from spatial_ipa.geometry.metrics import gauge_fix
 
@@ -134,11 +135,11 @@ def slide_identifiability(
     h, x = np.asarray(embedding, dtype=np.float64), gauge_fix(xy)
     n = len(x)
     if h.ndim != 2 or len(h) != n or not np.isfinite(h).all():
-        raise ValueError(f"embedding must be finite and ({n}, d) like xy, got shape {h.shape}")
+        raise UserError(f"embedding must be finite and ({n}, d) like xy, got shape {h.shape}")
     if not 4 <= k < n:
-        raise ValueError(f"k must lie in [4, n - 1] = [4, {n - 1}], got {k}")
+        raise UserError(f"k must lie in [4, n - 1] = [4, {n - 1}], got {k}")
     if not x.any():
-        raise ValueError("all coordinates of xy coincide")
+        raise UserError("all coordinates of xy coincide")
     # RMS distance of two different spots: sqrt(2 n / (n - 1)) at RMS radius 1.
     random_pair = np.sqrt(2 * n / (n - 1))
     near = nearest(h, h, k, same=True)[1]

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.errors import UserError
 from common.rng import numpy_generator_for
 from spatial_ipa.confidence.identifiability import NEIGHBOURS, is_split, nearest
 from spatial_ipa.geometry.metrics import gauge_fix
@@ -64,10 +65,10 @@ class ReferenceCells:
             ValueError: if there is no slide, or one has fewer than 21 cells.
         """
         if not slides:
-            raise ValueError("slides is empty: reference cells need at least one training slide")
+            raise UserError("slides is empty: reference cells need at least one training slide")
         for slide in slides:
             if len(slide.xy) <= NEIGHBOURS:
-                raise ValueError(
+                raise UserError(
                     f"slide {slide.name} has {len(slide.xy)} cells; at least {NEIGHBOURS + 1} are "
                     "needed to judge new cells by it"
                 )
@@ -89,7 +90,7 @@ class ReferenceCells:
             ValueError: if the width differs from that of the reference cells.
         """
         if h.ndim != 2 or h.shape[1] != self.h[0].shape[1]:
-            raise ValueError(f"h must have shape (n, {self.h[0].shape[1]}), got {h.shape}")
+            raise UserError(f"h must have shape (n, {self.h[0].shape[1]}), got {h.shape}")
         novelty, variance, multimodal = (np.zeros(len(h)) for _ in range(3))
         for own, xy in zip(self.h, self.xy, strict=True):
             usual = float(np.median(nearest(own, own, NEIGHBOURS, same=True)[0][:, -1]))

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from common.errors import UserError
+
 
 def normalise(
     counts: sp.csr_matrix,
@@ -45,16 +47,16 @@ def normalise(
     """
     num_rows, num_genes = counts.shape
     if not target_sum > 0:
-        raise ValueError(f"target_sum must be positive, got {target_sum}")
+        raise UserError(f"target_sum must be positive, got {target_sum}")
     row_sums = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     filled = row_sums > 0
     values = counts.toarray().astype(np.float32, copy=False)
     if not logged:
         sizes = row_sums if totals is None else np.asarray(totals, dtype=np.float64)
         if sizes.shape != (num_rows,):
-            raise ValueError(f"totals must have shape ({num_rows},), got {sizes.shape}")
+            raise UserError(f"totals must have shape ({num_rows},), got {sizes.shape}")
         if not (sizes[filled] > 0).all():
-            raise ValueError("totals must be positive in every row that has counts")
+            raise UserError("totals must be positive in every row that has counts")
         # A row that has counts, but none of these genes, is expression 0 and not an empty row.
         filled = sizes > 0
         factor = np.where(filled, target_sum / np.where(filled, sizes, 1.0), 0.0)
@@ -64,7 +66,7 @@ def normalise(
     values[~filled] = 0.0
     if gene_std is not None:
         if gene_std.shape != (num_genes,) or not (gene_std > 0).all():
-            raise ValueError(
+            raise UserError(
                 f"gene_std must be ({num_genes},) and positive, got shape {gene_std.shape} with "
                 f"minimum {gene_std.min(initial=np.inf):.4g}"
             )
@@ -88,7 +90,7 @@ def gene_scale(slides: Sequence[np.ndarray]) -> np.ndarray:
     widths = {slide.shape[1] for slide in slides}
     num_rows = sum(slide.shape[0] for slide in slides)
     if len(widths) != 1 or num_rows == 0:
-        raise ValueError(
+        raise UserError(
             f"slides must have rows and one number of genes, got {num_rows} rows and {widths}"
         )
     square = sum(np.square(slide, dtype=np.float64).sum(axis=0) for slide in slides) / num_rows

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.io import read_elem, write_elem
 
+from common.errors import ExistingFile, MissingFile, UserError
 from common.files.atomic import atomic_path
 
 # What fields of a prediction are called, or begin with.
@@ -30,17 +31,17 @@ def open_h5ad(path: Path) -> h5py.File:
         ValueError: if it is something else, or truncated.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise MissingFile(f"{path}: no such file")
     if path.is_dir() or not h5py.is_hdf5(path):
-        raise ValueError(f"{path}: not an .h5ad file (HDF5 written by anndata)")
+        raise UserError(f"{path}: not an .h5ad file (HDF5 written by anndata)")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise ValueError(f"{path}: cannot be opened, truncated or damaged ({error})") from error
+        raise UserError(f"{path}: cannot be opened, truncated or damaged ({error})") from error
     if not all(isinstance(file.get(key), h5py.Group) for key in ("obs", "var")):
         found = ", ".join(sorted(file)) or "nothing"
         file.close()
-        raise ValueError(
+        raise UserError(
             f"{path}: an HDF5 file but not an .h5ad of anndata 0.7 or newer (needs obs and var, "
             f"found {found}); read it with the tool that made it and save it with write_h5ad"
         )
@@ -95,11 +96,11 @@ def write_prediction(
     path_in, path_out = Path(path_in), Path(path_out)
     same_file = path_out.exists() and path_in.exists() and path_out.samefile(path_in)
     if same_file or path_out.resolve() == path_in.resolve():
-        raise ValueError(f"path_out is the input file {path_in}; choose another name")
+        raise UserError(f"path_out is the input file {path_in}; choose another name")
     if path_out.exists() and not overwrite:
-        raise FileExistsError(f"{path_out} exists; choose another name or set overwrite=True")
+        raise ExistingFile(f"{path_out} exists; choose another name or set overwrite=True")
     if not path_out.parent.is_dir():
-        raise FileNotFoundError(f"folder {path_out.parent} of path_out does not exist")
+        raise MissingFile(f"folder {path_out.parent} of path_out does not exist")
     with open_h5ad(path_in):
         pass  # refuse an unreadable input before copying it
     with atomic_path(path_out) as temporary:
@@ -167,11 +168,11 @@ def _add(file: h5py.File, group: str, key: str, value: object, overwrite: bool) 
 def _check_rows(where: str, value: Any, expected: tuple[int, ...]) -> None:
     shape = np.shape(value)
     if shape[: len(expected)] != expected:
-        raise ValueError(f"{where} must start with shape {expected}, got {shape}")
+        raise UserError(f"{where} must start with shape {expected}, got {shape}")
 
 
 def _check_new(where: str, exists: bool, overwrite: bool) -> None:
     if exists and not overwrite:
-        raise ValueError(
+        raise UserError(
             f"{where} exists already in path_in; set overwrite=True to replace it in the copy"
         )

@@ -20,6 +20,7 @@ import scipy.sparse as sp
 from lightning.pytorch.utilities import rank_zero_info
 from scipy.stats import rankdata
 
+from common.errors import UserError
 from spatial_ipa.data.slide import Slide
 
 MIN_GENES = 100
@@ -36,7 +37,7 @@ def gene_panel(slides: Sequence[Slide], min_genes: int = MIN_GENES) -> tuple[str
             gives each slide's overlap with the first.
     """
     if not slides:
-        raise ValueError("slides is empty: a gene panel needs at least one slide")
+        raise UserError("slides is empty: a gene panel needs at least one slide")
     shared = set(slides[0].genes).intersection(*(slide.genes for slide in slides[1:]))
     panel = tuple(gene for gene in slides[0].genes if gene in shared)
     rank_zero_info(f"{len(panel)} genes are shared by {len(slides)} slides")
@@ -46,7 +47,7 @@ def gene_panel(slides: Sequence[Slide], min_genes: int = MIN_GENES) -> tuple[str
             f"{slide.name}: {len(first.intersection(slide.genes))} of {len(slide.genes)}"
             for slide in slides
         )
-        raise ValueError(
+        raise UserError(
             f"{len(panel)} genes are shared by all slides, at least min_genes={min_genes} are "
             f"needed; shared with {slides[0].name}: {overlaps}{_case_hint(slides)}. "
             f"{_kinds_hint(slides)}"
@@ -65,9 +66,9 @@ def select_genes(slides: Sequence[Slide], panel: Sequence[str], n_top: int) -> t
             gene of the panel.
     """
     if not slides:
-        raise ValueError("slides is empty: variable genes are chosen on the training slides")
+        raise UserError("slides is empty: variable genes are chosen on the training slides")
     if not 1 <= n_top <= len(panel):
-        raise ValueError(f"n_top must lie in [1, {len(panel)}], the size of the panel; got {n_top}")
+        raise UserError(f"n_top must lie in [1, {len(panel)}], the size of the panel; got {n_top}")
     ranks = np.zeros(len(panel))
     for slide in slides:
         counts, _ = reindex(slide, panel, max_missing=0.0)
@@ -92,13 +93,13 @@ def panel_columns(slide: Slide, panel: Sequence[str], max_missing: float = 0.5) 
         ValueError: if the panel is empty or repeats a gene, or too many genes are missing.
     """
     if not panel or len(set(panel)) < len(panel):
-        raise ValueError(
+        raise UserError(
             f"panel must hold unique gene names, got {len(panel)}, {len(set(panel))} unique"
         )
     column_of = {gene: column for column, gene in enumerate(slide.genes)}
     missing = [gene for gene in panel if gene not in column_of]
     if len(missing) > max_missing * len(panel):
-        raise ValueError(
+        raise UserError(
             f"slide {slide.name!r} lacks {len(missing)} of the {len(panel)} genes of the panel "
             f"(at most {max_missing:.0%} may be missing), among them {', '.join(missing[:3])}; "
             f"its own are called {', '.join(slide.genes[:3])}. {_SAME_KIND}"

@@ -23,6 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.io import read_elem
 
+from common.errors import MissingFile, UserError
 from spatial_ipa.data.h5ad import column_names, open_h5ad, read_column, row_names, write_prediction
 from spatial_ipa.data.panels import MIN_GENES, gene_panel, reindex, select_genes
 from spatial_ipa.data.slide import Slide, canonical_csr
@@ -110,9 +111,9 @@ def read_slide(
             counts, obs_names = counts[keep], obs_names[keep]
         xy = _checked_xy(xy, path, spatial_key, keep.size)[keep]
         if len(xy) and not np.ptp(xy, axis=0).any():
-            raise ValueError(f"{path}: obsm[{spatial_key!r}] has all spots at one position {xy[0]}")
+            raise UserError(f"{path}: obsm[{spatial_key!r}] has all spots at one position {xy[0]}")
     if counts.shape[0] < min_spots:
-        raise ValueError(
+        raise UserError(
             f"{path}: {counts.shape[0]} spots with counts, at least {min_spots} are needed; leave "
             "this file out"
         )
@@ -205,22 +206,22 @@ def _read_parts(
         others = _other_matrices(file, layer)
         matrix_at, genes_at, where = _location(layer)
         if matrix_at not in file or genes_at not in file:
-            raise ValueError(f"{path}: has no {where}; {others}")
+            raise UserError(f"{path}: has no {where}; {others}")
         var, var_at = file[genes_at], genes_at.replace("/", ".")
         if not isinstance(var, h5py.Group):
-            raise ValueError(
+            raise UserError(
                 f"{path}: {var_at} is one array, as anndata before 0.7 wrote it; read the file "
                 "with the tool that made it and save it with write_h5ad"
             )
         if spatial_key is not None and f"obsm/{spatial_key}" not in file:
             keys = sorted(file["obsm"]) if "obsm" in file else []
-            raise ValueError(
+            raise UserError(
                 f"{path}: coordinates obsm[{spatial_key!r}] are missing (obsm has {keys}); name "
                 "the right key with spatial_key, or leave the file out of training"
             )
         column = None if gene_key == VAR_NAMES else gene_key
         if column is not None and column not in var:
-            raise ValueError(
+            raise UserError(
                 f"{path}: {var_at} has no column {column!r} to take gene names from (gene_key); it "
                 f"has {', '.join(column_names(var)) or 'none'}"
             )
@@ -233,7 +234,7 @@ def _read_parts(
             matrix = read_elem(file[matrix_at])
             xy = None if spatial_key is None else read_elem(file[f"obsm/{spatial_key}"])
         except Exception as error:  # h5py and anndata raise errors of all kinds here
-            raise ValueError(
+            raise UserError(
                 f"{path}: cannot be read: truncated, damaged, or written by a newer anndata than "
                 f"the one installed here ({error})"
             ) from error
@@ -241,14 +242,14 @@ def _read_parts(
     genes = _gene_names(names, path, names_at)
     shape = np.shape(matrix)
     if len(shape) != 2:
-        raise ValueError(f"{path}: {where} must be (spots, genes), got shape {shape}")
+        raise UserError(f"{path}: {where} must be (spots, genes), got shape {shape}")
     if shape != (len(obs_names), len(genes)):
-        raise ValueError(
+        raise UserError(
             f"{path}: {where} has shape {shape}, but there are {len(obs_names)} obs_names and "
             f"{len(genes)} {names_at}"
         )
     if 0 in shape:
-        raise ValueError(f"{path}: empty, {where} has shape {shape}")
+        raise UserError(f"{path}: empty, {where} has shape {shape}")
     return _Parts(matrix, genes, obs_names, patient, sections, xy, where, others)
 
 
@@ -257,7 +258,7 @@ def _gene_names(column: Any, path: Path, where: str) -> list[str]:
     missing = column.isna() if hasattr(column, "isna") else [False] * len(column)
     genes = ["" if no else str(name).strip() for name, no in zip(column, missing, strict=True)]
     if "" in genes:
-        raise ValueError(f"{path}: {genes.count('')} of {len(genes)} {where} are empty")
+        raise UserError(f"{path}: {genes.count('')} of {len(genes)} {where} are empty")
     return genes
 
 
@@ -265,21 +266,21 @@ def _checked_counts(matrix: Any, where: str, others: str) -> sp.csr_matrix:
     """(n, G) float32 canonical CSR of finite, non-negative values, not all zero."""
     dtype = getattr(matrix, "dtype", np.dtype(object))
     if dtype.kind not in "iuf":
-        raise ValueError(f"{where} must hold numbers, got dtype {dtype}; raw counts wanted")
+        raise UserError(f"{where} must hold numbers, got dtype {dtype}; raw counts wanted")
     if sp.issparse(matrix):
         try:
             matrix.check_format(full_check=True)
         except ValueError as error:
-            raise ValueError(f"{where} is damaged: {error}") from error
+            raise UserError(f"{where} is damaged: {error}") from error
     with np.errstate(over="ignore"):  # an overflow to float32 is reported as non-finite below
         counts = canonical_csr(matrix)
     if not np.isfinite(counts.data).all():
         bad = int((~np.isfinite(counts.data)).sum())
-        raise ValueError(f"{where} has {bad} values that are NaN, infinite or beyond float32")
+        raise UserError(f"{where} has {bad} values that are NaN, infinite or beyond float32")
     if counts.nnz == 0:
-        raise ValueError(f"{where} is zero everywhere; no spot has a count")
+        raise UserError(f"{where} is zero everywhere; no spot has a count")
     if counts.data.min() < 0:
-        raise ValueError(
+        raise UserError(
             f"{where} has negative values (minimum {counts.data.min():.4g}), as scaled data has; "
             f"raw counts wanted ({others})"
         )
@@ -300,7 +301,7 @@ def _unique_genes(
     if extra == 0:
         return genes, counts
     if logged:
-        raise ValueError(
+        raise UserError(
             f"{path}: {extra} duplicate gene names in logged values, which cannot be summed; raw "
             "counts wanted, or unique names"
         )
@@ -344,7 +345,7 @@ def _sections_of(file: h5py.File) -> list[str]:
 def _refuse_several_sections(sections: list[str], path: Path) -> None:
     """Coordinates of sections lie on top of each other; neighbours across them would be none."""
     if len(sections) > 1:
-        raise ValueError(
+        raise UserError(
             f"{path}: holds {len(sections)} sections ({', '.join(sections[:5])}), by "
             "obs['library_id'] or uns['spatial']; write one file per section, or, if all lie in "
             "one frame, set obs['library_id'] to one value"
@@ -356,7 +357,7 @@ def _patient_of(column: Any, path: Path, *, one_only: bool) -> str | None:
         return None
     patients = _distinct(column)
     if len(patients) > 1 and one_only:
-        raise ValueError(
+        raise UserError(
             f"{path}: obs['patient'] names {len(patients)} patients ({', '.join(patients[:5])}); "
             "write one file per slide, so that splits can keep patients apart"
         )
@@ -368,18 +369,18 @@ def _checked_xy(xy: Any, path: Path, key: str, num_rows: int) -> np.ndarray:
     where = f"{path}: obsm[{key!r}]"
     array = np.asarray(xy)
     if array.dtype.kind not in "iuf":
-        raise ValueError(f"{where} must hold numbers, got dtype {array.dtype}")
+        raise UserError(f"{where} must hold numbers, got dtype {array.dtype}")
     if array.shape != (num_rows, 2):
         hint = ""
         if array.ndim == 2 and array.shape[1] == 3:
             hint = "; three columns are ambiguous (a volume? a section index?): store the two "
             hint += "in-plane coordinates of one section"
-        raise ValueError(f"{where} must have shape ({num_rows}, 2), got {array.shape}{hint}")
+        raise UserError(f"{where} must have shape ({num_rows}, 2), got {array.shape}{hint}")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     bad = int((~np.isfinite(array)).any(axis=1).sum())
     if bad:
-        raise ValueError(
+        raise UserError(
             f"{where} has {bad} spots with NaN or infinite coordinates; drop them from the file"
         )
     return array
@@ -393,7 +394,7 @@ def slide_files(paths: Sequence[str | Path]) -> list[Path]:
         ValueError: if a file is given twice.
     """
     if isinstance(paths, str | Path):
-        raise ValueError(f"paths must be a list, got the single path {str(paths)!r}")
+        raise UserError(f"paths must be a list, got the single path {str(paths)!r}")
     files: list[Path] = []
     for entry in map(Path, paths):
         if entry.is_dir():
@@ -403,13 +404,13 @@ def slide_files(paths: Sequence[str | Path]) -> list[Path]:
         else:
             found = [Path(match) for match in sorted(glob.glob(str(entry), recursive=True))]
         if not found:
-            raise FileNotFoundError(f"{entry}: no such file, or no .h5ad file there")
+            raise MissingFile(f"{entry}: no such file, or no .h5ad file there")
         files += found
     if not files:
-        raise FileNotFoundError("paths is empty: no slide was given")
+        raise MissingFile("paths is empty: no slide was given")
     seen: set[Path] = set()
     for file in files:
         if file.resolve() in seen:
-            raise ValueError(f"{file} is given twice in paths")
+            raise UserError(f"{file} is given twice in paths")
         seen.add(file.resolve())
     return files

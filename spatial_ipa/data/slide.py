@@ -16,6 +16,8 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
+from common.errors import UserError
+
 
 @dataclass(frozen=True, eq=False)
 class Slide:
@@ -74,16 +76,16 @@ class Slide:
         num_rows, num_genes = matrix.shape
         names = tuple(map(str, range(num_rows) if obs_names is None else obs_names))
         if len(genes) != num_genes or len(names) != num_rows:
-            raise ValueError(
+            raise UserError(
                 f"slide {name!r}: counts have shape {matrix.shape} but there are {len(names)} "
                 f"obs_names and {len(genes)} genes"
             )
         if len(set(genes)) != num_genes:
-            raise ValueError(f"slide {name!r}: gene names must be unique")
+            raise UserError(f"slide {name!r}: gene names must be unique")
         if xy is not None:
             xy = np.array(xy, dtype=np.float32, order="C")
             if xy.shape != (num_rows, 2):
-                raise ValueError(f"slide {name!r}: xy must be ({num_rows}, 2), got {xy.shape}")
+                raise UserError(f"slide {name!r}: xy must be ({num_rows}, 2), got {xy.shape}")
             xy.setflags(write=False)
         expression_hash = _hash_expression(matrix, genes, is_logged)
         xy_hash = hashlib.sha256(b"none" if xy is None else xy.tobytes()).hexdigest()

@@ -22,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 
+from common.errors import UserError
 from spatial_ipa.data.slide import Slide
 
 SplitMode = Literal["inductive", "transductive"]
@@ -153,9 +154,9 @@ class Split:
                 their lists and names, share expression, coordinates or spots.
         """
         if not train:
-            raise ValueError("train_slides is empty: an encoder needs at least one training slide")
+            raise UserError("train_slides is empty: an encoder needs at least one training slide")
         if mode not in ("inductive", "transductive"):
-            raise ValueError(f"mode must be 'inductive' or 'transductive', got {mode!r}")
+            raise UserError(f"mode must be 'inductive' or 'transductive', got {mode!r}")
         split = Split(_identities(train), _identities(heldout), _identities(scrna), mode)
         _refuse_common(split.train, "train_slides", split.heldout, "heldout_slides")
         _refuse_common(split.scrna, "scrna", split.heldout, "heldout_slides")
@@ -186,7 +187,7 @@ class Split:
             }
             return Split(groups["train"], groups["heldout"], groups["scrna"], record["mode"])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"the encoder's split record is damaged: {error}") from error
+            raise UserError(f"the encoder's split record is damaged: {error}") from error
 
 
 def check_split(split: Split, train: Iterable[Slide], heldout: Iterable[Slide]) -> None:
@@ -209,7 +210,7 @@ def check_split(split: Split, train: Iterable[Slide], heldout: Iterable[Slide]) 
     known = {slide.expression_hash for slide in split.train}
     unknown = [slide.name for slide in train_ids if slide.expression_hash not in known]
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"training slides {', '.join(unknown)} were not among the encoder's training slides "
             f"({', '.join(slide.name for slide in split.train)}): their embeddings would be "
             "distributed unlike the others'. Train the encoder anew on all training slides"
@@ -230,7 +231,7 @@ def _refuse_common(
         for b in second:
             common = b.clash(a)
             if common:
-                raise ValueError(
+                raise UserError(
                     f"{b.name!r} of {second_name} {common} {a.name!r} of "
                     f"{first_name}: the result would be measured on what was learned from. "
                     "Keep it in one list, or train the encoder anew without it"
@@ -239,7 +240,7 @@ def _refuse_common(
 
 def _check_version(version: object) -> None:
     if version != SPLIT_VERSION:
-        raise ValueError(
+        raise UserError(
             f"the encoder's split record has version {version!r}, this code reads "
             f"{SPLIT_VERSION}; train the encoder anew"
         )

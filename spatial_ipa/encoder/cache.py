@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from common.files.atomic import atomic_path
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.frozen import ENCODER_VERSION, EmbeddingKind, FrozenEncoder
@@ -37,5 +38,5 @@ def embed(
             np.save(file, encoder.embed(slide, kind), allow_pickle=False)
     cached: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     if cached.shape[0] != len(slide):
-        raise ValueError(f"{path} holds {cached.shape[0]} rows for {len(slide)} spots; delete it")
+        raise UserError(f"{path} holds {cached.shape[0]} rows for {len(slide)} spots; delete it")
     return cached

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from common.errors import UserError
 from common.rng import numpy_generator_for
 from common.training.sampler import DrawSampler, epoch_to_draw
 from spatial_ipa.data.log_expression import LogExpression
@@ -60,12 +61,12 @@ class ViewSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_min <= 1 or not 0 <= self.gene_dropout < 1:
-            raise ValueError(
+            raise UserError(
                 f"keep_min must lie in (0, 1] and gene_dropout in [0, 1), got {self.keep_min} and "
                 f"{self.gene_dropout}"
             )
         if min(self.scale_jitter, self.noise) < 0:
-            raise ValueError("scale_jitter and noise must not be negative")
+            raise UserError("scale_jitter and noise must not be negative")
 
 
 def augmented_view(
@@ -283,7 +284,7 @@ class EncoderDataModule(pl.LightningDataModule):
         del heldout
         names = [s.name for s in train]
         if self.select_on is not None and (self.select_on not in names or len(names) < 2):
-            raise ValueError(
+            raise UserError(
                 f"select_on must name one of at least two training slides ({', '.join(names)}), "
                 f"got {self.select_on!r}; use null to keep the last epoch"
             )
@@ -299,7 +300,7 @@ class EncoderDataModule(pl.LightningDataModule):
             f"{len(panel)} of them are detected in more than {self.min_detection:.2%} of spots"
         )
         if len(panel) < MIN_GENES:
-            raise ValueError(
+            raise UserError(
                 f"{len(panel)} of {len(shared)} shared genes are detected in more than "
                 f"min_detection={self.min_detection} of spots, at least {MIN_GENES} are needed; "
                 "lower min_detection, or give slides with more counts"

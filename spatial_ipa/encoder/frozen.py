@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import MissingFile, UserError
 from common.files.atomic import atomic_path
 from common.files.identity import tensor_hash
 from spatial_ipa.data.log_expression import LogExpression
@@ -73,12 +74,12 @@ class SharedEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if min(num_genes, d_out, *hidden) < 1 or len(hidden) != 2:
-            raise ValueError(
+            raise UserError(
                 f"widths must be positive and hidden two of them, got num_genes={num_genes}, "
                 f"d_out={d_out}, hidden={hidden}"
             )
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+            raise UserError(f"dropout must lie in [0, 1), got {dropout}")
         self.num_genes, self.d_out, self.hidden = num_genes, d_out, (hidden[0], hidden[1])
         self.first = nn.utils.skip_init(nn.Linear, num_genes, hidden[0])
         self.second = nn.utils.skip_init(nn.Linear, hidden[0], hidden[1])
@@ -110,7 +111,7 @@ class SharedEncoder(nn.Module):
         rank = components.shape[1]
         limit = min(self.hidden[0] // 2, self.hidden[1] // 2, self.d_out)
         if components.shape[0] != self.num_genes or not 1 <= rank <= limit:
-            raise ValueError(
+            raise UserError(
                 f"components must be ({self.num_genes}, r) with r <= {limit} (half of hidden, and "
                 f"d_out), got {tuple(components.shape)}"
             )
@@ -190,7 +191,7 @@ class FrozenEncoder:
 
     def __post_init__(self) -> None:
         if len(self.panel) != self.encoder.num_genes:
-            raise ValueError(
+            raise UserError(
                 f"the panel has {len(self.panel)} genes, the encoder {self.encoder.num_genes}"
             )
         for module in (self.encoder, self.adapter):
@@ -221,7 +222,7 @@ class FrozenEncoder:
             ValueError: on an unknown kind, or if more than half of the panel is missing.
         """
         if kind not in ("st", "scrna"):
-            raise ValueError(f"kind must be 'st' or 'scrna', got {kind!r}")
+            raise UserError(f"kind must be 'st' or 'scrna', got {kind!r}")
         expression = LogExpression.of_slide(slide, self.panel, self.target_sum)
         device = self.encoder.out_scale.device
         parts = []
@@ -268,7 +269,7 @@ class FrozenEncoder:
         """
         if not isinstance(state, dict) or state.get("version") != ENCODER_VERSION:
             version = state.get("version") if isinstance(state, dict) else type(state).__name__
-            raise ValueError(
+            raise UserError(
                 f"not an encoder of version {ENCODER_VERSION} (got {version!r}); train it anew"
             )
         try:
@@ -292,7 +293,7 @@ class FrozenEncoder:
                 float(state["target_sum"]),
             )
         except (KeyError, RuntimeError, AttributeError, IndexError) as error:
-            raise ValueError(f"the encoder's state is damaged: {error}") from error
+            raise UserError(f"the encoder's state is damaged: {error}") from error
 
 
 def unit_factor(h: Tensor, rows: np.ndarray) -> float:
@@ -331,18 +332,18 @@ def load_encoder(path: str | Path) -> FrozenEncoder:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"encoder {path} does not exist; `lightning fit --config "
             "configs/spatial_ipa/encoder.yaml` makes it"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not an encoder file: {error}") from error
+        raise UserError(f"{path} is not an encoder file: {error}") from error
     try:
         return FrozenEncoder.from_state(state)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

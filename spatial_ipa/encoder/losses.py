@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.errors import UserError
 from spatial_ipa.geometry.graphs import adaptive_k, spatial_graph
 from spatial_ipa.geometry.walks import squared_distance
 
@@ -41,7 +42,7 @@ def vicreg(a: Tensor, b: Tensor) -> Tensor:
     """VICReg of two views (n, d) of the same n spots; see the module."""
     _check_pair(a, b)
     if a.shape != b.shape:
-        raise ValueError(f"views must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise UserError(f"views must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     loss = F.mse_loss(a, b)
     for view in (a, b):
         cov = covariance(view)
@@ -82,7 +83,7 @@ def spatial_kernel(xy: Tensor) -> Tensor:
 def neighbour_kl(h: Tensor, kernel: Tensor, tau: float) -> Tensor:
     """Mean row KL between a spatial kernel (n, n) and soft neighbourhoods in h (n, d)."""
     if not tau > 0:
-        raise ValueError(f"tau must be positive, got {tau}")
+        raise UserError(f"tau must be positive, got {tau}")
     logits = -_squared_distances(h) / (h.shape[1] * tau)
     logits = logits.masked_fill(torch.eye(len(h), dtype=torch.bool, device=h.device), -torch.inf)
     log_q = logits.log_softmax(1)
@@ -144,7 +145,7 @@ def _squared_distances(x: Tensor) -> Tensor:
 
 def _check_pair(a: Tensor, b: Tensor) -> None:
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(
+        raise UserError(
             f"need two matrices of one width and at least two rows each, got {tuple(a.shape)} and "
             f"{tuple(b.shape)}"
         )

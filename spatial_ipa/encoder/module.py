@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.files.outputs import prepare_output
 from common.rng import generator_for
 from spatial_ipa.data.log_expression import LogExpression
@@ -114,14 +115,14 @@ class EncoderModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if start not in ("spatial", "pca", "random"):
-            raise ValueError(f"start must be spatial, pca or random, got {start!r}")
+            raise UserError(f"start must be spatial, pca or random, got {start!r}")
         limit = _start_width(d_out, hidden)
         if start == "spatial" and rank < limit:
-            raise ValueError(f"rank must be at least {limit}, the width of the start; got {rank}")
+            raise UserError(f"rank must be at least {limit}, the width of the start; got {rank}")
         if start == "random" and first_layer_lr == 0:
-            raise ValueError("start=random needs first_layer_lr > 0: the gene layer must learn")
+            raise UserError("start=random needs first_layer_lr > 0: the gene layer must learn")
         if start == "random" and w_anchor > 0:
-            raise ValueError("start=random has nothing to be anchored to; set w_anchor to 0")
+            raise UserError("start=random has nothing to be anchored to; set w_anchor to 0")
         weights = {
             "w_vicreg": w_vicreg,
             "w_neighbours": w_neighbours,
@@ -134,7 +135,7 @@ class EncoderModule(pl.LightningModule):
         }
         for name, value in (weights | {"first_layer_lr": first_layer_lr}).items():
             if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+                raise UserError(f"{name} must not be negative, got {value}")
         # A checkpoint holds plain types only; the optimizer comes from the configuration, and so
         # does the output: a checkpoint must not bring back the path of an earlier run.
         self.save_hyperparameters(ignore=["optimizer", "output"])
@@ -151,7 +152,7 @@ class EncoderModule(pl.LightningModule):
     def data(self) -> EncoderDataModule:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, EncoderDataModule):
-            raise ValueError(f"EncoderModule needs an EncoderDataModule, got {type(data).__name__}")
+            raise UserError(f"EncoderModule needs an EncoderDataModule, got {type(data).__name__}")
         return data
 
     def setup(self, stage: str) -> None:
@@ -160,7 +161,7 @@ class EncoderModule(pl.LightningModule):
         prepare_output(self.output, "model.output")
         acting = {k: v for k, v in self.weights.items() if k != "w_scrna" or self.data.scrna}
         if self.trainer.max_epochs != 0 and not any(acting.values()):
-            raise ValueError(
+            raise UserError(
                 f"{', '.join(acting)} are all 0, so there is nothing to train; set one of "
                 "them, or trainer.max_epochs to 0 to write the start"
             )
@@ -191,7 +192,7 @@ class EncoderModule(pl.LightningModule):
         if data.scrna:
             aligning = ("w_coral", "w_mmd", "w_scrna", "w_adversary")
             if not any(self.weights[w] for w in aligning):
-                raise ValueError(
+                raise UserError(
                     f"scrna is given, but {', '.join(aligning)} are all 0: the adapter would "
                     "learn nothing. Set one of them, or leave scrna out"
                 )
@@ -391,7 +392,7 @@ def unit_scale(encoder: SharedEncoder, slides: list[LogExpression]) -> float:
     h = torch.cat([_embed(encoder, s) for s in slides])
     variance = float(h.double().var(0, correction=0).mean())
     if not variance > 0:
-        raise ValueError("embeddings of the training slides are constant; is their expression?")
+        raise UserError("embeddings of the training slides are constant; is their expression?")
     return variance**-0.5
 
 

@@ -22,6 +22,7 @@ import scipy.linalg
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.extmath import randomized_svd
 
+from common.errors import UserError
 from spatial_ipa.data.log_expression import LogExpression
 
 _EXACT = 4000  # rows or genes up to which the eigenproblem is solved exactly: some seconds
@@ -42,7 +43,7 @@ def principal_components(
         ValueError: if rank is not positive or there is no slide.
     """
     if not slides or rank < 1:
-        raise ValueError(f"need slides and a positive rank, got {len(slides)} slides, rank {rank}")
+        raise UserError(f"need slides and a positive rank, got {len(slides)} slides, rank {rank}")
     rng = np.random.default_rng(seed)
     share = max_rows / max(sum(len(s) for s in slides), max_rows)
     rows = np.concatenate(
@@ -100,9 +101,9 @@ def spatial_components(
             positive autocorrelation.
     """
     if len(slides) != len(coordinates) or not slides:
-        raise ValueError(f"got {len(slides)} slides and {len(coordinates)} sets of coordinates")
+        raise UserError(f"got {len(slides)} slides and {len(coordinates)} sets of coordinates")
     if not ridge > 0 or num_neighbours < 1:
-        raise ValueError(
+        raise UserError(
             f"ridge and num_neighbours must be positive, got {ridge} and {num_neighbours}"
         )
     rank = components.shape[1]
@@ -120,7 +121,7 @@ def spatial_components(
     order = np.argsort(-eigenvalues)[:num_components]
     order = order[eigenvalues[order] > 0]
     if not order.size:
-        raise ValueError(
+        raise UserError(
             "no direction of expression is shared by spatial neighbours: coordinates and rows of "
             "the training slides do not seem to belong together"
         )

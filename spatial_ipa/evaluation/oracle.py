@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from spatial_ipa.geometry.walks import gauge_fix
 from spatial_ipa.model.losses import GeometryTerms, collapse_diagnostics, geometry_terms
 from spatial_ipa.model.targets import Target, build_target, union_targets
@@ -99,7 +100,7 @@ def minimise_slide(
         ValueError: if ``target`` is a union.
     """
     if target.num_graphs != 1:
-        raise ValueError(f"minimise_slide takes one graph, got a union of {target.num_graphs}")
+        raise UserError(f"minimise_slide takes one graph, got a union of {target.num_graphs}")
     if len(target.graph) <= _COARSE_CELLS:
         return _score(_best_of_starts(target, generator, steps), target)
     chosen = target.xy[_draw_rows(target, _COARSE_CELLS, generator)]

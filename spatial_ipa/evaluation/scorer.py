@@ -7,6 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from common.errors import UserError
 from common.rng import generator_for
 from spatial_ipa.geometry.metrics import layout_metrics
 from spatial_ipa.geometry.walks import gauge_fix
@@ -67,9 +68,9 @@ class SlideScorer:
         """
         x = torch.tensor(np.array(layout), dtype=torch.float32)
         if x.shape != self.xy.shape:
-            raise ValueError(f"layout must be {tuple(self.xy.shape)}, got {tuple(x.shape)}")
+            raise UserError(f"layout must be {tuple(self.xy.shape)}, got {tuple(x.shape)}")
         if not bool(torch.isfinite(x).all()):
-            raise ValueError("layout holds NaN or infinity")
+            raise UserError("layout holds NaN or infinity")
         whole = geometry_terms(x, self.slide)
         parts = geometry_terms(torch.cat([x[m] for m in self.members]), self.minisets)
         ratio, median = collapse_diagnostics(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_index
 
@@ -46,11 +47,11 @@ def spatial_graph(xy: Tensor, k: int) -> tuple[EdgeList, Tensor]:
     """
     n = xy.shape[0]
     if not 1 <= k < n:
-        raise ValueError(f"k must lie in [1, {n - 1}] for {n} nodes, got {k}")
+        raise UserError(f"k must lie in [1, {n - 1}] for {n} nodes, got {k}")
     index, _ = knn_index(xy, k)  # (n, k)
     scale = (xy - xy[index[:, -1]]).norm(dim=1)
     if bool((scale == 0).any()):
-        raise ValueError(
+        raise UserError(
             f"{int((scale == 0).sum())} of {n} points coincide with their {k} nearest neighbours; "
             "remove duplicated coordinates"
         )

@@ -33,6 +33,7 @@ from scipy.stats import rankdata
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
+from common.errors import UserError
 from spatial_ipa.geometry.graphs import adaptive_k
 
 Array = NDArray[np.float64]
@@ -52,17 +53,17 @@ _CHUNK = 1 << 22  # distances held at once: 32 MB
 def _layout(name: str, xy: ArrayLike) -> Array:
     points = np.asarray(xy, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"{name} must have shape (n, 2), got {points.shape}")
+        raise UserError(f"{name} must have shape (n, 2), got {points.shape}")
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(axis=1).sum())
-        raise ValueError(f"{name} must be finite, but {bad} of its {len(points)} rows are not")
+        raise UserError(f"{name} must be finite, but {bad} of its {len(points)} rows are not")
     return points
 
 
 def _pair(pred: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
     p, t = _layout("pred", pred), _layout("target", target)
     if len(p) != len(t):
-        raise ValueError(f"pred and target must have as many rows, got {len(p)} and {len(t)}")
+        raise UserError(f"pred and target must have as many rows, got {len(p)} and {len(t)}")
     return p, t
 
 
@@ -171,7 +172,7 @@ def layout_recall(
     p, t = _pair(pred, target)
     n = len(p)
     if not 1 <= k < n:
-        raise ValueError(f"k must lie in [1, n - 1] = [1, {n - 1}], got {k}")
+        raise UserError(f"k must lie in [1, n - 1] = [1, {n - 1}], got {k}")
     rows = np.arange(n)
     if n > FULL_SIZE:
         rows = np.random.default_rng(seed).choice(n, FULL_SIZE, replace=False)
@@ -213,7 +214,7 @@ def layout_metrics(pred: ArrayLike, target: ArrayLike, *, seed: int = 0) -> dict
     p, t = _pair(pred, target)
     n = len(p)
     if n < MIN_POINTS:
-        raise ValueError(f"layout_metrics needs at least {MIN_POINTS} points, got {n}")
+        raise UserError(f"layout_metrics needs at least {MIN_POINTS} points, got {n}")
     recall_10, chance_10 = layout_recall(p, t, 10, seed=seed)
     recall_k, chance_k = layout_recall(p, t, adaptive_k(n), seed=seed)
     some = np.arange(n)
@@ -255,13 +256,13 @@ def neighbour_recall(
     """
     h, x = np.asarray(embedding, dtype=np.float64), _layout("xy", xy)
     if h.ndim != 2 or len(h) != len(x):
-        raise ValueError(f"embedding must have shape (n={len(x)}, d), got {h.shape}")
+        raise UserError(f"embedding must have shape (n={len(x)}, d), got {h.shape}")
     if not np.isfinite(h).all():
-        raise ValueError("embedding must be finite; it holds NaN or infinite values")
+        raise UserError("embedding must be finite; it holds NaN or infinite values")
     n = len(x)
     for name, k in (("k_true", k_true), ("k_candidates", k_candidates)):
         if not 1 <= k < n:
-            raise ValueError(f"{name} must lie in [1, n - 1] = [1, {n - 1}], got {k}")
+            raise UserError(f"{name} must lie in [1, n - 1] = [1, {n - 1}], got {k}")
     rows = np.arange(n)
     if n > FULL_SIZE:
         rows = np.random.default_rng(seed).choice(n, FULL_SIZE, replace=False)

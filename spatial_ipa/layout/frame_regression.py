@@ -38,6 +38,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
 
 from common.align import align
+from common.errors import UserError
 from common.files.identity import check_version
 from common.rng import numpy_generator_for
 from spatial_ipa.confidence.identifiability import nearest
@@ -85,10 +86,10 @@ class FrameRegression:
                 all cells have the same embedding.
         """
         if not slides:
-            raise ValueError("slides is empty: a common frame needs at least one training slide")
+            raise UserError("slides is empty: a common frame needs at least one training slide")
         for slide in slides:
             if len(slide.xy) == 0:
-                raise ValueError(f"slide {slide.name} has no cells")
+                raise UserError(f"slide {slide.name} has no cells")
             slide.check_finite()
         rng = numpy_generator_for(seed)
         chosen = sorted(rng.permutation(len(slides))[:MAX_SLIDES].tolist())
@@ -105,7 +106,7 @@ class FrameRegression:
         target = np.concatenate([x @ r for x, r in zip(xy, rotations, strict=True)])
         spread = 2 * float(features.var(axis=0).sum())  # mean squared distance of two cells
         if not spread > 0:
-            raise ValueError("all training cells have the same embedding: nothing to regress on")
+            raise UserError("all training cells have the same embedding: nothing to regress on")
         gamma = 1 / (2 * spread)
         kernel = Nystroem(
             gamma=gamma,
@@ -124,7 +125,7 @@ class FrameRegression:
             ValueError: if the width differs from that of the training cells.
         """
         if h.ndim != 2 or h.shape[1] != self.centres.shape[1]:
-            raise ValueError(f"h must have shape (n, {self.centres.shape[1]}), got {h.shape}")
+            raise UserError(f"h must have shape (n, {self.centres.shape[1]}), got {h.shape}")
         centres, found = self.centres.astype(np.float64), np.empty((len(h), 2))
         for start in range(0, len(h), _BLOCK):
             rows = slice(start, start + _BLOCK)

@@ -32,6 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.align import align
+from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from common.graph.order import inverse_order, locality_order
@@ -114,7 +115,7 @@ def towards_outline(
         ValueError: if ``aspect`` is not in (0, 1].
     """
     if not 0.0 < aspect <= 1.0:
-        raise ValueError(f"aspect must lie in (0, 1], got {aspect}")
+        raise UserError(f"aspect must lie in (0, 1], got {aspect}")
     own = aspect_ratio(placement.xy)
     if own < _MIN_ASPECT:
         return placement
@@ -189,7 +190,7 @@ def place_stitched(
     """
     num_anchors = size // 3 if num_anchors is None else num_anchors
     if not 2 <= num_anchors < size:
-        raise ValueError(f"num_anchors must lie in [2, size = {size}), got {num_anchors}")
+        raise UserError(f"num_anchors must lie in [2, size = {size}), got {num_anchors}")
     n = h.shape[0]
     if n <= size:
         return place_whole(place, h, num_candidates, num_draws, seed, noise_h)

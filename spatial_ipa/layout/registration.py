@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
+from common.errors import UserError
 from spatial_ipa.geometry.metrics import gauge_fix
 
 Array = NDArray[np.float64]
@@ -42,7 +43,7 @@ def mutual_nearest_neighbours(
         ValueError: if k is out of range.
     """
     if not 1 <= k <= min(len(a), len(b)):
-        raise ValueError(f"k must lie in [1, {min(len(a), len(b))}], the smaller set; got {k}")
+        raise UserError(f"k must lie in [1, {min(len(a), len(b))}], the smaller set; got {k}")
     to_b = NearestNeighbors(n_neighbors=k).fit(b).kneighbors_graph(a)
     to_a = NearestNeighbors(n_neighbors=k).fit(a).kneighbors_graph(b)
     mutual = to_b.multiply(to_a.T).tocsr()  # sparse: slides may have 10^5 cells
@@ -73,13 +74,13 @@ def slide_rotations(
         ValueError: if there is no slide, or features and coordinates do not fit together.
     """
     if not train_xy or len(train_features) != len(train_xy):
-        raise ValueError(
+        raise UserError(
             "train_features and train_xy must hold one array per slide, got "
             f"{len(train_features)} and {len(train_xy)}"
         )
     for s, (features, xy) in enumerate(zip(train_features, train_xy, strict=True)):
         if len(features) != len(xy):
-            raise ValueError(
+            raise UserError(
                 f"slide {s}: train_features has {len(features)} rows, train_xy {len(xy)}"
             )
     rotations = [np.eye(2)]

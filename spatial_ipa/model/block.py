@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.sparse import neighbor_attention
 from spatial_ipa.geometry.walks import graph_mean, squared_distance
@@ -53,7 +54,7 @@ class IPALiteBlock(nn.Module):
     ) -> None:
         super().__init__()
         if distance_term not in ("none", "rbf", "monotone"):
-            raise ValueError(f"distance_term must be none, rbf or monotone, got {distance_term!r}")
+            raise UserError(f"distance_term must be none, rbf or monotone, got {distance_term!r}")
         self.heads, self.beta, self.distance_term = heads, beta, distance_term
         width = heads * c_head
         self.norm = nn.LayerNorm(c_s)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from common.rng import generator_for
@@ -38,7 +39,7 @@ class EmbeddedSlide:
     def check_finite(self) -> None:
         """Raise ValueError, naming the slide, if embeddings hold NaN or infinity."""
         if not np.isfinite(self.h).all():
-            raise ValueError(f"slide {self.name}: embeddings hold NaN or infinity")
+            raise UserError(f"slide {self.name}: embeddings hold NaN or infinity")
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,10 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.noise_h < 0:
-            raise ValueError(f"noise_h must not be negative, got {self.noise_h}")
+            raise UserError(f"noise_h must not be negative, got {self.noise_h}")
         for name in ("dropout_h", "drop_edges"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+                raise UserError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
     def __call__(self, item: Miniset, generator: torch.Generator) -> Miniset:
         """Disturb one miniset.  The candidate graph stays that of the clean embeddings."""
@@ -133,7 +134,7 @@ def check_sizes(size_min: int, size_max: int) -> None:
         ValueError: if so.
     """
     if not 8 <= size_min <= size_max:
-        raise ValueError(
+        raise UserError(
             f"sizes must satisfy 8 <= size_min <= size_max, got {size_min} and {size_max}"
         )
 
@@ -198,7 +199,7 @@ class MinisetDataset(Dataset[Miniset]):
         augmentation: Augmentation | None = None,
     ) -> None:
         if not slides:
-            raise ValueError("minisets need at least one slide, got none")
+            raise UserError("minisets need at least one slide, got none")
         check_sizes(size_min, size_max)
         for slide in slides:
             slide.check_finite()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.graph.edges import EdgeList
 from spatial_ipa.geometry.walks import gauge_fix
 from spatial_ipa.model.block import DistanceTerm, IPALiteBlock
@@ -57,7 +58,7 @@ class IPALiteModel(nn.Module):
     ) -> None:
         super().__init__()
         if recycles < 1:
-            raise ValueError(f"recycles must be at least 1, got {recycles}")
+            raise UserError(f"recycles must be at least 1, got {recycles}")
         self.recycles, self.noise_std = recycles, noise_std
         self.to_state = nn.Sequential(
             nn.Linear(d_input, 2 * c_s), nn.GELU(), nn.Linear(2 * c_s, c_s)

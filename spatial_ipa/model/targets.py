@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.graph.edges import EdgeList
 from spatial_ipa.geometry import graphs
 from spatial_ipa.geometry.walks import build_predicted_rw_operator, gauge_fix
@@ -70,7 +71,7 @@ def build_target(xy: Tensor, generator: torch.Generator, num_rows: int | None = 
     """
     n = xy.shape[0]
     if n < 8:
-        raise ValueError(f"a target needs at least 8 points, got {n}")
+        raise UserError(f"a target needs at least 8 points, got {n}")
     xy = gauge_fix(xy.float())
     k = graphs.adaptive_k(n)
     edges, scale = graphs.spatial_graph(xy, k)

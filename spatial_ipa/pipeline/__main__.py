@@ -25,6 +25,7 @@ import torch
 from jsonargparse import auto_cli
 
 from common.cli.main import one_line_errors
+from common.errors import ExistingFile, UserError
 from common.files.atomic import atomic_path
 from common.report.figures import save_figure
 from common.rng import numpy_generator_for
@@ -113,15 +114,15 @@ def run(
         seed: of the simulation-independent parts: training and placement.
     """
     if max_scored < MIN_POINTS:
-        raise ValueError(f"max_scored must be at least {MIN_POINTS}, got {max_scored}")
+        raise UserError(f"max_scored must be at least {MIN_POINTS}, got {max_scored}")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"out={folder} is a file; name a folder")
+        raise ExistingFile(f"out={folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     truth: Path | None = None
     if slides is None:
         if tissue.num_slides < 3:
-            raise ValueError(
+            raise UserError(
                 "tissue.num_slides must be at least 3, to train, choose the epoch and score; got "
                 f"{tissue.num_slides}"
             )
@@ -133,7 +134,7 @@ def run(
     else:
         print("[1/4] slides as given", flush=True)
     if not holdout:
-        raise ValueError("holdout is empty: name at least one slide to score on")
+        raise UserError("holdout is empty: name at least one slide to score on")
     validation = validation or []
 
     def read(paths: list[str]) -> list[Slide]:
@@ -211,7 +212,7 @@ def run(
     )
     own = module.context.encoder if module.context is not None else None
     if own is None or own.weights_hash != encoder.weights_hash:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint} was not trained on embeddings of {encoder_path}; delete both, or choose "
             "another out"
         )
@@ -287,7 +288,7 @@ def _refuse_equal_outputs(slides: list[Slide]) -> None:
     names = [_file_name(slide) for slide in slides]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(
+        raise UserError(
             f"validation, holdout and scrna hold more than one file named {', '.join(twice)}; what "
             "is written about them would overwrite each other: rename the files"
         )
@@ -308,7 +309,7 @@ def _stage(output: Path, inputs: list[Any], make: Callable[[], None]) -> None:
     output.unlink(missing_ok=True)
     make()
     if not output.exists():
-        raise ValueError(f"the stage ended without writing {output}")
+        raise UserError(f"the stage ended without writing {output}")
     _write_text(stamp, key)
 
 

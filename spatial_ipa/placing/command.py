@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from common.errors import ExistingFile, MissingFile, MissingPackage, UserError
 from common.graph.edges import EdgeList
 from common.report.resources import Stopwatch
 from spatial_ipa.data.h5ad import earlier_prediction, write_prediction
@@ -71,13 +72,13 @@ class PlacementOptions:
 
     def __post_init__(self) -> None:
         if self.num_draws < 2:
-            raise ValueError(f"num_draws must be at least 2 for a spread, got {self.num_draws}")
+            raise UserError(f"num_draws must be at least 2 for a spread, got {self.num_draws}")
         if self.approximate_above < 1:
-            raise ValueError(f"approximate_above must be positive, got {self.approximate_above}")
+            raise UserError(f"approximate_above must be positive, got {self.approximate_above}")
         if not 0 < self.coverage < 1:
-            raise ValueError(f"coverage must lie in (0, 1), got {self.coverage}")
+            raise UserError(f"coverage must lie in (0, 1), got {self.coverage}")
         if self.abstain_above is not None and not self.abstain_above > 0:
-            raise ValueError(f"abstain_above must be positive or null, got {self.abstain_above}")
+            raise UserError(f"abstain_above must be positive or null, got {self.abstain_above}")
 
 
 @dataclass(frozen=True)
@@ -175,17 +176,17 @@ class CellDataModule(pl.LightningDataModule):
         self.layer, self.gene_key = layer, gene_key
         # Refuse before any model is loaded.
         if self.output.exists() and not overwrite:
-            raise FileExistsError(
+            raise ExistingFile(
                 f"{self.output} exists; choose another data.output or set data.overwrite"
             )
         if not self.output.parent.is_dir():
-            raise FileNotFoundError(f"folder {self.output.parent} of data.output does not exist")
+            raise MissingFile(f"folder {self.output.parent} of data.output does not exist")
         if self.output.resolve() == self.input.resolve():
-            raise ValueError(f"data.output is the input file {self.input}; choose another name")
+            raise UserError(f"data.output is the input file {self.input}; choose another name")
 
     def setup(self, stage: str) -> None:
         if stage != "predict":
-            raise ValueError("CellDataModule only serves `lightning predict`")
+            raise UserError("CellDataModule only serves `lightning predict`")
         self.clock = Stopwatch()
         with self.clock.stage("read"):
             self.slide = read_slide(
@@ -196,14 +197,14 @@ class CellDataModule(pl.LightningDataModule):
                 min_spots=2,
             )
         if not self.overwrite and (there := earlier_prediction(self.input)):
-            raise ValueError(
+            raise UserError(
                 f"{self.input} holds an earlier prediction ({', '.join(there)}); set "
                 "data.overwrite to replace it in the copy"
             )
         options = self.placement
         large = options.write_graph and len(self.slide) > options.approximate_above
         if large and find_spec("faiss") is None:
-            raise ImportError(
+            raise MissingPackage(
                 f"{self.input}: the gate graph of {len(self.slide)} cells needs faiss: pip install "
                 "'edgewise[approximate]', or set data.placement.write_graph=false, or "
                 "data.placement.approximate_above higher for a slow exact search"

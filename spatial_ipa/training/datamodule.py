@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
+from common.errors import MissingFile, UserError
 from common.training.sampler import DrawSampler, epoch_to_draw
 from common.training.stage import run_stage
 from spatial_ipa.confidence.calibration import Calibration
@@ -138,9 +139,9 @@ class MinisetSettings:
     def __post_init__(self) -> None:
         for name in ("per_epoch", "val_per_slide", "batch_size", "num_candidates"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_rows is not None and self.num_rows < 1:
-            raise ValueError(f"num_rows must be at least 1, got {self.num_rows}; null for all")
+            raise UserError(f"num_rows must be at least 1, got {self.num_rows}; null for all")
         check_sizes(self.size_min, self.size_max)
 
 
@@ -288,7 +289,7 @@ class SlideDataModule(MinisetDataModule):
         slides = self._read()
         if not self.encoder_path.exists():
             if self.encoder_config is None:
-                raise FileNotFoundError(
+                raise MissingFile(
                     f"encoder {self.encoder_path} does not exist; train it with `lightning fit "
                     "--config configs/spatial_ipa/encoder.yaml`, or set "
                     "data.init_args.encoder_config"

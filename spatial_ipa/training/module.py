@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from common.errors import UserError
 from common.files.identity import tensor_hash
 from common.files.outputs import prepare_output
 from common.graph.edges import EdgeList
@@ -121,18 +122,18 @@ class SpatialIPAModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if graph not in ("gated", "candidates", "true"):
-            raise ValueError(f"graph must be gated, candidates or true, got {graph!r}")
+            raise UserError(f"graph must be gated, candidates or true, got {graph!r}")
         if graph != "true" and distance_term == "monotone":
-            raise ValueError(
+            raise UserError(
                 "distance_term=monotone is for graph=true only: on candidate graphs it pulls "
                 "wrong neighbours together (E_geo +0.20); use rbf or none"
             )
         if w_procrustes < 0:
-            raise ValueError(f"w_procrustes must not be negative, got {w_procrustes}")
+            raise UserError(f"w_procrustes must not be negative, got {w_procrustes}")
         if ramp_epochs < 0:
-            raise ValueError(f"ramp_epochs must not be negative, got {ramp_epochs}")
+            raise UserError(f"ramp_epochs must not be negative, got {ramp_epochs}")
         if calibration_draws < 0 or calibration_draws == 1:
-            raise ValueError(f"calibration_draws must be 0 or at least 2, got {calibration_draws}")
+            raise UserError(f"calibration_draws must be 0 or at least 2, got {calibration_draws}")
         # Not the export: a checkpoint must not bring back the path of an earlier run.
         self.save_hyperparameters(ignore=["export", "calibration_draws"])
         self.model = IPALiteModel(
@@ -158,11 +159,11 @@ class SpatialIPAModule(pl.LightningModule):
             return
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
-            raise ValueError(
+            raise UserError(
                 "trainer.max_epochs must be set, to at least 1: the cosine decay runs over it"
             )
         if self.model.recycles < 2 and self.trainer.world_size > 1:
-            raise ValueError(
+            raise UserError(
                 "model.init_args.recycles must be at least 2 on several processes: one pass leaves "
                 "the state update without gradient, which DDP refuses"
             )
@@ -175,7 +176,7 @@ class SpatialIPAModule(pl.LightningModule):
         if not isinstance(data, MinisetDataModule):
             return
         if data.width != self.model.to_start[0].in_features:
-            raise ValueError(
+            raise UserError(
                 f"model.d_input is {self.model.to_start[0].in_features}, but the embeddings "
                 f"are {data.width} wide; set model.init_args.d_input to {data.width}"
             )
@@ -237,7 +238,7 @@ class SpatialIPAModule(pl.LightningModule):
             ValueError: without placement context, on too few cells, or a slide in both lists.
         """
         if self.context is None:
-            raise ValueError("the module has no placement context; load it from a checkpoint")
+            raise UserError("the module has no placement context; load it from a checkpoint")
 
         def place(h: np.ndarray) -> Placement:
             return self.place(torch.from_numpy(np.array(h)).to(self.device), "auto", num_draws)
@@ -255,7 +256,7 @@ class SpatialIPAModule(pl.LightningModule):
         saved = PlacementContext.from_state(checkpoint["placement_context"])
         differences = [] if self.context is None else saved.differences(self.context)
         if differences:
-            raise ValueError(
+            raise UserError(
                 "this checkpoint was trained on embeddings of another encoder, or on minisets "
                 f"drawn otherwise, than the data module's: {'; '.join(differences)}. Give "
                 "data.init_args.encoder and data.init_args.minisets of that training, or train "
@@ -271,7 +272,7 @@ class SpatialIPAModule(pl.LightningModule):
         """Refuse to resume with other epochs: beyond its end the cosine rises again."""
         for schedule in checkpoint.get("lr_schedulers", ()):
             if schedule["T_max"] != self.trainer.max_epochs:
-                raise ValueError(
+                raise UserError(
                     f"the learning rate of this checkpoint decays over {schedule['T_max']} epochs, "
                     f"and trainer.max_epochs is {self.trainer.max_epochs}; resume it with "
                     f"{schedule['T_max']}, or train anew without --ckpt_path"
@@ -356,11 +357,9 @@ class SpatialIPAModule(pl.LightningModule):
         :mod:`spatial_ipa.layout.frame_regression`.
         """
         if self.graph == "true":
-            raise ValueError(
-                "a model trained with graph=true needs coordinates and places no cells"
-            )
+            raise UserError("a model trained with graph=true needs coordinates and places no cells")
         if self.context is None:
-            raise ValueError("the module has no placement context; load it from a checkpoint")
+            raise UserError("the module has no placement context; load it from a checkpoint")
         if inference == "auto":
             inference = "whole" if h.shape[0] <= self.context.size else "stitched"
 
@@ -394,7 +393,7 @@ class SpatialIPAModule(pl.LightningModule):
                 when None.
         """
         if self.context is None:
-            raise ValueError("the module has no placement context; load it from a checkpoint")
+            raise UserError("the module has no placement context; load it from a checkpoint")
         edges = knn_edges(h, self.context.num_candidates, approximate_above=approximate_above)
         logit = h.new_zeros(edges.num_edges) if self.gate is None else self.gate(h, edges)
         return edge_softmax(logit, edges), edges
@@ -411,7 +410,7 @@ class SpatialIPAModule(pl.LightningModule):
         ``clock`` is given the seconds of the stages embed, place, graph and judge.
         """
         if self.context is None or self.context.encoder is None:
-            raise ValueError(
+            raise UserError(
                 "the checkpoint holds no encoder, so expression cannot be embedded; train with "
                 "spatial_ipa.training.datamodule.SlideDataModule"
             )
@@ -427,7 +426,7 @@ class SpatialIPAModule(pl.LightningModule):
         with clock.stage("embed"):
             placed = encoder.has_counts(slide)
             if placed.sum() < 2:
-                raise ValueError(
+                raise UserError(
                     f"{slide.name}: {placed.sum()} of {len(slide)} cells have counts on the "
                     f"encoder's {len(encoder.panel)} genes; at least 2 are needed"
                 )

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import MissingPackage, UserError
 from common.graph.knn import exact
 from common.rng import generator_for
 
@@ -71,9 +72,9 @@ def nearest(
         ImportError: if faiss is not installed.
     """
     if x.shape[1] == 0:
-        raise ValueError("engine 'approximate' needs x with a column; use engine 'exact'")
+        raise UserError("engine 'approximate' needs x with a column; use engine 'exact'")
     if not 0 < recall < 1:
-        raise ValueError(
+        raise UserError(
             f"recall must be above 0 and below 1, got {recall}; for 1 use engine 'exact'"
         )
     faiss = _import_faiss()
@@ -178,7 +179,7 @@ def _import_faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackage(
             "engine 'approximate' needs faiss: pip install 'edgewise[approximate]' (faiss-cpu)"
         ) from error
     module: ModuleType = faiss

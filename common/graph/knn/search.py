@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.graph.knn import approximate, exact, trees
 
@@ -85,7 +86,7 @@ def knn_index(
         valid: (N, k) bool, false past the end of a graph of n <= k nodes.
     """
     if engine not in get_args(Engine):
-        raise ValueError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
+        raise UserError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
     values, ptr = _checked(x, k, graph_ptr)
     if engine == "auto":
         engine = _choose(values, ptr, approximate_above)
@@ -125,12 +126,12 @@ def knn_recall(
         ValueError: on bad ``x`` or ``graph_ptr``, tables that do not fit ``x``, or ``sample`` < 1.
     """
     if index.dim() != 2 or index.shape[0] != x.shape[0] or valid.shape != index.shape:
-        raise ValueError(
+        raise UserError(
             f"index and valid must have shape ({x.shape[0]}, k), got {tuple(index.shape)} and "
             f"{tuple(valid.shape)}"
         )
     if sample < 1:
-        raise ValueError(f"sample must be at least 1, got {sample}")
+        raise UserError(f"sample must be at least 1, got {sample}")
     values, ptr = _checked(x, index.shape[1], graph_ptr)
     rows = torch.randperm(x.shape[0], generator=generator)[:sample].sort().values.to(x.device)
     graph = torch.searchsorted(ptr, rows, right=True) - 1
@@ -164,17 +165,17 @@ def _choose(
 def _checked(x: Tensor, k: int, graph_ptr: Tensor | None) -> tuple[Tensor, Tensor]:
     """``x`` in float32 without gradient, and the row pointer of its graphs on the same device."""
     if x.dim() != 2 or not x.is_floating_point():
-        raise ValueError(f"x must be a float (N, D) matrix, got {tuple(x.shape)} {x.dtype}")
+        raise UserError(f"x must be a float (N, D) matrix, got {tuple(x.shape)} {x.dtype}")
     if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+        raise UserError(f"k must be at least 1, got {k}")
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x).all(1)).sum())
-        raise ValueError(f"x must be finite; {bad} of {x.shape[0]} rows hold NaN or infinity")
+        raise UserError(f"x must be finite; {bad} of {x.shape[0]} rows hold NaN or infinity")
     values = x.detach().float()
     # |a - b|² <= 4 max |x|²; an overflow would make far nodes tie.
     longest = float(torch.linalg.vector_norm(values, dim=1).max()) if values.numel() else 0.0
     if not 4 * longest**2 <= torch.finfo(torch.float32).max:
-        raise ValueError(
+        raise UserError(
             f"x must be below about 1e19 for squared distances in float32, got values up to "
             f"{float(x.abs().max()):.3g}; scale x"
         )
@@ -182,5 +183,5 @@ def _checked(x: Tensor, k: int, graph_ptr: Tensor | None) -> tuple[Tensor, Tenso
         return values, torch.tensor([0, x.shape[0]], device=x.device)
     steps = graph_ptr[1:] - graph_ptr[:-1]
     if int(graph_ptr[0]) != 0 or int(graph_ptr[-1]) != x.shape[0] or bool((steps < 0).any()):
-        raise ValueError(f"graph_ptr must rise from 0 to {x.shape[0]}, got {graph_ptr.tolist()}")
+        raise UserError(f"graph_ptr must rise from 0 to {x.shape[0]}, got {graph_ptr.tolist()}")
     return values, graph_ptr.to(x.device)

@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.errors import MissingPackage, UserError
 from common.graph.knn import exact
 
 Library = Literal["kdtree", "cluster"]
@@ -53,7 +54,7 @@ def nearest(x: Tensor, k: int, graph_ptr: Tensor, library: Library) -> tuple[Ten
         ImportError: if torch-cluster is asked for and not installed.
     """
     if not 1 <= x.shape[1] <= exact.DIFFERENCE_WIDTH:
-        raise ValueError(
+        raise UserError(
             f"engine {library!r} takes x with 1 to {exact.DIFFERENCE_WIDTH} columns, got "
             f"{x.shape[1]}; use engine 'exact' or 'approximate'"
         )
@@ -127,7 +128,7 @@ def _cluster_tree(points: Tensor) -> Query:
     try:
         from torch_cluster import knn
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackage(
             "engine 'cluster' needs torch-cluster (python3 -m common.bootstrap setup builds it); "
             "engine 'kdtree' gives the same graph without"
         ) from error

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from common.errors import UserError
 from protein_cvae.evaluation.latent_effects import FOLLOWED, GLOBAL, LOCAL, LatentEffects, Unit
 
 _TITLES = {GLOBAL: "z_global alone", FOLLOWED: "z_global, z_local follows"}
@@ -29,7 +30,7 @@ def effects_figure(name: str, effects: LatentEffects, unit: Unit = "prior") -> F
     """
     present = {move.latent for move in effects.moves if move.unit == unit}
     if not present:
-        raise ValueError(f"unit: no latent was moved in standard deviations of the {unit}")
+        raise UserError(f"unit: no latent was moved in standard deviations of the {unit}")
     latents = [latent for latent in (GLOBAL, FOLLOWED, *LOCAL) if latent in present]
     figure = Figure(figsize=(3.4 * len(latents), 6.2), layout="constrained")
     rows = figure.subplots(2, len(latents), squeeze=False)

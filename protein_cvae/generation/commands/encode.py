@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from common.errors import UserError
 from common.files.atomic import atomic_path
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble
@@ -109,7 +110,7 @@ class EncodeDataModule(TaskDataModule):
         overwrite: bool = False,
     ) -> None:
         if Path(output).suffix != ".npz":
-            raise ValueError(f"output: {output} must end in .npz")
+            raise UserError(f"output: {output} must end in .npz")
         super().__init__(output, (Path(input),), embedder, overwrite)
         self.input, self.template, self.chains = Path(input), template, chains
         self.incomplete: Incomplete = incomplete

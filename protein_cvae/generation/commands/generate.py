@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from common.errors import UserError
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.generation.commands.request import TaskDataModule
@@ -118,11 +119,9 @@ class GenerateDataModule(TaskDataModule):
     ) -> None:
         self.options = GenerateOptions(mode, count, model, temperature, bandwidth, seed, finish)
         if (input is None) == (sequence is None):
-            raise ValueError("give either input or sequence" + (", not both" if input else ""))
+            raise UserError("give either input or sequence" + (", not both" if input else ""))
         if sequence is not None and mode != "sequence":
-            raise ValueError(
-                f"sequence: mode {mode} needs a structure as input; set mode: sequence"
-            )
+            raise UserError(f"sequence: mode {mode} needs a structure as input; set mode: sequence")
         structure_format(Path(output))  # refuses other suffixes
         super().__init__(output, () if input is None else (Path(input),), embedder, overwrite)
         self.input = None if input is None else Path(input)
@@ -142,7 +141,7 @@ class GenerateDataModule(TaskDataModule):
             return sequence_ensemble(self.sequence)
         if self.input.suffix.lower() in FASTA_SUFFIXES:
             if self.options.mode != "sequence":
-                raise ValueError(
+                raise UserError(
                     f"{self.input}: a FASTA file holds no structure, which mode "
                     f"{self.options.mode} needs; set mode: sequence"
                 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from common.errors import UserError
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.generation.commands.request import TaskDataModule
@@ -142,7 +143,7 @@ class InterpolateDataModule(TaskDataModule):
         first, a = self._end(start, self.first_model, "first_model", 0)
         second, b = self._end(end, self.second_model, "second_model", -1)
         if start is end and a == b:
-            raise ValueError(
+            raise UserError(
                 f"{self.input}: both ends are model {a}; a path needs two models: set first_model, "
                 "second_model or second"
             )

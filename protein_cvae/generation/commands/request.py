@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from common.errors import UserError
 from common.files.outputs import prepare_output
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.generation.outputs import check_output
@@ -64,9 +65,9 @@ def check_embedder(
             f"trained with sequence embeddings of width {wanted}"
         )  # fmt: skip
         given = "none is given" if width == 0 else f"one of width {width} is given"
-        raise ValueError(f"embedder: the model was {has}, {given}; set embedder as in training")
+        raise UserError(f"embedder: the model was {has}, {given}; set embedder as in training")
     if embedder is not None and trained is not None and embedder.identity != trained:
-        raise ValueError(
+        raise UserError(
             f"embedder: the model was trained with {trained[:12]}, given is "
             f"{embedder.identity[:12]}, of the same width but with other weights; set embedder as "
             "in training"
@@ -108,11 +109,11 @@ class TaskDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         name = type(self).__name__
         if stage != "predict":
-            raise ValueError(f"{name} only serves `lightning predict`, not {stage}")
+            raise UserError(f"{name} only serves `lightning predict`, not {stage}")
         assert self.trainer is not None, "setup is called by a Trainer"
         module = self.trainer.lightning_module
         if not isinstance(module, ProteinCVAEModule):
-            raise ValueError(
+            raise UserError(
                 f"{name} needs protein_cvae.module.ProteinCVAEModule, got {type(module).__name__}; "
                 "set model.class_path"
             )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from Bio.PDB.MMCIF2Dict import MMCIF2Dict
 
+from common.errors import UserError
 from protein_cvae.ensemble import BACKBONE
 from protein_cvae.io.formats.pdb import ATOM_RECORDS
 from protein_cvae.io.records import ModelRecords, RecordBuilder
@@ -42,7 +43,7 @@ def parse_mmcif(text: str, path: Path) -> list[ModelRecords]:
         residue = (chain, number, icode, resname)
         if serial != model:
             if serial in models:
-                raise ValueError(
+                raise UserError(
                     f"{builder.where()}: rows of model {serial} stand in two places of the atom "
                     "table; sort it by model, or the file is cut short"
                 )
@@ -66,7 +67,7 @@ def parse_mmcif(text: str, path: Path) -> list[ModelRecords]:
             xyz = (float(x), float(y), float(z))
             full = None if occupancy in _UNASSIGNED else float(occupancy)
         except ValueError as error:
-            raise ValueError(f"{builder.where()}: atom {name}: {error}") from None
+            raise UserError(f"{builder.where()}: atom {name}: {error}") from None
         builder.init_atom(name, xyz, 0.0, full, "" if altloc in _UNASSIGNED else altloc)
     return builder.get_structure()
 
@@ -75,7 +76,7 @@ def _integer(text: str, what: str, builder: RecordBuilder) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(
+        raise UserError(
             f"{builder.where()} or the one after it: {what} is {text!r}, not an integer"
         ) from None
 
@@ -87,13 +88,13 @@ def _atom_table(text: str, path: Path) -> dict[str, list[str]]:
     if starts == 0:
         pdb = any(line[:6] in ATOM_RECORDS and line[12:16].strip() in BACKBONE for line in lines)
         what = "it looks like a PDB file; call it .pdb" if pdb else "it is no mmCIF structure file"
-        raise ValueError(f"{path}: no _atom_site table in {len(lines)} lines; {what}")
+        raise UserError(f"{path}: no _atom_site table in {len(lines)} lines; {what}")
     if starts > 1:
-        raise ValueError(f"{path}: {starts} _atom_site tables; write each data block to a file")
+        raise UserError(f"{path}: {starts} _atom_site tables; write each data block to a file")
     try:
         found = MMCIF2Dict(io.StringIO(_atom_section(lines)))
     except (ValueError, KeyError, IndexError, StopIteration) as error:
-        raise ValueError(f"{path}: the _atom_site table cannot be read ({error})") from None
+        raise UserError(f"{path}: the _atom_site table cannot be read ({error})") from None
     columns = {
         name.removeprefix("_atom_site."): values
         for name, values in found.items()
@@ -103,7 +104,7 @@ def _atom_table(text: str, path: Path) -> dict[str, list[str]]:
     ragged = [name for name, values in columns.items() if len(values) != rows]
     if ragged:
         last = {name: values[-1] for name, values in columns.items() if values}
-        raise ValueError(
+        raise UserError(
             f"{path}: row {rows} of the _atom_site table ends before {ragged[0]} (model "
             f"{last.get('pdbx_PDB_model_num', '1')}, residue {last.get('auth_asym_id', '')} "
             f"{last.get('label_comp_id', '')} {last.get('auth_seq_id', '')}); the file is cut short"
@@ -165,6 +166,6 @@ def _needed_columns(columns: dict[str, list[str]], rows: int, path: Path) -> dic
     for name, choices in either.items():
         given = [columns[choice] for choice in choices if choice in columns]
         if not given:
-            raise ValueError(f"{path}: the _atom_site table has no column {' or '.join(choices)}")
+            raise UserError(f"{path}: the _atom_site table has no column {' or '.join(choices)}")
         table[name] = given[0]
     return table

@@ -14,6 +14,7 @@ from pathlib import Path
 from Bio.PDB import PDBParser
 from Bio.PDB.PDBExceptions import PDBConstructionException
 
+from common.errors import UserError
 from protein_cvae.ensemble import BACKBONE
 from protein_cvae.io.records import ModelRecords, RecordBuilder
 
@@ -40,11 +41,11 @@ def parse_pdb(text: str, path: Path) -> list[ModelRecords]:
         try:
             models: list[ModelRecords] = parser.get_structure("", io.StringIO("\n".join(lines)))
         except PDBConstructionException as error:
-            raise ValueError(f"{builder.where()} or the one after it: {error}") from None
+            raise UserError(f"{builder.where()} or the one after it: {error}") from None
         except (ValueError, IndexError) as error:
             if str(error).startswith(str(path)):
                 raise
-            raise ValueError(
+            raise UserError(
                 f"{builder.where()} or the one after it: residue number or atom record cannot be "
                 f"read ({error})"
             ) from None
@@ -60,12 +61,12 @@ def _backbone_lines(lines: list[str], path: Path) -> list[str]:
         if record in ATOM_RECORDS:
             atoms += 1
             if ended:
-                raise ValueError(
+                raise UserError(
                     f"{path}: line {i + 1} ({line[:27].strip()}): atoms after END in line {ended}; "
                     "separate models by MODEL and ENDMDL, not by END"
                 )
             if len(line.rstrip()) < _LAST_COORDINATE - 2:
-                raise ValueError(
+                raise UserError(
                     f"{path}: line {i + 1} ({line[:27].strip()}): the record ends before its "
                     "coordinates; the file is cut short or not in columns"
                 )
@@ -79,9 +80,9 @@ def _backbone_lines(lines: list[str], path: Path) -> list[str]:
             ended, model_open = i + 1, False
     if atoms == 0:
         what = "it looks like mmCIF; call it .cif" if _is_mmcif(lines) else "it is no PDB file"
-        raise ValueError(f"{path}: no ATOM or HETATM record in {len(lines)} lines; {what}")
+        raise UserError(f"{path}: no ATOM or HETATM record in {len(lines)} lines; {what}")
     if model_open:
-        raise ValueError(
+        raise UserError(
             f"{path}: the last model is not closed by ENDMDL (last residue {residue.strip()!r}); "
             "the file is cut short"
         )

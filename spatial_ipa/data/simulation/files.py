@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.errors import ExistingFile
 from spatial_ipa.data.simulation.tissue import Tissue, TissueSpec, simulate_tissue
 
 __all__ = [
@@ -65,7 +66,7 @@ def write_tissue(spec: TissueSpec, folder: str | Path, overwrite: bool = False) 
     paths = _paths_in(folder, spec)
     existing = [path for path in paths.every if path.exists()]
     if existing and not overwrite:
-        raise FileExistsError(f"{existing[0]} exists; choose another folder or set overwrite=True")
+        raise ExistingFile(f"{existing[0]} exists; choose another folder or set overwrite=True")
     tissue = simulate_tissue(spec)
     truth = tissue.scrna.copy()
     truth.obsm["spatial"] = tissue.scrna_true_xy

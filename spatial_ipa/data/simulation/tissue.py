@@ -35,6 +35,7 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
+from common.errors import UserError
 from common.rng import numpy_generator_for
 
 _SPACING = 100.0  # coordinate units between neighbouring spots, before the slide's own scale
@@ -93,7 +94,7 @@ class TissueSpec:
             value = getattr(self, field.name)
             least = 0 if field.name in _MAY_BE_ZERO else 1 if isinstance(value, int) else 1e-12
             if not (np.isfinite(value) and value >= least):
-                raise ValueError(f"TissueSpec.{field.name} must be at least {least}, got {value}")
+                raise UserError(f"TissueSpec.{field.name} must be at least {least}, got {value}")
 
 
 _MAY_BE_ZERO = {

@@ -29,6 +29,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.svm import SVR
 
+from common.errors import UserError
 from spatial_ipa.evaluation.baselines.transport import connected_knn_graph, transport_layout
 from spatial_ipa.geometry.metrics import gauge_fix
 from spatial_ipa.layout.registration import register_slides
@@ -63,16 +64,16 @@ def pca_features(
         ValueError: if there is no training slide, panels differ, or dim is out of range.
     """
     if not train:
-        raise ValueError("train is empty: components are fitted on at least one slide")
+        raise UserError("train is empty: components are fitted on at least one slide")
     widths = {x.shape[1] for x in (*train, test)}
     if len(widths) != 1:
-        raise ValueError(f"all slides must have the same genes, got {sorted(widths)} columns")
+        raise UserError(f"all slides must have the same genes, got {sorted(widths)} columns")
     rows, genes = sum(len(x) for x in train), min(num_genes, widths.pop())
     if not 1 <= dim <= min(rows, genes):
-        raise ValueError(f"dim must lie in [1, {min(rows, genes)}], got {dim}")
+        raise UserError(f"dim must lie in [1, {min(rows, genes)}], got {dim}")
     spread = np.mean([x.var(axis=0, dtype=np.float64) for x in train], axis=0)
     if not spread.max() > 0:
-        raise ValueError("train has no variance: every spot of a slide has the same expression")
+        raise UserError("train has no variance: every spot of a slide has the same expression")
     keep = np.argsort(-spread, kind="stable")[:genes]
     centred = [x[:, keep] - x[:, keep].mean(axis=0, dtype=np.float64) for x in (*train, test)]
     pca = PCA(dim, svd_solver="randomized", random_state=seed).fit(np.concatenate(centred[:-1]))
@@ -109,16 +110,16 @@ def predict(
         ValueError: for an unknown name or arrays that do not fit together.
     """
     if name not in RIVALS:
-        raise ValueError(f"name must be one of {', '.join(RIVALS)}, got {name!r}")
+        raise UserError(f"name must be one of {', '.join(RIVALS)}, got {name!r}")
     if not train_xy or len(train_features) != len(train_xy):
-        raise ValueError(
+        raise UserError(
             "train_features and train_xy must hold one array per training slide, got "
             f"{len(train_features)} and {len(train_xy)}"
         )
     for s, (features, xy) in enumerate(zip(train_features, train_xy, strict=True)):
         expected = (len(features), test_features.shape[1])
         if features.shape != expected or xy.shape != (len(features), 2):
-            raise ValueError(
+            raise UserError(
                 f"training slide {s}: features must be {expected} and xy ({len(features)}, 2), "
                 f"got {features.shape} and {xy.shape}"
             )

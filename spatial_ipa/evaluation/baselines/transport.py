@@ -26,6 +26,7 @@ from scipy.sparse.csgraph import connected_components, shortest_path
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import kneighbors_graph
 
+from common.errors import MissingPackage, UserError
 from spatial_ipa.geometry.metrics import gauge_fix, procrustes_rotation
 
 Array = NDArray[np.float64]
@@ -46,7 +47,7 @@ def connected_knn_graph(features: np.ndarray, k: int) -> tuple[sp.csr_matrix, in
     """
     n = len(features)
     if not 1 <= k < n:
-        raise ValueError(f"k must lie in [1, n - 1] = [1, {n - 1}], got {k}")
+        raise UserError(f"k must lie in [1, n - 1] = [1, {n - 1}], got {k}")
     while True:
         graph = sp.csr_matrix(kneighbors_graph(features, k, mode="connectivity"))
         graph = graph.maximum(graph.T)
@@ -82,13 +83,13 @@ def transport_plan(
         ValueError: if alpha_linear or epsilon is out of range.
     """
     if not 0.0 <= alpha_linear <= 1.0:
-        raise ValueError(f"alpha_linear must lie in [0, 1], got {alpha_linear}")
+        raise UserError(f"alpha_linear must lie in [0, 1], got {alpha_linear}")
     if not epsilon > 0.0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
+        raise UserError(f"epsilon must be positive, got {epsilon}")
     try:
         import ot
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackage(
             "the novosparc rival needs POT: pip install 'edgewise[rivals]'"
         ) from error
     n, m = feature_distance.shape

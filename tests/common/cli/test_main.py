@@ -260,33 +260,6 @@ def test_foreign_value_errors_keep_their_traceback(config):
         run("fit", "--config", config, "--data.init_args.fail", "init")
 
 
-def raised(source: str, name: str) -> Exception:
-    """The error that ``source`` makes when it is the module ``name``."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        exec(compile(source, name, "exec"), {"__name__": name})
-    return caught.value
-
-
-@pytest.mark.parametrize(
-    ("source", "name", "expected"),
-    [
-        ("raise ValueError('told')", "spatial_ipa.data.read", True),
-        ("x = ValueError('told')\ndef f(): raise x\nf()", "common.graph.knn", True),
-        ("raise FileExistsError('told')", "spatial_ipa.placing.command", True),
-        ("raise ImportError('told')", "spatial_ipa.placing.command", True),
-        ("import nowhere.at_all", "spatial_ipa.placing.command", False),
-        ("raise ValueError('told')", "numpy.core", False),
-        ("raise ValueError('told')", "commonplace", False),
-        ("int('x')", "spatial_ipa.data.read", False),
-        ("a, b = [1]", "spatial_ipa.data.read", False),
-        ("open('/nowhere/at/all')", "spatial_ipa.data.read", True),
-        ("import json; json.loads('{')", "spatial_ipa.data.read", False),
-    ],
-)
-def test_raised_on_purpose(source, name, expected):
-    assert cli.raised_on_purpose(raised(source, name)) == expected
-
-
 def test_both_ways_of_starting():
     """The installed command and the module name the same subcommands."""
     script = Path(sys.executable).with_name("lightning")
