@@ -14,15 +14,16 @@ import torch
 
 @pytest.fixture(scope="session")
 def load_benchmark() -> Callable[[str], ModuleType]:
-    """A script of ``benchmarks/`` as a module, by name."""
+    """A script of ``benchmarks/`` as a module, by its path there, such as ``spatial/table``."""
 
     def load(name: str) -> ModuleType:
         path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
+        module_name = "benchmarks." + name.replace("/", ".")
+        spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up
+        sys.modules[module_name] = module  # dataclasses look their module up
         spec.loader.exec_module(module)
         return module
 

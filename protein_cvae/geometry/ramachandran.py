@@ -14,8 +14,9 @@ reference residues and an *outlier* outside the one that leaves out 0.05 % (gene
 (cis-Pro) or 0.1 % (other classes), the limits of MolProbity; the stored energies of the two are
 those that separate the cells of the reference grid best.
 
-The coefficients are ours, fitted by ``benchmarks/fit_ramachandran.py`` to the contour grids of the
-repository rlabduke/reference_data (CC BY 4.0), and stand in ``ramachandran_parameters.json``.
+The coefficients are ours, fitted by ``benchmarks/protein/fit_ramachandran.py`` to the contour grids
+of the repository rlabduke/reference_data (CC BY 4.0), and stand in
+``ramachandran_parameters.json``.
 """
 
 from __future__ import annotations

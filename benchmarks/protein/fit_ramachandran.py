@@ -1,6 +1,6 @@
 """Fit the Ramachandran energies of ``protein_cvae.geometry.ramachandran`` to the Top8000 grids.
 
-    python benchmarks/fit_ramachandran.py GRID_FOLDER [--order 18] [--output FILE]
+    python benchmarks/protein/fit_ramachandran.py GRID_FOLDER [--order 18] [--output FILE]
 
 GRID_FOLDER holds the six ``rama8000-*.data`` contour grids of rlabduke/reference_data
 (MolProbity, CC BY 4.0; Williams et al. 2018).  A grid value is the share of reference residues at
@@ -138,7 +138,7 @@ def main() -> None:
         }
     stored = {
         "description": "Fourier coefficients of -log density per rad^2 of (phi, psi), row-major "
-        "(phi, psi), basis 1, cos kx, sin kx; fitted by benchmarks/fit_ramachandran.py",
+        "(phi, psi), basis 1, cos kx, sin kx; fitted by benchmarks/protein/fit_ramachandran.py",
         "source": "contour grids rama8000-*.data, github.com/rlabduke/reference_data (MolProbity), "
         "CC BY 4.0; Williams et al. 2018, Protein Sci. 27, 293-315; Lovell et al. 2003, "
         "Proteins 50, 437-450",

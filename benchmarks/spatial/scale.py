@@ -1,7 +1,7 @@
 """`lightning predict` on many simulated cells: seconds of every stage, memory, and accuracy.
 
     python3 -m common.bootstrap run                                      # the quick start's model
-    python benchmarks/predict_scale.py --ckpt runs/quickstart/spatial_ipa.ckpt --cells 10000 100000
+    python benchmarks/spatial/scale.py --ckpt runs/quickstart/spatial_ipa.ckpt --cells 10000 100000
 
 Cells are dissociated from the tissue that the quick start's slides come from; their true positions
 are known and kept apart.  Every size runs the whole command in a process of its own, from h5ad to

@@ -15,7 +15,7 @@ import protein_cvae.module
 
 @pytest.fixture(scope="module")
 def speed(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
-    return load_benchmark("protein_speed")
+    return load_benchmark("protein/speed")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from spatial_ipa.data.slide import Slide
 
 @pytest.fixture(scope="module")
 def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
-    return load_benchmark("spatial_table")
+    return load_benchmark("spatial/table")
 
 
 def test_no_fold_scores_what_it_trains_on(table: ModuleType) -> None:

@@ -1,8 +1,8 @@
 """The results table of protein_cvae: rivals and a trained model on the same held-out models.
 
-    python benchmarks/protein_table.py run --config configs/protein_cvae/fit.yaml \
+    python benchmarks/protein/table.py run --config configs/protein_cvae/fit.yaml \
         --ckpt runs/protein_cvae.ckpt --out runs/protein_table
-    python benchmarks/protein_table.py report --out runs/protein_table
+    python benchmarks/protein/table.py report --out runs/protein_table
 
 ``run`` trains nothing.  It reads the ``data`` section of the configurations (several are laid
 over each other, as for ``lightning``), makes the cases of ``lightning test``, and appends all rows

@@ -1,6 +1,6 @@
 """Do error radii hold on other slides?  Calibrate on each held-out slide, check on the others.
 
-    python benchmarks/spatial_radii.py --checkpoint runs/spatial_ipa.ckpt \\
+    python benchmarks/spatial/radii.py --checkpoint runs/spatial_ipa.ckpt \\
         --train "DATA/her2st/A[1-5].h5ad" --heldout DATA/her2st/A6.h5ad DATA/her2st/B[13].h5ad
 
 ``--train`` are the slides the checkpoint was trained on, ``--heldout`` slides it was not.  Rows of

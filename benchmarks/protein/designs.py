@@ -1,7 +1,7 @@
 """The three sequence designs of protein_cvae compared: shared, direct and separate latents.
 
-    python benchmarks/protein_designs.py run --data DATA --out runs/designs      # resumable
-    python benchmarks/protein_designs.py report --out runs/designs --report REPORT.md
+    python benchmarks/protein/designs.py run --data DATA --out runs/designs      # resumable
+    python benchmarks/protein/designs.py report --out runs/designs --report REPORT.md
 
 DATA holds ``nmr/`` (files with several models) and, if there, ``md/`` (folders of trajectories).
 All runs have the same small model, data, split and number of steps, and differ in
@@ -273,7 +273,7 @@ def report_text(rows: Sequence[Row]) -> str:
         f"{first['steps']} steps of 4 proteins x 2 conformers, proteins of at most "
         f"{first['max_length']} residues, {first['threads']} thread(s), {first['machine']}, torch "
         f"{first['torch']}. Mean ± standard deviation over seeds; measures: see "
-        "`benchmarks/protein_designs.py`.",
+        "`benchmarks/protein/designs.py`.",
     ]
     for group, title in GROUPS.items():
         there = [row for row in rows if group in row]

@@ -1,6 +1,6 @@
 """What simple rivals reach on one slide, trained on others.
 
-    python benchmarks/spatial_rivals.py --train A1.h5ad A2.h5ad --test A3.h5ad [--rotate]
+    python benchmarks/spatial/baselines.py --train A1.h5ad A2.h5ad --test A3.h5ad [--rotate]
 
 Prints one row per rival with every figure of ``spatial_ipa.evaluation.scorer.SlideScorer``.
 ``--rotate`` turns, and may mirror, every training slide at random; ``--register`` brings them into

@@ -16,7 +16,7 @@ CHOSEN = ("direct", "separate")
 
 @pytest.fixture(scope="module")
 def designs(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
-    return load_benchmark("protein_designs")
+    return load_benchmark("protein/designs")
 
 
 def lines(folder: Path) -> list[dict[str, object]]:

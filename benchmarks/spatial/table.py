@@ -1,8 +1,8 @@
 """The results table of spatial_ipa on real slides: leave slides out, train, place, score.
 
-    python benchmarks/spatial_table.py run --data DATA --out runs/table
-    python benchmarks/spatial_table.py report --out runs/table
-    python benchmarks/spatial_table.py recall --data DATA --out runs/table
+    python benchmarks/spatial/table.py run --data DATA --out runs/table
+    python benchmarks/spatial/table.py report --out runs/table
+    python benchmarks/spatial/table.py recall --data DATA --out runs/table
 
 ``run`` computes what ``--splits``, ``--conditions`` and ``--seeds`` name and appends one line of
 JSON per held-out slide and method to ``<out>/results.jsonl``; what is there already is skipped, so

@@ -1,6 +1,6 @@
 """What simple rivals reach on NMR ensembles: the table a trained model has to beat.
 
-    python benchmarks/protein_rivals.py ENSEMBLE_FOLDER [--output FILE] [--names 2sdf 1d3z ...]
+    python benchmarks/protein/baselines.py ENSEMBLE_FOLDER [--output FILE] [--names 2sdf 1d3z ...]
 
 For every ensemble with at most 130 residues in its longest chain and at least 10 models: every
 third model is held out, each rival makes 100 conformers from the others.  c = ordered core

@@ -1,6 +1,6 @@
 """Do dissociated cells and spots share one embedding?  Mixing before and after alignment.
 
-    python benchmarks/scrna_mixing.py --slides DATA/her2st/A[1-5].h5ad \
+    python benchmarks/spatial/mixing.py --slides DATA/her2st/A[1-5].h5ad \
         --heldout DATA/her2st/A6.h5ad --scrna DATA/scrna_breast/CID4465.h5ad --seeds 0 1 2
 
 Mixing is the share of a point's nearest neighbours in H that come from the other domain, over the

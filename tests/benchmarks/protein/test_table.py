@@ -18,7 +18,7 @@ from protein_cvae.module import ProteinCVAEModule
 
 @pytest.fixture(scope="module")
 def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
-    return load_benchmark("protein_table")
+    return load_benchmark("protein/table")
 
 
 SIMULATION = {"num_proteins": 2, "num_models": 6, "min_length": 24, "max_length": 26}

@@ -1,6 +1,6 @@
 """How much of the tissue neighbourhood each way of training the encoder keeps, on unseen slides.
 
-    python benchmarks/encoder_recall.py --slides 'my/A*.h5ad' --test A1 A6 --seeds 0 1
+    python benchmarks/spatial/recall.py --slides 'my/A*.h5ad' --test A1 A6 --seeds 0 1
 
 Each test slide is held out of everything in turn; the other slides train.  Columns: share of the
 true k = max(20, int(0.15 n)) spatial neighbours among the c nearest in H (c = 60, 80, 100, 120),

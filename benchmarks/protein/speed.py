@@ -1,6 +1,6 @@
 """How long protein_cvae takes: an epoch of training, the parts of a step, a conformer.
 
-    python benchmarks/protein_speed.py --data DATA --ckpt runs/protein_cvae.ckpt --out SPEED.json
+    python benchmarks/protein/speed.py --data DATA --ckpt runs/protein_cvae.ckpt --out SPEED.json
 
 DATA holds ``nmr/`` (files with several models) and, if there, ``md/`` (folders of trajectories);
 without it ensembles are simulated.  Short: nothing is trained to an end.
@@ -56,7 +56,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [ROOT / "configs" / "protein_cvae" / f"{name}.yaml" for name in ("fit", "laptop")]
 WARM_UP = 2
 # Real proteins of these lengths below --data.
@@ -333,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     found = {
         "command": " ".join(
-            ["benchmarks/protein_speed.py", *(sys.argv[1:] if arguments is None else arguments)]
+            ["benchmarks/protein/speed.py", *(sys.argv[1:] if arguments is None else arguments)]
         ),
         "machine": processor(),
         "threads": options.threads,
