@@ -19,7 +19,7 @@ class ExistingFile(UserError, FileExistsError):
     """A file that would be overwritten."""
 
 
-class MissingPackage(UserError, ImportError):
+class MissingPackage(UserError, ModuleNotFoundError):
     """A package that an option needs and that is not installed."""
 
 

@@ -13,7 +13,7 @@ from common.errors import ExistingFile, MissingFile, MissingPackage, UserError, 
         (UserError, ValueError),
         (MissingFile, FileNotFoundError),
         (ExistingFile, FileExistsError),
-        (MissingPackage, ImportError),
+        (MissingPackage, ModuleNotFoundError),
     ],
 )
 def test_each_is_a_user_error_and_its_builtin_and_keeps_its_words(kind, builtin):
