@@ -7,8 +7,9 @@
 :func:`log_softmax_grad`  ``dl_e = g_e - exp(out_e) sum of g over the row``
 ========================= =====================================================================
 
-Together they are ``spmm`` and ``edge_log_softmax`` with their gradients.  Layout and names:
-:mod:`common.sparse.triton_attention`; every slot keeps its own sums, merged at the end of a row.
+Together they are ``spmm`` and ``edge_log_softmax`` with their gradients.  A program walks the
+entries of a row in steps of BK; every slot keeps its own sums, merged at the end of the row.  Sizes
+without B in their name are true sizes, those with B powers of two that hold them; sums are in ACC.
 """
 
 # mypy: ignore-errors
@@ -17,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from common.sparse.triton_attention import finite_shift
+from common.sparse.triton_math import finite_shift
 
 
 @triton.jit

@@ -1,19 +1,11 @@
-"""Triton kernels of the edge gate, by tiles of edges, backward without atomics.
+"""Triton kernels of the edge gate: the backward passes, without atomics.
 
-With ``z = at_dst[i] + at_src[j] + w_diff |h_i - h_j| + w_prod (h_i * h_j)``, ``u = gelu(z)`` and
-``y = w_mid u + b_mid``, the gate of an edge is ``w_out . gelu(y) + b_out``.  A program holds BE
-edges and the padded hidden width BM; features come in blocks of BF.  Nothing of an edge but its
-gate is ever written.
-
-Backward recomputes z, u and y in each of three launches.  The pair features are even in (i, j), so
-one kernel gives the node gradients by destination and, through the reverse CSR, by source: a
-program owns BR nodes and adds up the tiles of their edges by a product with the 0/1 matrix of
-ownership.  The gradients of the weights are sums over all edges: a fixed number of programs sum
-fixed tiles, and the launcher adds their results in order.
-
-Weights come padded with zeros: ``w_in`` (2, FP, BM) holds the two halves of the first layer,
-transposed, FP a multiple of BF; ``w_mid`` (BM, BM) is transposed, b_mid and w_out are (BM,).
-PRECISION is that of the products: ``tf32x3`` is close to float32 on tensor cores.
+Names and weights: :mod:`common.sparse.gate.triton_forward`.  z, u and y are recomputed in each of
+three launches.  The pair features are even in (i, j), so one kernel gives the node gradients by
+destination and, through the reverse CSR, by source: a program owns BR nodes and adds up the tiles
+of their edges by a product with the 0/1 matrix of ownership.  The gradients of the weights are
+sums over all edges: a fixed number of programs sum fixed tiles, and the launcher adds their results
+in order.
 """
 
 # mypy: ignore-errors
@@ -22,55 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _gelu(z):
-    return 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476))
-
-
-@triton.jit
-def _gelu_slope(z):
-    density = tl.exp(-0.5 * z * z) * 0.3989422804014327
-    return 0.5 * (1.0 + tl.erf(z * 0.7071067811865476)) + z * density
-
-
-@triton.jit
-def _rows(h, node, valid, feature, F: tl.constexpr):
-    """(BE, BF) features of nodes, 0 outside."""
-    mask = valid[:, None] & (feature < F)[None, :]
-    return tl.load(h + node[:, None] * F + feature[None, :], mask=mask, other=0.0)
-
-
-@triton.jit
-def _first_layer(
-    h,
-    at_a,
-    at_b,
-    w_in,
-    a,
-    b,
-    valid,
-    F: tl.constexpr,
-    M: tl.constexpr,
-    FP: tl.constexpr,
-    BF: tl.constexpr,
-    BM: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """(BE, BM) z for the node pairs (a, b)."""
-    column = tl.arange(0, BM)
-    mask = valid[:, None] & (column < M)[None, :]
-    z = tl.load(at_a + a[:, None] * M + column[None, :], mask=mask, other=0.0)
-    z += tl.load(at_b + b[:, None] * M + column[None, :], mask=mask, other=0.0)
-    for first in range(0, FP, BF):
-        feature = first + tl.arange(0, BF)
-        h_a, h_b = _rows(h, a, valid, feature, F), _rows(h, b, valid, feature, F)
-        at_w = feature[:, None] * BM + column[None, :]
-        w_diff, w_prod = tl.load(w_in + at_w), tl.load(w_in + FP * BM + at_w)
-        z += tl.dot(tl.abs(h_a - h_b), w_diff, input_precision=PRECISION, out_dtype=ACC)
-        z += tl.dot(h_a * h_b, w_prod, input_precision=PRECISION, out_dtype=ACC)
-    return z
+from common.sparse.gate.triton_forward import first_layer, node_rows
+from common.sparse.triton_math import gelu, gelu_slope
 
 
 @triton.jit
@@ -86,48 +31,12 @@ def _hidden(
 ):
     """(BE, BM) gradients of z and of y, and u and gelu(y), from the gradient (BE,) of the gate."""
     column = tl.arange(0, BM)
-    u = _gelu(z)
+    u = gelu(z)
     w = tl.load(w_mid + column[:, None] * BM + column[None, :])  # [in, out]
     y = tl.dot(u, w, input_precision=PRECISION, out_dtype=ACC) + tl.load(b_mid + column)[None, :]
-    dy = grad[:, None] * tl.load(w_out + column)[None, :] * _gelu_slope(y)
+    dy = grad[:, None] * tl.load(w_out + column)[None, :] * gelu_slope(y)
     du = tl.dot(dy, tl.trans(w), input_precision=PRECISION, out_dtype=ACC)
-    return du * _gelu_slope(z), dy, u, _gelu(y)
-
-
-@triton.jit
-def gate_forward(
-    h,  # (N, F)
-    at_dst,  # (N, M)
-    at_src,  # (N, M)
-    src,  # (E,)
-    dst,  # (E,)
-    w_in,
-    w_mid,
-    b_mid,
-    w_out,
-    b_out,  # (1,)
-    gate,  # (E,), written
-    num_edges,
-    F: tl.constexpr,
-    M: tl.constexpr,
-    FP: tl.constexpr,
-    BF: tl.constexpr,
-    BM: tl.constexpr,
-    BE: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    edge = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
-    valid = edge < num_edges
-    i = tl.load(dst + edge, mask=valid, other=0).to(tl.int64)
-    j = tl.load(src + edge, mask=valid, other=0).to(tl.int64)
-    z = _first_layer(h, at_dst, at_src, w_in, i, j, valid, F, M, FP, BF, BM, ACC, PRECISION)
-    column = tl.arange(0, BM)
-    w = tl.load(w_mid + column[:, None] * BM + column[None, :])
-    y = tl.dot(_gelu(z), w, input_precision=PRECISION, out_dtype=ACC)
-    y += tl.load(b_mid + column)[None, :]
-    value = tl.sum(_gelu(y) * tl.load(w_out + column)[None, :], 1) + tl.load(b_out)
-    tl.store(gate + edge, value, mask=valid)
+    return du * gelu_slope(z), dy, u, gelu(y)
 
 
 @triton.jit
@@ -176,7 +85,7 @@ def gate_backward_nodes(
         a = tl.load(own_index + edge, mask=valid, other=0).to(tl.int64)
         b = tl.load(other_index + edge, mask=valid, other=0).to(tl.int64)
         g = tl.load(grad + edge, mask=valid, other=0.0)
-        z = _first_layer(h, at_own, at_other, w_in, a, b, valid, F, M, FP, BF, BM, ACC, PRECISION)
+        z = first_layer(h, at_own, at_other, w_in, a, b, valid, F, M, FP, BF, BM, ACC, PRECISION)
         dz, _dy, _u, _g = _hidden(z, g, w_mid, b_mid, w_out, BM, ACC, PRECISION)
         owns = ((rows[:, None] == a[None, :]) & valid[None, :]).to(ACC)  # [BR, BE]
         dat += tl.dot(owns, dz, input_precision=PRECISION, out_dtype=ACC)
@@ -185,7 +94,7 @@ def gate_backward_nodes(
         w_diff, w_prod = tl.load(w_in + at_w), tl.load(w_in + FP * BM + at_w)
         ddiff = tl.dot(dz, w_diff, input_precision=PRECISION, out_dtype=ACC)
         dprod = tl.dot(dz, w_prod, input_precision=PRECISION, out_dtype=ACC)
-        h_a, h_b = _rows(h, a, valid, feature, F), _rows(h, b, valid, feature, F)
+        h_a, h_b = node_rows(h, a, valid, feature, F), node_rows(h, b, valid, feature, F)
         ddiff = tl.where(h_a > h_b, ddiff, tl.where(h_a < h_b, -ddiff, 0.0))
         dh_edge = ddiff + dprod * h_b
         dh_rows += tl.dot(owns, dh_edge, input_precision=PRECISION, out_dtype=ACC)
@@ -240,12 +149,12 @@ def gate_backward_weights(
         i = tl.load(dst + edge, mask=valid, other=0).to(tl.int64)
         j = tl.load(src + edge, mask=valid, other=0).to(tl.int64)
         g = tl.load(grad + edge, mask=valid, other=0.0)
-        z = _first_layer(h, at_dst, at_src, w_in, i, j, valid, F, M, FP, BF, BM, ACC, PRECISION)
+        z = first_layer(h, at_dst, at_src, w_in, i, j, valid, F, M, FP, BF, BM, ACC, PRECISION)
         dz, dy, u, hidden = _hidden(z, g, w_mid, b_mid, w_out, BM, ACC, PRECISION)
         mid_sum += tl.dot(tl.trans(u), dy, input_precision=PRECISION, out_dtype=ACC)
         bias_sum += tl.sum(dy, 0)
         out_sum += tl.sum(hidden * g[:, None], 0)
-        h_i, h_j = _rows(h, i, valid, feature, F), _rows(h, j, valid, feature, F)
+        h_i, h_j = node_rows(h, i, valid, feature, F), node_rows(h, j, valid, feature, F)
         diff = tl.trans(tl.abs(h_i - h_j))
         diff_sum += tl.dot(diff, dz, input_precision=PRECISION, out_dtype=ACC)
         prod = tl.trans(h_i * h_j)

@@ -1,17 +1,19 @@
 """Triton kernels of neighbour attention: the forward pass.
 
-The formulas stand in :mod:`common.sparse.reference`.  A program owns BR nodes and BH heads and
-walks their edges in steps of BK edges per node: arrays are (BR, BK, BH, BD), and every one of the
-BR x BK slots keeps a softmax of its own (running maximum, sum and weighted sums), so that the loop
-holds no reduction over edges; the slots are merged once at the end, by rescaling to a common
-maximum.  All sums are in ``ACC`` (float32, or float64 for float64 inputs), whatever the inputs are.
+The formulas stand in :mod:`common.sparse.attention.reference`.  A program owns BR nodes and BH
+heads and walks their edges in steps of BK edges per node: arrays are (BR, BK, BH, BD), and every
+one of the BR x BK slots keeps a softmax of its own (running maximum, sum and weighted sums), so
+that the loop holds no reduction over edges; the slots are merged once at the end, by rescaling to a
+common maximum.  All sums are in ``ACC`` (float32, or float64 for float64 inputs), whatever the
+inputs are.
 
 Kept for backward: the log-sum-exp (N, H), plus infinity in rows without weight so that recomputed
 weights are 0 there, and the mean displacement ``sum_e a_eh (x_j - x_i)`` (N, H, C), from which
 :func:`coordinate_step` takes ``dx_i = sum_h w_x[h] moment_ih``.
 
 Sizes without B in their name are true sizes, those with B powers of two that hold them; index
-arithmetic is 64-bit.  Needs Triton at import: only :mod:`common.sparse.triton_launch` imports it.
+arithmetic is 64-bit.  Needs Triton at import: only the
+launches import it.
 """
 
 # mypy: ignore-errors
@@ -20,11 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def finite_shift(peak):
-    """The maximum to subtract before exp: 0 where there is none, as -inf - -inf is NaN."""
-    return tl.where(peak == float("-inf"), 0.0, peak)
+from common.sparse.triton_math import finite_shift
 
 
 @triton.jit

@@ -1,23 +1,17 @@
 """Padding, block sizes and launches of the edge-gate kernels in Triton.
 
-As in :mod:`common.sparse.triton_launch`, block sizes are functions of the shapes alone.
+Block sizes are functions of the shapes alone (:mod:`common.sparse.tiles`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from common.sparse.triton_launch import (
-    accumulator,
-    contiguous,
-    on_device,
-    power_of_two,
-    triton_type,
-)
+from common.sparse.tiles import accumulator, contiguous, on_device, power_of_two, triton_type
 
 MAX_HIDDEN = 64  # backward with 128 hidden units needs 426 KB of shared memory, an H200 has 227
 FORWARD_EDGES = 64
@@ -28,9 +22,29 @@ PARTIALS = 256  # partial sums of the weight gradients, at most
 LEAST = 16  # every side of a matrix product in Triton
 
 
+class Operands(NamedTuple):
+    """The arguments of ``edgewise::triton_edge_gate`` in their order, without the last, b_out.
+
+    Node-wise parts and weights as in :class:`common.sparse.gate.inputs.GateParts`.
+    """
+
+    at_dst: Tensor
+    at_src: Tensor
+    h: Tensor
+    src: Tensor
+    dst: Tensor
+    ptr: Tensor
+    rev_ptr: Tensor
+    rev_edge: Tensor
+    w_in: Tensor
+    w_mid: Tensor
+    b_mid: Tensor
+    w_out: Tensor
+
+
 @dataclass(frozen=True)
 class _Weights:
-    """The layers, transposed and padded with zeros as :mod:`common.sparse.triton_gate` says."""
+    """The layers, transposed and padded with zeros as the kernels need them."""
 
     w_in: Tensor  # (2, FP, BM)
     w_mid: Tensor  # (BM, BM)
@@ -59,23 +73,13 @@ class _Weights:
         return self.w_in, self.w_mid, self.b_mid, self.w_out
 
 
-def gate_forward(
-    at_dst: Tensor,
-    at_src: Tensor,
-    h: Tensor,
-    src: Tensor,
-    dst: Tensor,
-    w_in: Tensor,
-    w_mid: Tensor,
-    b_mid: Tensor,
-    w_out: Tensor,
-    b_out: Tensor,
-) -> Tensor:
+def gate_forward(operands: Operands, b_out: Tensor) -> Tensor:
     """(E,) gates."""
-    from common.sparse import triton_gate as kernels
+    from common.sparse.gate import triton_forward as kernels
 
-    at_dst, at_src, h = contiguous(at_dst, at_src, h)
-    weights = _Weights.pad(h.shape[1], w_in, w_mid, b_mid, w_out)
+    src, dst = operands.src, operands.dst
+    at_dst, at_src, h = contiguous(*operands[:3])
+    weights = _Weights.pad(h.shape[1], *operands[8:])
     num_edges = src.numel()
     gate = h.new_empty(num_edges)
     if num_edges:
@@ -90,25 +94,12 @@ def gate_forward(
     return gate
 
 
-def gate_backward(
-    grad: Tensor,
-    at_dst: Tensor,
-    at_src: Tensor,
-    h: Tensor,
-    src: Tensor,
-    dst: Tensor,
-    ptr: Tensor,
-    rev_ptr: Tensor,
-    rev_edge: Tensor,
-    w_in: Tensor,
-    w_mid: Tensor,
-    b_mid: Tensor,
-    w_out: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def gate_backward(grad: Tensor, operands: Operands) -> tuple[Tensor, ...]:
     """Gradients of at_dst, at_src, h, w_in, w_mid, b_mid and w_out."""
-    from common.sparse import triton_gate as kernels
+    from common.sparse.gate import triton_backward as kernels
 
-    grad, at_dst, at_src, h = contiguous(grad, at_dst, at_src, h)
+    _, _, _, src, dst, ptr, rev_ptr, rev_edge, w_in, w_mid, b_mid, w_out = operands
+    grad, at_dst, at_src, h = contiguous(grad, *operands[:3])
     nodes, features = h.shape
     hidden, num_edges = w_mid.shape[0], src.numel()
     weights = _Weights.pad(features, w_in, w_mid, b_mid, w_out)

@@ -7,7 +7,7 @@ weights a are recomputed from the log-sum-exp.  The pass by destination gives th
 gate and bias and leaves ``delta`` and ``pull`` for the pass by source, which walks the reverse CSR
 and gives those of k, v and x; that of w_x is a sum over nodes of ``ddx_i`` times ``moment_ih``.
 
-Layout and names: :mod:`common.sparse.triton_attention`.
+Layout and names: :mod:`common.sparse.attention.triton_forward`.
 """
 
 # mypy: ignore-errors

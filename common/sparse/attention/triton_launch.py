@@ -1,19 +1,25 @@
 """Shapes, block sizes and launches of the attention kernels in Triton.
 
-Block sizes are functions of the shapes alone, never timed: a run gives the same bits every time
-and every rank compiles the same kernels.  Triton is imported at the first launch.
+Block sizes are functions of the shapes alone (:mod:`common.sparse.tiles`).
 """
 
 from __future__ import annotations
 
-import math
-import struct
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from common.sparse.attention.inputs import Operands, Result
+from common.sparse.tiles import (
+    accumulator,
+    contiguous,
+    on_device,
+    power_of_two,
+    split_float,
+    triton_type,
+)
 
 WARP_ELEMENTS = 512  # of one (slots, heads, width) array per warp: 16 registers a thread
 HEAD_BLOCK = 512  # most elements of one node row in a program; further heads go to other programs
@@ -55,50 +61,12 @@ def attention_tile(
     return Tile(rows, slots, block_heads, block_width, power_of_two(coords), warps)
 
 
-def power_of_two(size: int) -> int:
-    """The least power of two that is at least ``size``, and at least 1."""
-    return 1 << max(size - 1, 0).bit_length()
-
-
-def accumulator(tensor: Tensor) -> torch.dtype:
-    """float64 for float64, float32 for narrower types."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def triton_type(dtype: torch.dtype) -> Any:
-    import triton.language as tl
-
-    return tl.float64 if dtype == torch.float64 else tl.float32
-
-
-def on_device(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current CUDA device, which need not be that of the tensors."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-
-
-def split_float(value: float) -> tuple[float, float]:
-    """``value`` as a sum of two float32 numbers: Triton passes scalars in float32."""
-    high = struct.unpack("f", struct.pack("f", value))[0]
-    return high, (value - high if math.isfinite(value) else 0.0)
-
-
-def attention_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    x: Tensor,
-    src: Tensor,
-    ptr: Tensor,
-    w_x: Tensor,
-    gate: Tensor | None,
-    beta: float,
-    bias: Tensor | None,
-    tile: Tile | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def attention_forward(operands: Operands, tile: Tile | None = None) -> Result:
     """``out`` (N, H, D), ``dx`` (N, C), and for backward lse (N, H) and moment (N, H, C)."""
-    from common.sparse import triton_attention as kernels
+    from common.sparse.attention import triton_forward as kernels
 
-    q, k, v, x, w_x, gate, bias = contiguous(q, k, v, x, w_x, gate, bias)
+    src, ptr, beta = operands.src, operands.ptr, operands.beta
+    q, k, v, x, w_x, gate, bias = _contiguous(operands)
     nodes, heads, _width = q.shape
     coords = x.shape[1]
     wide = accumulator(q)
@@ -106,7 +74,7 @@ def attention_forward(
     lse = q.new_empty((nodes, heads), dtype=wide)
     moment = q.new_empty((nodes, heads, coords), dtype=wide)
     if nodes == 0:
-        return out, dx, lse, moment
+        return Result(out, dx, lse, moment)
     tile = tile or attention_tile(q.shape, coords, src.numel(), ragged=False)
     with on_device(q):
         kernels.attention_forward[_grid(q, tile)](
@@ -120,35 +88,24 @@ def attention_forward(
             *(w_x.permute(1, 0, 2).contiguous(), moment, dx, nodes),
             *(coords, heads * coords, *step_tile, triton_type(wide)),
         )
-    return out, dx, lse, moment
+    return Result(out, dx, lse, moment)
 
 
 def attention_backward(
     grad_out: Tensor,
     grad_dx: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    x: Tensor,
-    src: Tensor,
-    dst: Tensor,
-    ptr: Tensor,
-    rev_ptr: Tensor,
-    rev_edge: Tensor,
-    w_x: Tensor,
-    gate: Tensor | None,
-    beta: float,
-    bias: Tensor | None,
+    operands: Operands,
     out: Tensor,
     lse: Tensor,
     moment: Tensor,
     tiles: tuple[Tile, Tile] | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Gradients of q, k, v, x, w_x, gate and bias, the last two empty where these are None."""
-    from common.sparse import triton_attention_backward as kernels
+    from common.sparse.attention import triton_backward as kernels
 
-    grad_out, grad_dx = grad_out.contiguous(), grad_dx.contiguous()
-    q, k, v, x, w_x, gate, bias = contiguous(q, k, v, x, w_x, gate, bias)
+    _, _, _, _, src, dst, ptr, rev_ptr, rev_edge, _, _, beta, _ = operands
+    grad_out, grad_dx = contiguous(grad_out, grad_dx)
+    q, k, v, x, w_x, gate, bias = _contiguous(operands)
     nodes, heads, _width = q.shape
     coords, num_edges = x.shape[1], src.numel()
     wide = accumulator(q)
@@ -192,8 +149,9 @@ def attention_backward(
     )
 
 
-def contiguous(*tensors: Any) -> list[Any]:
-    return [None if t is None else t.contiguous() for t in tensors]
+def _contiguous(t: Operands) -> list[Any]:
+    """q, k, v, x, w_x, gate and bias."""
+    return contiguous(t.q, t.k, t.v, t.x, t.w_x, t.gate, t.bias)
 
 
 def _or(tensor: Tensor | None, unread: Tensor) -> Tensor:

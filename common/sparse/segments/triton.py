@@ -1,7 +1,7 @@
 """``spmm`` and ``edge_log_softmax`` of the Triton backend, with their gradients and fake shapes.
 
 Registered with ``torch.library`` as ``edgewise::triton_*``.  The kernels:
-:mod:`common.sparse.triton_segments`.  Importing this module does not import Triton.
+:mod:`common.sparse.segments.triton_kernels`.  Importing this module does not import Triton.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from common.graph.edges import EdgeList
-from common.sparse.triton_launch import accumulator, on_device, power_of_two, triton_type
+from common.sparse.registration import Grads, like, reverse_if_needed, save_inputs
+from common.sparse.tiles import accumulator, on_device, power_of_two, triton_type
 
 TILE = 1024  # elements of a (slots, columns) array of a one-warp program
 COLUMNS = 256  # of a program; further ones go to other programs
@@ -20,12 +21,13 @@ DOT_WARPS = 4
 
 
 def spmm(weight: Tensor, edges: EdgeList, dense: Tensor) -> Tensor:
-    differentiable = torch.is_grad_enabled() and dense.requires_grad
-    reverse = edges.by_source if differentiable else (edges.ptr, edges.src)
+    """(N, R), as the plain form."""
+    reverse = reverse_if_needed(edges, dense)
     return product(weight, edges.src, edges.dst, edges.ptr, *reverse, dense)
 
 
 def edge_log_softmax(logits: Tensor, edges: EdgeList) -> Tensor:
+    """(E,) or (E, H), as the plain form."""
     return log_softmax(logits, edges.ptr)
 
 
@@ -38,7 +40,7 @@ def gather_sum(
     ptr: Tensor, order: Tensor | None, col: Tensor, weight: Tensor, dense: Tensor
 ) -> Tensor:
     """(N, R) sums over the entries of each row; ``col`` and ``weight`` (E,) in order of edges."""
-    from common.sparse import triton_segments as kernels
+    from common.sparse.segments import triton_kernels as kernels
 
     weight, dense = weight.contiguous(), dense.contiguous()
     rows, width = len(ptr) - 1, dense.shape[1]
@@ -66,7 +68,7 @@ def _(ptr: Tensor, order: Tensor | None, col: Tensor, weight: Tensor, dense: Ten
 )
 def gather_dot(row: Tensor, col: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """(E,) products of the rows ``a[row_e]`` and ``b[col_e]``, both (N, R)."""
-    from common.sparse import triton_segments as kernels
+    from common.sparse.segments import triton_kernels as kernels
 
     a, b = a.contiguous(), b.contiguous()
     width = a.shape[1]
@@ -96,15 +98,8 @@ def _(row: Tensor, col: Tensor, a: Tensor, b: Tensor) -> Tensor:
         "Tensor dense) -> Tensor"
     ),
 )
-def product(
-    weight: Tensor,
-    src: Tensor,
-    dst: Tensor,
-    ptr: Tensor,
-    rev_ptr: Tensor,
-    rev_edge: Tensor,
-    dense: Tensor,
-) -> Tensor:
+def product(*operands: Tensor) -> Tensor:
+    weight, src, _dst, ptr, _rev_ptr, _rev_edge, dense = operands
     return gather_sum(ptr, None, src, weight, dense)
 
 
@@ -113,11 +108,7 @@ def _(weight: Tensor, src: Tensor, dst: Tensor, ptr: Tensor, *rest: Tensor) -> T
     return rest[-1].new_empty(len(ptr) - 1, rest[-1].shape[1])
 
 
-def _product_setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _product_backward(ctx: Any, grad: Tensor) -> Grads:
     weight, src, dst, _, rev_ptr, rev_edge, dense = ctx.saved_tensors
     dweight = ddense = None
     if ctx.needs_input_grad[0]:
@@ -127,7 +118,7 @@ def _product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dweight, None, None, None, None, None, ddense
 
 
-product.register_autograd(_product_backward, setup_context=_product_setup)
+product.register_autograd(_product_backward, setup_context=save_inputs)
 
 
 @torch.library.custom_op(
@@ -148,7 +139,7 @@ def log_softmax_backward(grad: Tensor, log_weight: Tensor, ptr: Tensor) -> Tenso
 
 
 def _over_rows(kernel: str, inputs: list[Tensor], ptr: Tensor) -> Tensor:
-    from common.sparse import triton_segments as kernels
+    from common.sparse.segments import triton_kernels as kernels
 
     out = torch.empty_like(inputs[0])
     if out.numel():
@@ -162,21 +153,15 @@ def _over_rows(kernel: str, inputs: list[Tensor], ptr: Tensor) -> Tensor:
     return out
 
 
-@log_softmax.register_fake
-def _(logits: Tensor, ptr: Tensor) -> Tensor:
-    return logits.new_empty(logits.shape)
-
-
-@log_softmax_backward.register_fake
-def _(grad: Tensor, log_weight: Tensor, ptr: Tensor) -> Tensor:
-    return grad.new_empty(grad.shape)
+log_softmax.register_fake(like)
+log_softmax_backward.register_fake(like)
 
 
 def _log_softmax_setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(output, inputs[1])
 
 
-def _log_softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _log_softmax_backward(ctx: Any, grad: Tensor) -> Grads:
     return log_softmax_backward(grad, *ctx.saved_tensors), None
 
 
