@@ -2,7 +2,7 @@
 
     python3 -m common.bootstrap setup            make .venv and install everything
     python3 -m common.bootstrap run [ARGS]       set up, then run the main job with ARGS
-    python3 -m common.bootstrap test [-- ARGS]   set up, then ruff, mypy and pytest ARGS
+    python3 -m common.bootstrap test [-- ARGS]   set up, then ruff, mypy, lint-imports, pytest ARGS
 
 Standard library only.  torch comes first, because torch-scatter and torch-cluster import it while
 they compile (5 to 20 minutes, side by side, once per torch and Python version: the wheels are kept
@@ -42,6 +42,7 @@ CHECKS: tuple[tuple[str, ...], ...] = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy", *PACKAGES),
+    ("lint-imports",),
     ("pytest",),
 )
 MINIMUM_PYTHON = (3, 11)
@@ -84,6 +85,11 @@ class Venv:
             if found:
                 return found.group(1)
         return None
+
+    def tool(self, name: str) -> tuple[str, ...]:
+        """The start of a command line: a module of that name, or a script where it has a dash."""
+        script = str(self.folder / "bin" / name)
+        return (script,) if "-" in name else (self.python, "-m", name)
 
     def pip(self, *arguments: str) -> tuple[str, ...]:
         return (self.python, "-m", "pip", "--disable-pip-version-check", *arguments)
@@ -252,7 +258,7 @@ def run_checks(venv: Venv, pytest_arguments: Sequence[str]) -> int:
         extra = pytest_arguments if check[0] == "pytest" else ()
         title = " ".join((*check, *extra))
         say(title)
-        if subprocess.run([venv.python, "-m", *check, *extra], cwd=ROOT).returncode:
+        if subprocess.run([*venv.tool(check[0]), *check[1:], *extra], cwd=ROOT).returncode:
             failed.append(title)
     say(f"failed: {'; '.join(failed)}" if failed else "all checks passed")
     return 1 if failed else 0

@@ -241,17 +241,18 @@ def test_torch_from_the_environment(monkeypatch):
     assert bootstrap.parse(["run", "--torch", "torch"])[0].torch == "torch"
 
 
-@pytest.mark.parametrize("failing", [(), ("ruff",), ("pytest",), ("mypy", "pytest")])
+@pytest.mark.parametrize("failing", [(), ("ruff",), ("lint-imports",), ("mypy", "pytest")])
 def test_all_checks_run_and_any_failure_counts(monkeypatch, failing):
     ran: list[list[str]] = []
 
     def record(command: list[str], cwd: Path) -> subprocess.CompletedProcess[bytes]:
-        ran.append(command[2:])
-        return subprocess.CompletedProcess(command, int(command[2] in failing))
+        program, *rest = command[2:] if command[1:2] == ["-m"] else [Path(command[0]).name]
+        ran.append([program, *rest])
+        return subprocess.CompletedProcess(command, int(program in failing))
 
     monkeypatch.setattr(bootstrap.subprocess, "run", record)
     assert bootstrap.run_checks(Venv(Path(".venv")), ["-k", "x"]) == int(bool(failing))
-    assert [command[0] for command in ran] == ["ruff", "ruff", "mypy", "pytest"]
+    assert [command[0] for command in ran] == ["ruff", "ruff", "mypy", "lint-imports", "pytest"]
     assert ran[-1] == ["pytest", "-k", "x"]
 
 
