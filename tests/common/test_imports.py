@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 import common
+from common.bootstrap.environment import our_packages
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("common", "protein_cvae", "spatial_ipa")
+PACKAGES = our_packages(ROOT)
 
 
 def module_name(file: Path, root: Path = ROOT) -> str:
@@ -70,6 +71,11 @@ def test_a_circle_inside_functions_is_found(tmp_path: Path) -> None:
     assert graph == {"pack": set(), "pack.a": {"pack.b"}, "pack.b": {"pack.a"}}
     with pytest.raises(CycleError):
         TopologicalSorter(graph).prepare()
+
+
+def test_what_is_installed_is_what_is_listed() -> None:
+    """setuptools takes every folder with an ``__init__.py``."""
+    assert {folder.parent.name for folder in ROOT.glob("*/__init__.py")} == set(PACKAGES)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
