@@ -47,7 +47,7 @@ from common.graph.order import locality_order, permute_edges
 from common.report.figures import save_figure
 from common.report.machine import processor
 from common.sparse import Backend, edge_gate, neighbor_attention, use_backend
-from common.sparse.backend import extension_loaded
+from common.sparse.extension import extension_loaded
 
 HEADS, WIDTH, COORDS = 4, 32, 2
 FEATURES, HIDDEN = 128, 64

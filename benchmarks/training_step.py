@@ -28,7 +28,7 @@ from tqdm import tqdm
 from common.files.atomic import atomic_path
 from common.report.machine import describe_machine
 from common.sparse import Backend, use_backend
-from common.sparse.backend import extension_loaded
+from common.sparse.extension import extension_loaded
 from spatial_ipa.data.expression import normalise
 from spatial_ipa.data.read import gene_panel, read_slides, reindex
 from spatial_ipa.evaluation.baselines.regression import pca_features

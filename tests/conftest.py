@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def unwritten_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Floating memory from ``torch.empty`` and the like holds NaN: what nobody writes shows."""
+
+    def filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(make)
+        def call(*args: Any, **options: Any) -> Tensor:
+            tensor = make(*args, **options)
+            with torch.no_grad():
+                return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+        return call
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, filled(getattr(owner, name)))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 class Command:
     """One verb, or one verb of a model where several models have it.
 
-    A package lists its commands under the entry-point group ``edgewise.commands``.
+    A package lists its commands, one or a sequence, under the entry-point group
+    ``edgewise.commands``; :mod:`common.cli.edgewise` collects them.
 
     Attributes:
         path: the words after ``edgewise``, such as ``("generate",)`` or ``("fit", "spatial")``.

@@ -1,4 +1,4 @@
-"""Identity of what a checkpoint holds: versions of its parts, hashes of its weights.
+"""Identity of what a checkpoint holds: its class, versions of its parts, hashes of its weights.
 
 Computations that changed refuse what was made before.
 """
@@ -6,6 +6,7 @@ Computations that changed refuse what was made before.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,3 +35,27 @@ def check_version(state: dict[str, Any], what: str, expected: int) -> None:
             f"the checkpoint's {what} has version {state.get('version')!r}, expected "
             f"{expected}; train it anew"
         )
+
+
+def resolve_class(class_path: str) -> type | None:
+    """The class that a dotted path names, or None if there is no such class any more.
+
+    A path of an earlier layout, whose module is gone or no longer holds the class, is looked up by
+    the class's name among the public names of its top package: files may move, such names stay.
+
+    Raises:
+        ImportError: if the module is there and fails to import.
+    """
+    module, _, name = class_path.rpartition(".")
+    for place in dict.fromkeys((module, module.partition(".")[0])):
+        if not place:
+            continue
+        try:
+            found = getattr(importlib.import_module(place), name, None)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+                raise
+            continue
+        if isinstance(found, type):
+            return found
+    return None

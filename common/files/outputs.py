@@ -3,26 +3,70 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import ExistingFile, MissingFile, UserError
 
 
-def prepare_output(path: Path, argument: str) -> None:
-    """Make the folder of ``path`` and check that a file can be written there.
+def check_output(
+    path: Path,
+    argument: str,
+    *,
+    overwrite: bool = True,
+    inputs: Iterable[Path] = (),
+    make_folder: bool = False,
+) -> None:
+    """May a file be written here?  Nothing is written, and no folder made unless asked.
 
     Args:
         path: the file that will be written at the end.
         argument: name of the setting it came from, for messages.
+        overwrite: an existing file will be replaced.
+        inputs: files that are read meanwhile, or that must stay.
+        make_folder: make the folder of ``path``, and those above it.
 
     Raises:
-        ValueError: if ``path`` is a folder, or its folder cannot be made or written to.
+        ExistingFile: if it exists and ``overwrite`` is off.
+        MissingFile: if its folder does not exist and is not to be made.
+        ValueError: if it is a folder or an input, or its folder cannot be made or written to.
     """
     if path.is_dir():
         raise UserError(f"{argument} must name a file, but {path} is a folder")
+    for given in inputs:
+        if path.resolve() == given.resolve():
+            raise UserError(f"{argument}: {path} is an input file; choose another name")
+    if path.exists() and not overwrite:
+        raise ExistingFile(f"{path} exists; choose another {argument} or allow to overwrite it")
+    if make_folder:
+        _make(path.parent, argument)
+    elif not path.parent.is_dir():
+        raise MissingFile(f"folder {path.parent} of {argument} does not exist")
+    _check_writable(path.parent, argument)
+
+
+def prepare_output(path: Path, argument: str) -> None:
+    """:func:`check_output` of a file that may be replaced and whose folder is made."""
+    check_output(path, argument, make_folder=True)
+
+
+def prepare_folder(path: Path, argument: str) -> None:
+    """Make a folder of results, and check that files can be written there.
+
+    Raises:
+        ValueError: if ``path`` is a file, or cannot be made or written to.
+    """
+    _make(path, argument)
+    _check_writable(path, argument)
+
+
+def _make(folder: Path, argument: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{argument}: cannot make the folder {path.parent}: {error}") from error
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{argument}: no permission to write in the folder {path.parent}")
+        raise UserError(f"{argument}: cannot make the folder {folder}: {error}") from error
+
+
+def _check_writable(folder: Path, argument: str) -> None:
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{argument}: no permission to write in the folder {folder}")

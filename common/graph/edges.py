@@ -14,11 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
+
+if TYPE_CHECKING:  # heavy, and only the two conversions need it
+    from torch_geometric import EdgeIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,11 @@ class EdgeList:
     rows that are sorted already.
 
     Two lists are equal only if they are the same object; compare ``edge_index`` for content.
+
+    Beside PyG's ``EdgeIndex``, which holds the same: that is a subclass of Tensor, so that every
+    operation on it passes through ``__torch_dispatch__``, which costs time and which torch.compile
+    has trouble with, and importing it takes longer than importing torch.  :meth:`to_pyg` and
+    :meth:`from_pyg` lead from one to the other.
 
     Attributes:
         src: (E,) int64 or int32, source node j of each edge.
@@ -107,6 +116,22 @@ class EdgeList:
                 "EdgeList.from_edge_index for edges in any order"
             )
         return EdgeList(src, dst, ptr)
+
+    @staticmethod
+    def from_pyg(index: EdgeIndex) -> EdgeList:
+        """Take a ``torch_geometric.EdgeIndex`` in any order.
+
+        Nodes are as many as its larger sparse size; where it has none, as its largest index says.
+        """
+        nodes = max(index.get_num_rows(), index.get_num_cols())
+        return EdgeList.from_edge_index(index.as_tensor(), nodes)
+
+    def to_pyg(self) -> EdgeIndex:
+        """The same edges as a ``torch_geometric.EdgeIndex``, sorted by column, N x N."""
+        from torch_geometric import EdgeIndex
+
+        size = (self.num_nodes, self.num_nodes)
+        return EdgeIndex(self.edge_index, sparse_size=size, sort_order="col")
 
     @staticmethod
     def disjoint_union(graphs: Sequence[EdgeList]) -> EdgeList:

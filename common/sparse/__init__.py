@@ -10,20 +10,16 @@
 =========================== =====================================================================
 
 On CPU the compiled extension does the work where it was built, on CUDA devices Triton where it is
-installed; otherwise block-wise PyTorch with the same results.  An edge gate that is too wide for
-the Triton kernels goes to block-wise PyTorch too (:func:`common.sparse.triton_ops.edge_gate`).
-:mod:`common.sparse.reference` holds the plain forms.
+installed; otherwise block-wise PyTorch with the same results (:mod:`common.sparse.backends`).  An
+edge gate that is too wide for the Triton kernels goes to block-wise PyTorch too
+(:func:`common.sparse.gate.triton.serves`).  Every operation is a folder: ``op`` checks and
+dispatches, ``reference`` is the plain form, and the fast forms stand beside it.
 """
 
-from common.sparse.backend import Backend, backend_for, use_backend
-from common.sparse.ops import (
-    attention_weights,
-    edge_gate,
-    edge_log_softmax,
-    edge_softmax,
-    neighbor_attention,
-    spmm,
-)
+from common.sparse.attention.op import attention_weights, neighbor_attention
+from common.sparse.backends import Backend, backend_for, use_backend
+from common.sparse.gate.op import edge_gate
+from common.sparse.segments.op import edge_log_softmax, edge_softmax, spmm
 
 __all__ = [
     "Backend",

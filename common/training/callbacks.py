@@ -7,8 +7,6 @@ two callbacks here wait for it, and say so at the end if it never came.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 import warnings
 from datetime import timedelta
@@ -18,6 +16,8 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from common.report.resources import peak_memory_bytes
 
 
 def best_checkpoint(trainer: Trainer, monitor: str) -> str:
@@ -173,7 +173,7 @@ class EpochResources(Callback):
         values = {
             "time/train_s": seconds - self._validation_seconds,
             "time/val_s": self._validation_seconds,
-            "memory/peak_rss_mib": peak_rss_mib(),
+            "memory/peak_rss_mib": peak_memory_bytes() / 2**20,
         }
         if pl_module.device.type == "cuda":
             values["memory/peak_cuda_mib"] = (
@@ -181,9 +181,3 @@ class EpochResources(Callback):
             )
         for key, value in values.items():
             pl_module.log(key, value, batch_size=1, reduce_fx="max", sync_dist=True)
-
-
-def peak_rss_mib() -> float:
-    """Peak resident memory of this process in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB on Linux

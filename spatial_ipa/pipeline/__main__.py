@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 
-from common.cli.main import one_line_errors
+from common.cli.messages import one_line_errors
 from common.errors import ExistingFile, UserError
 from common.files.atomic import atomic_path
 from common.report.figures import save_figure

@@ -9,6 +9,7 @@
 ================= ==============================================================================
 """
 
-from common.graph.knn.search import Engine, knn_edges, knn_index, knn_recall
+from common.graph.knn.engines import Engine
+from common.graph.knn.search import knn_edges, knn_index, knn_recall
 
 __all__ = ["Engine", "knn_edges", "knn_index", "knn_recall"]

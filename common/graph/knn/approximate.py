@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import MissingPackage, UserError
+from common.errors import UserError
 from common.graph.knn import exact
 from common.rng import generator_for
 
@@ -52,13 +52,13 @@ _ROWS = 2**14
 def nearest(
     x: Tensor, k: int, graph_ptr: Tensor, recall: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Most of the k nearest nodes of the same graph, without the node itself; on the CPU.
+    """Most of the k nearest nodes of the same graph, without the node itself.
 
     Graphs of fewer than 4,096 nodes are searched exactly, and so are rows whose lists hold fewer
     than k nodes: as many neighbours come back as from the exact engine.
 
     Args:
-        x: (N, D) float32, finite, D at least 1.
+        x: (N, D) float32, finite, D at least 1, on the CPU.
         k: neighbours per node.
         graph_ptr: (B + 1,) int64, rising from 0 to N.
         recall: share of true neighbours to reach, above 0 and below 1.
@@ -68,25 +68,22 @@ def nearest(
         index (N, k) int64, nearest first, and valid (N, k) bool.
 
     Raises:
-        ValueError: if D is 0 or ``recall`` is outside (0, 1).
-        ImportError: if faiss is not installed.
+        ValueError: if ``recall`` is outside (0, 1).
     """
-    if x.shape[1] == 0:
-        raise UserError("engine 'approximate' needs x with a column; use engine 'exact'")
     if not 0 < recall < 1:
         raise UserError(
             f"recall must be above 0 and below 1, got {recall}; for 1 use engine 'exact'"
         )
-    faiss = _import_faiss()
-    device, x = x.device, x.cpu().contiguous()
-    ptr = graph_ptr.cpu()
+    import faiss
+
+    x = x.contiguous()
     index = torch.zeros(x.shape[0], k, dtype=torch.int64)
     valid = torch.zeros(x.shape[0], k, dtype=torch.bool)
-    large = [g for g in pairwise(ptr.tolist()) if g[1] - g[0] >= max(_MIN_NODES, 8 * k)]
+    large = [g for g in pairwise(graph_ptr.tolist()) if g[1] - g[0] >= max(_MIN_NODES, 8 * k)]
     left = 0
     for number, (start, stop) in enumerate([*large, (x.shape[0], x.shape[0])]):
         if start > left:  # small graphs since the last large one
-            small = ptr.clamp(left, start) - left  # the others become empty
+            small = graph_ptr.clamp(left, start) - left  # the others become empty
             index[left:start], valid[left:start] = exact.nearest(x[left:start], k, small)
             index[left:start] += left
         if stop > start:
@@ -95,7 +92,7 @@ def nearest(
             index[start:stop] = exact.node_of(found) + start
             valid[start:stop] = True
         left = stop
-    return index.to(device), valid.to(device)
+    return index, valid
 
 
 def _search_graph(
@@ -173,17 +170,6 @@ def squared_distances(x: Tensor, rows: Tensor, others: Tensor) -> Tensor:
         difference = x[rows[some]].double()[:, None] - x[others[some]].double()
         result[some] = difference.square().sum(2)
     return result
-
-
-def _import_faiss() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingPackage(
-            "engine 'approximate' needs faiss: pip install 'edgewise[approximate]' (faiss-cpu)"
-        ) from error
-    module: ModuleType = faiss
-    return module
 
 
 @contextmanager

@@ -8,16 +8,13 @@ matrix product, and nodes whose distances differ by its rounding only may swap b
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
 from common.errors import UserError
 from common.graph.edges import EdgeList
-from common.graph.knn import approximate, exact, trees
-
-Engine = Literal["auto", "exact", "kdtree", "cluster", "approximate"]
+from common.graph.knn import approximate, exact
+from common.graph.knn.engines import ENGINES, Engine, Search, run_engine
 
 # Nodes per graph, as a typical node sees it, from which a tree is faster than all pairs on a CPU.
 _TREE_NODES = 1000
@@ -85,17 +82,13 @@ def knn_index(
         index: (N, k) int64, nearest first; arbitrary where not valid.
         valid: (N, k) bool, false past the end of a graph of n <= k nodes.
     """
-    if engine not in get_args(Engine):
-        raise UserError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
+    names = ("auto", *ENGINES)
+    if engine not in names:
+        raise UserError(f"engine must be one of {', '.join(names)}, got {engine!r}")
     values, ptr = _checked(x, k, graph_ptr)
-    if engine == "auto":
-        engine = _choose(values, ptr, approximate_above)
+    name = _choose(values, ptr, approximate_above) if engine == "auto" else engine
     with torch.autocast(x.device.type, enabled=False):  # half-precision products would break keys
-        if engine == "approximate":
-            return approximate.nearest(values, k, ptr, recall, seed)
-        if engine == "exact":
-            return exact.nearest(values, k, ptr)
-        return trees.nearest(values, k, ptr, engine)
+        return run_engine(name, Search(values, k, ptr, recall, seed))
 
 
 def knn_recall(
@@ -149,9 +142,7 @@ def knn_recall(
     return found / wanted if wanted else 1.0
 
 
-def _choose(
-    x: Tensor, graph_ptr: Tensor, approximate_above: int | None
-) -> Literal["exact", "kdtree", "approximate"]:
+def _choose(x: Tensor, graph_ptr: Tensor, approximate_above: int | None) -> Engine:
     sizes = (graph_ptr[1:] - graph_ptr[:-1]).double()
     typical = float(sizes.square().sum() / max(1, x.shape[0]))
     if x.device.type == "cpu" and 1 <= x.shape[1] <= _TREE_WIDTH and typical >= _TREE_NODES:

@@ -22,7 +22,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common.errors import MissingPackage, UserError
 from common.graph.knn import exact
 
 Library = Literal["kdtree", "cluster"]
@@ -38,34 +37,24 @@ _ROWS = 2**15
 
 
 def nearest(x: Tensor, k: int, graph_ptr: Tensor, library: Library) -> tuple[Tensor, Tensor]:
-    """k nearest nodes of the same graph, without the node itself; computed on the CPU.
+    """k nearest nodes of the same graph, without the node itself.
 
     Args:
-        x: (N, D) float32, finite, D from 1 to 4.
+        x: (N, D) float32, finite, D from 1 to 4, on the CPU.
         k: neighbours per node.
         graph_ptr: (B + 1,) int64, rising from 0 to N.
         library: ``"kdtree"`` for SciPy, ``"cluster"`` for torch-cluster.
 
     Returns:
         index (N, k) int64, nearest first, and valid (N, k) bool.
-
-    Raises:
-        ValueError: if D is not 1 to 4.
-        ImportError: if torch-cluster is asked for and not installed.
     """
-    if not 1 <= x.shape[1] <= exact.DIFFERENCE_WIDTH:
-        raise UserError(
-            f"engine {library!r} takes x with 1 to {exact.DIFFERENCE_WIDTH} columns, got "
-            f"{x.shape[1]}; use engine 'exact' or 'approximate'"
-        )
-    device, x = x.device, x.cpu()
     index = torch.zeros(x.shape[0], k, dtype=torch.int64)
     valid = torch.zeros(x.shape[0], k, dtype=torch.bool)
     build = _scipy_tree if library == "kdtree" else _cluster_tree
     for left, right in pairwise(graph_ptr.tolist()):
         if right - left > 1:
             _fill(x, k, (left, right), build(x[left:right].double()), index, valid)
-    return index.to(device), valid.to(device)
+    return index, valid
 
 
 def _fill(
@@ -125,13 +114,7 @@ def _scipy_tree(points: Tensor) -> Query:
 
 
 def _cluster_tree(points: Tensor) -> Query:
-    try:
-        from torch_cluster import knn
-    except ImportError as error:
-        raise MissingPackage(
-            "engine 'cluster' needs torch-cluster (python3 -m common.bootstrap setup builds it); "
-            "engine 'kdtree' gives the same graph without"
-        ) from error
+    from torch_cluster import knn
 
     def query(rows: Tensor, m: int) -> Tensor:
         # Row 0 of the result is the query, row 1 the point found; each query has m, in order.

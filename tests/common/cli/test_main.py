@@ -1,5 +1,6 @@
 """The command line: a fit, resuming, the saved configuration, and what errors look like."""
 
+import shutil
 import subprocess
 import sys
 import warnings
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 from common.cli import main as cli
+from common.cli.messages import TRACEBACK_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -48,6 +50,11 @@ class Toy(LightningModule):
         return self.optimizer(self.parameters())
 
 
+class CheckedToy(Toy):
+    def check_settings(self, trainer):
+        raise ArithmeticError(f"checked for {trainer.max_epochs} epochs")
+
+
 class Draws(torch.utils.data.Dataset):
     def __getitem__(self, index):
         return torch.full((1,), float(index))
@@ -74,7 +81,7 @@ class ToyData(LightningDataModule):
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lightning"])
-    monkeypatch.delenv(cli.TRACEBACK_VARIABLE, raising=False)
+    monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "toy_module.py").write_text(TOY)
     content = {
@@ -165,6 +172,11 @@ def other_tensors(good: Path, path: Path) -> None:
         (other_content, "is not a checkpoint that `lightning fit` wrote"),
         (edited(_class_path=None), "does not name its model class"),
         (edited(_class_path="toy_module.Other"), "is a checkpoint of toy_module.Other"),
+        (
+            edited(_class_path="gone.Other"),
+            "is a checkpoint of gone.Other, the configuration names",
+        ),
+        (edited(_class_path="toy_module.ToyData"), "is a checkpoint of toy_module.ToyData"),
         (other_tensors, "does not fit the model of the configuration"),
     ],
 )
@@ -180,6 +192,36 @@ def test_a_file_that_is_no_checkpoint_of_the_model_is_refused(
     assert stop.value.code == 2
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_checkpoint_of_an_earlier_layout_loads(config, tmp_path, monkeypatch):
+    """Its class is found by name among the public names of the package, which loads it lazily."""
+    package = tmp_path / "toy_package"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "def __getattr__(name):\n"
+        "    if name != 'Toy':\n        raise AttributeError(name)\n"
+        "    from toy_package.inner.module import Toy\n    return Toy\n"
+    )
+    (package / "inner" / "__init__.py").write_text("")
+    (package / "inner" / "module.py").write_text(TOY)
+    text = Path(config).read_text()
+    old = tmp_path / "old.ckpt"
+    paths = ("toy_package.inner.module.Toy", "toy_package.Toy")
+    for configured in paths:
+        Path(config).write_text(
+            text.replace("toy_module.Toy\n", f"{configured}\n").replace("toy_module", paths[0][:-4])
+        )
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        run("fit", "--config", config)
+        for named in ("toy_package.module.Toy", *paths):
+            edited(_class_path=named)(checkpoint(tmp_path), old)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message=".*restores the checkpoint's hyper.*")
+                run("predict", "--config", config, "--ckpt_path", str(old))
+    edited(_class_path="toy_package.module.Toy")(checkpoint(tmp_path), old)
+    with pytest.warns(UserWarning, match=r"replaced: .*width: 5 -> 3"):
+        run("predict", "--config", config, "--ckpt_path", str(old), "--model.init_args.width", "5")
 
 
 def test_a_saved_configuration_runs_again(config, tmp_path):
@@ -240,7 +282,7 @@ def test_our_errors_are_one_line_and_status_2(config, capsys, monkeypatch):
     assert stop.value.code == 2
     assert "error: length must be a positive multiple" in error
     assert "Traceback" not in error
-    monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
     with pytest.raises(ValueError, match="length must be"):
         run("fit", "--config", config, "--data.init_args.draws", "0")
 

@@ -186,3 +186,24 @@ def test_int32_refuses_what_it_cannot_number():
                      torch.zeros(1, dtype=torch.int64).expand(far + 1))  # fmt: skip
     with pytest.raises(ValueError, match="do not fit int32"):
         edges.int32()
+
+
+@settings(deadline=None)
+@given(graphs())
+def test_pygs_edge_index_holds_the_same(graph):
+    from torch_geometric import EdgeIndex
+
+    edge_index, nodes = graph
+    edges = EdgeList.from_edge_index(edge_index, nodes)
+    theirs = edges.to_pyg()
+    theirs.validate()
+    (ptr, src), _ = theirs.get_csc()
+    assert torch.equal(ptr.long(), edges.ptr)
+    assert torch.equal(src, edges.src)
+    given_order = EdgeIndex(edge_index.contiguous(), sparse_size=(nodes, nodes))
+    sorted_there = given_order.sort_by("col", stable=True).values
+    assert torch.equal(sorted_there.as_tensor()[1], edges.dst)
+    for index in (theirs, given_order, sorted_there):
+        back = EdgeList.from_pyg(index)
+        assert torch.equal(back.edge_index, edges.edge_index)
+        assert back.num_nodes == nodes

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.report.resources import Stopwatch, peak_memory_gb
+from common.report.resources import Stopwatch, peak_memory_bytes
 
 
 def test_stages_add_up_in_order_of_first_start():
@@ -36,4 +36,27 @@ def test_peak_memory_is_what_the_kernel_says():
     kilobytes = next(
         int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line
     )
-    assert peak_memory_gb() == pytest.approx(1024 * kilobytes / 1e9, rel=0.02)
+    assert peak_memory_bytes() == pytest.approx(1024 * kilobytes, rel=0.02)
+
+
+def test_a_stage_inside_another_counts_there():
+    now = [0.0]
+    clock = Stopwatch(lambda: now[0])
+
+    def inner() -> None:
+        now[0] += 2
+
+    inner_timed = clock.timed("inner", inner)
+
+    def outer() -> str:
+        now[0] += 1
+        inner_timed()
+        return "done"
+
+    assert clock.timed("outer", outer)() == "done"
+    inner_timed()
+    assert clock.seconds == {"outer": 3, "inner": 2}
+    with pytest.raises(RuntimeError), clock.stage("outer"):
+        raise RuntimeError
+    inner_timed()  # a failure does not leave the watch inside
+    assert clock.seconds["inner"] == 4

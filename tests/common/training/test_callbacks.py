@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 from common.report.figures import log_figure, save_figure
+from common.report.resources import peak_memory_bytes
 from common.training.callbacks import (
     EpochResources,
     RampedEarlyStopping,
     RampedModelCheckpoint,
-    peak_rss_mib,
 )
 
 
@@ -140,7 +140,7 @@ def test_resources_are_logged_each_epoch(tmp_path):
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     assert metrics["time/train_s"] > 0
     assert metrics["time/val_s"] > 0
-    assert 0 < metrics["memory/peak_rss_mib"] <= peak_rss_mib()
+    assert 0 < metrics["memory/peak_rss_mib"] <= peak_memory_bytes() / 2**20
 
 
 class Plotting(Callback):

@@ -22,6 +22,7 @@ from common.graph.knn import (
     search,
     trees,
 )
+from common.graph.knn.engines import ENGINES as TABLE
 from common.rng import generator_for
 
 TREES: tuple[Engine, ...] = ("kdtree", "cluster")
@@ -263,6 +264,11 @@ def test_missing_library_is_named(
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=f"engine '{engine}' needs"):
         knn_edges(torch.randn(50, 2), 3, engine=engine)
+
+
+def test_the_names_are_those_of_the_table() -> None:
+    assert tuple(TABLE) == ENGINES
+    assert [name for name, row in TABLE.items() if not row.exact] == ["approximate"]
 
 
 def test_bad_settings() -> None:

@@ -1,0 +1,38 @@
+"""Errors on the command line: what is meant for the user is one line, and status 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from common.errors import told_to_user
+
+TRACEBACK_VARIABLE = "EDGEWISE_TRACEBACK"
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process on an error meant for the user: one line on standard error, status 2.
+
+    Any other error passes, and with ``EDGEWISE_TRACEBACK=1`` every error does.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = _misfit(error) or told_to_user(error)
+        if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        print(f"({TRACEBACK_VARIABLE}=1 shows where)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _misfit(error: Exception) -> str | None:
+    """What to say of a checkpoint whose tensors are not the model's; None of any other error."""
+    report = str(error)
+    if not report.startswith("Error(s) in loading state_dict"):
+        return None
+    first = "; ".join(line.strip() for line in report.splitlines()[1:4])
+    return f"--ckpt_path does not fit the model of the configuration: {first[:400]}"

@@ -1,0 +1,1 @@
+"""Softmax attention over in-edges, with an equivariant coordinate step."""

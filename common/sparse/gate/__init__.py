@@ -1,0 +1,1 @@
+"""The edge gate: a perceptron on pair features that are never built."""

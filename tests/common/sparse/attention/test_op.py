@@ -1,0 +1,138 @@
+"""Neighbour attention: every backend against the plain form, values and all gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sparse_problems import (
+    BACKENDS,
+    SIZES,
+    Problem,
+    blocks_do_not_change_the_result,
+    float32_stays_within_its_rounding,
+    gradients_match_finite_differences,
+    int32_gives_the_same_bits,
+    matches_the_plain_form,
+    needs_extension,
+    same_bits_for_every_thread_count,
+)
+
+from common.graph.edges import EdgeList
+from common.sparse import attention_weights, neighbor_attention, use_backend
+
+NAMES = ["attention", "attention, gate", "attention, gate and bias"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_matches_the_plain_form(backend: str, size: tuple[int, ...]) -> None:
+    matches_the_plain_form(backend, size, NAMES)
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_int32_indices_give_the_same_bits(backend: str) -> None:
+    int32_gives_the_same_bits(backend, NAMES)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", SIZES[3:], ids=str)
+def test_float32_stays_within_its_rounding(backend: str, size: tuple[int, ...]) -> None:
+    float32_stays_within_its_rounding(backend, size, NAMES)
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_gradients_match_finite_differences(backend: str) -> None:
+    gradients_match_finite_differences(backend, NAMES)
+
+
+def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks_do_not_change_the_result(monkeypatch, NAMES)
+
+
+@needs_extension
+def test_same_bits_for_every_run_and_thread_count() -> None:
+    problem = Problem((301, 40000, 4, 32, 2, 32, 16), torch.float32)
+    same_bits_for_every_thread_count({n: problem.operations()[n] for n in NAMES})
+
+
+def test_attention_equals_masked_dense_attention() -> None:
+    """On a graph without duplicates: softmax over a dense masked matrix of logits."""
+    rng = torch.Generator().manual_seed(3)
+    nodes, heads, width = 23, 4, 32
+    mask = torch.rand(nodes, nodes, generator=rng) < 0.4
+    mask[5] = False
+    edges = EdgeList.from_edge_index(mask.T.nonzero().T, nodes)
+    q, k, v = (
+        torch.randn(nodes, heads, width, generator=rng, dtype=torch.float64) for _ in range(3)
+    )
+    x = torch.randn(nodes, 2, generator=rng, dtype=torch.float64)
+    w_x = torch.randn(heads, 2, 2, generator=rng, dtype=torch.float64)
+    gate = torch.randn(edges.num_edges, generator=rng, dtype=torch.float64)
+    dense_gate = torch.zeros(nodes, nodes, dtype=torch.float64)
+    dense_gate[edges.dst, edges.src] = gate
+    logits = torch.einsum("ihd,jhd->ijh", q, k) / width**0.5 + 2.0 * dense_gate[:, :, None]
+    weights = logits.masked_fill(~mask[:, :, None], -torch.inf).softmax(1).nan_to_num(0)
+    out, dx = neighbor_attention(q, k, v, x, edges, w_x, gate=gate, beta=2.0)
+    torch.testing.assert_close(out, torch.einsum("ijh,jhd->ihd", weights, v))
+    step = torch.einsum("ijh,hcd,ijd->ic", weights, w_x, x[None] - x[:, None])
+    torch.testing.assert_close(dx, step)
+    torch.testing.assert_close(
+        attention_weights(q, k, edges, gate=gate, beta=2.0), weights[edges.dst, edges.src]
+    )
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_rows_without_weight_give_zero_and_zero_gradient(backend: str) -> None:
+    """No edges, or only edges whose gate is minus infinity."""
+    problem = Problem((9, 193, 4, 32, 2, 128, 64))
+    edges = problem.edges
+    closed = edges.dst == 2
+    assert closed.any()
+    gate = problem.edge_logit.detach().masked_fill(closed, -torch.inf).requires_grad_()
+    inputs = [problem.q, problem.x, problem.v, gate]
+    with use_backend(backend):  # type: ignore[arg-type]
+        out, dx = neighbor_attention(
+            problem.q, problem.k, problem.v, problem.x, edges, problem.w_x, gate=gate
+        )
+        empty = [2, edges.num_nodes - 1]
+        own = out[empty].square().sum() + out[empty].sum() + dx[empty].sum()
+        for gradient in torch.autograd.grad(own, inputs):
+            assert (gradient == 0).all()
+    assert (out[empty] == 0).all()
+    assert (dx[empty] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_extreme_logits_do_not_overflow(backend: str) -> None:
+    problem = Problem((61, 1500, 4, 16, 2, 16, 16), torch.float32)
+    for shift in (-3e4, 3e4):
+        with use_backend(backend):  # type: ignore[arg-type]
+            bias = problem.bias * 100 + shift
+            out, dx = neighbor_attention(
+                problem.q, problem.k, problem.v, problem.x, problem.edges, problem.w_x, bias=bias
+            )
+        assert out.isfinite().all()
+        assert dx.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_is_passed_on_and_stays_in_its_row(backend: str) -> None:
+    problem = Problem((61, 1500, 4, 16, 2, 16, 16))
+    q = problem.q.detach().clone()
+    q[3, 0, 0] = torch.nan
+    with use_backend(backend):  # type: ignore[arg-type]
+        out, _ = neighbor_attention(q, problem.k, problem.v, problem.x, problem.edges, problem.w_x)
+    assert out[3, 0].isnan().all()
+    assert out[torch.arange(61) != 3].isfinite().all()
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    problem = Problem((9, 193, 4, 32, 2, 128, 64), torch.float32)
+    q, k, v = (t.detach().bfloat16() for t in (problem.q, problem.k, problem.v))
+    x, w_x = problem.x.detach(), problem.w_x.detach()
+    out, dx = neighbor_attention(q, k, v, x, problem.edges, w_x)
+    exact, exact_dx = neighbor_attention(q.float(), k.float(), v.float(), x, problem.edges, w_x)
+    assert out.dtype == torch.bfloat16
+    assert dx.dtype == torch.float32
+    torch.testing.assert_close(out, exact.bfloat16())
+    torch.testing.assert_close(dx, exact_dx)

@@ -1,0 +1,116 @@
+"""The compiled library: PyTorch's operator checks, torch.compile, threads, instruction sets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sparse_problems import needs_extension
+from torch import Tensor
+
+from common.graph.edges import EdgeList
+from common.sparse import edge_gate, edge_softmax, neighbor_attention, spmm
+
+EDGES = EdgeList.from_edge_index(torch.tensor([[0, 1, 2, 2], [1, 0, 0, 2]]), 4)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@needs_extension
+def test_operators_pass_the_checks_of_torch_library() -> None:
+    """Schema, fake shapes and autograd registration, as torch.compile needs them."""
+    rev_ptr, rev_edge = EDGES.by_source
+    graph = (EDGES.src, EDGES.dst, EDGES.ptr)
+    q, x, w_x = (draw(*s).requires_grad_() for s in ((4, 2, 8), (4, 2), (2, 2, 2)))
+    gate, bias, dense = (draw(*s).requires_grad_() for s in ((4,), (4, 2), (4, 3)))
+    ops = torch.ops.edgewise
+    attention = (q, q, q, x, *graph, rev_ptr, rev_edge, w_x)
+    torch.library.opcheck(ops.attention.default, (*attention, gate, 2.0, bias))
+    torch.library.opcheck(ops.attention.default, (*attention, None, 1.0, None))
+    torch.library.opcheck(ops.spmm.default, (gate, *graph, rev_ptr, rev_edge, dense))
+    torch.library.opcheck(ops.log_softmax.default, (bias, EDGES.ptr))
+    weights = [draw(*s).requires_grad_() for s in ((5, 6), (5, 5), (5,), (1, 5), (1,))]
+    torch.library.opcheck(ops.edge_gate.default, (draw(4, 5), draw(4, 5), dense, *graph, *weights))
+
+
+@needs_extension
+def test_torch_compile_takes_the_operators_whole() -> None:
+    """Without a graph break; values and gradients are those of eager mode."""
+
+    def total(values: list[Tensor]) -> Tensor:
+        q, k, v, x, w_x, h, *layers = values
+        gate = edge_gate(h, edges, *layers)
+        out, dx = neighbor_attention(2 * q, k, v, x, edges, w_x, gate=gate)
+        walk = spmm(edge_softmax(gate, edges), edges, dx)
+        return out.square().sum() + walk.square().sum()
+
+    rng = torch.Generator().manual_seed(0)
+    edges = EdgeList.from_edge_index(torch.randint(0, 9, (2, 60), generator=rng), 9)
+    shapes = [
+        *[(9, 2, 4)] * 3,
+        (9, 2),
+        (2, 2, 2),
+        (9, 3),
+        (5, 12),
+        (5,),
+        (5, 5),
+        (5,),
+        (1, 5),
+        (1,),
+    ]
+    values = [torch.randn(s, generator=rng).double().requires_grad_() for s in shapes]
+    torch._dynamo.reset()
+    compiled_total = torch.compile(total, backend="aot_eager", fullgraph=True)(values)
+    eager_total = total(values)
+    torch.testing.assert_close(compiled_total, eager_total, rtol=1e-12, atol=0)
+    pairs = zip(
+        torch.autograd.grad(compiled_total, values),
+        torch.autograd.grad(eager_total, values),
+        strict=True,
+    )
+    for got, want in pairs:
+        assert bool(want.any())
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+@needs_extension
+def test_the_extension_runs_on_all_threads_of_torch(keep_threads: None) -> None:
+    """Without OpenMP at build time its loops compile, and run on one."""
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        assert torch.ops.edgewise.threads_used() == count
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_every_instruction_set_gives_the_plain_result(capability: str) -> None:
+    """The choice is made once in a process, so the lesser ones run in one of their own."""
+    code = """
+import torch
+from sparse_problems import SIZES, Problem, values_and_gradients
+from common.sparse import use_backend
+for size in SIZES:
+    for op, inputs in Problem(size).operations().values():
+        with use_backend("reference"):
+            expected = values_and_gradients(op, inputs)
+        with use_backend("cpp"):
+            computed = values_and_gradients(op, inputs)
+        torch.testing.assert_close(computed, expected, rtol=1e-9, atol=1e-9)
+print(torch.ops.edgewise.cpu_capability())
+"""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parents[2])])
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path, "EDGEWISE_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() in (capability, "default")
