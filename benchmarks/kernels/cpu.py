@@ -29,7 +29,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def compiled_padded_attention(t: Inputs, edges: EdgeList) -> list[Tensor]:
     nodes, k = edges.num_nodes, edges.num_edges // edges.num_nodes
     table = edges.src.view(nodes, k)
     node = (t["q"], t["k"], t["v"], t["x"], t["w_x"])
-    return list(_compiled(*node, t["gate"].view(nodes, k), table))
+    return list(_compiled()(*node, t["gate"].view(nodes, k), table))
 
 
 def _padded(
@@ -131,7 +131,10 @@ def _padded(
     return out, (w_x * moment[:, :, None]).sum((1, 3))
 
 
-_compiled = torch.compile(_padded, dynamic=False)
+@cache
+def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Here, because it imports the compiler."""
+    return torch.compile(_padded, dynamic=False)
 
 
 def methods_for(
