@@ -20,7 +20,6 @@ of one round where it takes more than a third of the limit.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +39,7 @@ from common.graph.knn import Engine, exact, knn_index
 from common.graph.knn.approximate import squared_distances
 from common.report.figures import save_figure
 from common.report.machine import describe_machine
+from common.report.tables import markdown_table, to_json
 from common.rng import generator_for
 from spatial_ipa.data.expression import normalise
 from spatial_ipa.data.read import read_slide
@@ -83,7 +83,7 @@ def embedding(nodes: int, seed: int) -> Tensor:
     return x
 
 
-def cells(path: str) -> Tensor:
+def components(path: str) -> Tensor:
     slide = read_slide(path, require_spatial=False)
     y = torch.from_numpy(normalise(slide.counts, logged=slide.is_logged))
     y = y[:, y.var(0).topk(min(2000, y.shape[1])).indices]
@@ -229,12 +229,17 @@ def recall(x: Tensor, rows: Tensor, found: Tensor) -> float:
 # ------------------------------------------------------------------------------------- the results
 
 
-def line(r: Result) -> str:
-    scaled = f"{r.rows:,}" if r.rows < r.nodes else "all"
-    return (
-        f"| {r.data} | {r.nodes:,} | {r.width} | {r.k} | {r.method} | {scaled} | {r.seconds:.2f} "
-        f"| {r.slowest:.2f} | {1e6 * r.seconds / r.nodes:.1f} | {r.recall:.4f} |"
-    )
+COLUMNS = ("data", "nodes", "d", "k", "method", "rows", "s", "slowest", "µs a node", "recall")
+
+
+def cells(r: Result) -> list[str]:
+    """One row of the table, a cell for each of ``COLUMNS``."""
+    return [
+        *(r.data, f"{r.nodes:,}", str(r.width), str(r.k), r.method),
+        f"{r.rows:,}" if r.rows < r.nodes else "all",
+        *(f"{r.seconds:.2f}", f"{r.slowest:.2f}"),
+        *(f"{1e6 * r.seconds / r.nodes:.1f}", f"{r.recall:.4f}"),
+    ]
 
 
 def draw(results: Sequence[Result]) -> Figure:
@@ -285,16 +290,15 @@ def main() -> None:
         ("embedding", partial(embedding, n, 0), args.k, WIDE) for n in args.sizes
     ]
     if args.data:
-        sets.append(("cells", partial(cells, args.data), args.k, WIDE))
+        sets.append(("cells", partial(components, args.data), args.k, WIDE))
     sets += [("plane", partial(plane, n, 0), args.plane_k, FLAT) for n in args.plane_sizes]
-    print("| data | nodes | d | k | method | rows | s | slowest | µs a node | recall |")
-    print("|" + " --- |" * 10)
+    print(markdown_table(COLUMNS, []))
     results = []
     for data, make, k, names in sets:
         chosen = [name for name in names if name in args.methods]
         for result in measure(data, make(), k, chosen, args.limit, args.rounds):
             results.append(result)
-            print(line(result), flush=True)
+            print(markdown_table(COLUMNS, [cells(result)]).splitlines()[-1], flush=True)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         content = {
@@ -303,7 +307,7 @@ def main() -> None:
             "results": [asdict(r) for r in results],
         }
         with atomic_path(args.json) as partial_file:
-            partial_file.write_text(json.dumps(content, indent=1))
+            partial_file.write_text(to_json(content))
     if args.figure:
         save_figure(draw(results), args.figure)
 

@@ -97,6 +97,12 @@ class EdgewiseCLI(LightningCLI):
                 "without --ckpt_path."
             )
 
+    def before_fit(self) -> None:
+        """Let the model refuse settings that a fit cannot end with, before anything is read."""
+        check = getattr(self.model, "check_settings", None)
+        if check is not None:
+            check(self.trainer)
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; ``args`` default to the process's own.

@@ -45,7 +45,7 @@ PlacementMode = Literal["whole", "stitched"]
 # Nodes placed in one call of the model when stitching; bounds the memory, not the result.
 _NODES_PER_CALL = 16_384
 # Cells from which memory order repays its sort: what attention reads no longer fits the
-# second-level cache (benchmarks/sparse_attention.py).
+# second-level cache (benchmarks/kernels/cpu.py).
 _ORDER_FROM = 20_000
 _SHOW_AFTER = 2.0  # seconds before a progress bar appears
 

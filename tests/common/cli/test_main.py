@@ -224,6 +224,17 @@ def test_a_checkpoint_of_an_earlier_layout_loads(config, tmp_path, monkeypatch):
         run("predict", "--config", config, "--ckpt_path", str(old), "--model.init_args.width", "5")
 
 
+def test_the_model_checks_settings_before_a_fit_alone(config, tmp_path):
+    run("fit", "--config", config)
+    text = Path(config).read_text()
+    Path(config).write_text(text.replace("toy_module.Toy\n", "toy_module.CheckedToy\n"))
+    with pytest.raises(ArithmeticError, match="checked for 7 epochs"):
+        run("fit", "--config", config, "--trainer.max_epochs", "7")
+    path = tmp_path / "checked.ckpt"
+    edited(_class_path="toy_module.CheckedToy")(checkpoint(tmp_path), path)
+    run("predict", "--config", config, "--ckpt_path", str(path))
+
+
 def test_a_saved_configuration_runs_again(config, tmp_path):
     run("fit", "--config", config)
     run("fit", "--config", str(tmp_path / "run" / "version_0" / "config_fit.yaml"))

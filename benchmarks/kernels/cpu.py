@@ -1,10 +1,10 @@
 """Neighbour attention and edge gate: time, extra memory and distance from the machine's limits.
 
-    python benchmarks/sparse_attention.py --out runs/sparse_attention
-    python benchmarks/sparse_attention.py --sizes 10000 100000 1000000 --ours --out runs/growth
-    python benchmarks/sparse_attention.py --quick                        # seconds
+    python benchmarks/kernels/cpu.py --out runs/kernels
+    python benchmarks/kernels/cpu.py --sizes 10000 100000 1000000 --ours --out runs/growth
+    python benchmarks/kernels/cpu.py --quick                        # seconds
 
-Prints a table and writes ``sparse_attention.json`` and ``.png`` to ``--out``.  Every node attends
+Prints a table and writes ``cpu.json`` and ``.png`` to ``--out``.  Every node attends
 to its k nearest neighbours among random points in three dimensions.  "nodes in order" is the same
 graph with its nodes sorted by :func:`common.graph.order.locality_order`.
 
@@ -24,65 +24,60 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from inputs import (
+    BETA,
+    COORDS,
+    FEATURES,
+    HEADS,
+    MODES,
+    OPS,
+    WIDTH,
+    Inputs,
+    Method,
+    Row,
+    edge_list_rivals,
+    exact,
+    forward_backward,
+    make_inputs,
+    ours,
+    rivals_gb,
+    save,
+)
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from common.files.atomic import atomic_path
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from common.graph.order import locality_order, permute_edges
-from common.report.figures import save_figure
 from common.report.machine import processor
-from common.sparse import Backend, edge_gate, neighbor_attention, use_backend
 from common.sparse.extension import extension_loaded
 
-HEADS, WIDTH, COORDS = 4, 32, 2
-FEATURES, HIDDEN = 128, 64
-BETA = 2.0
 WEIGHTS = ("w_x", "w1", "b1", "w2", "b2", "w3", "b3")
 DENSE_LIMIT = 6000  # nodes; the dense form holds several n x n x H arrays
 COMPILE_LIMIT = 6000  # nodes; above, the compiled padded form only repeats the eager one's story
 
-Inputs = dict[str, Tensor]
-Method = Callable[[Inputs, EdgeList], tuple[Tensor, ...]]
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the result table; times in milliseconds, memory in MB (1e6 bytes)."""
-
-    op: str
-    method: str
-    mode: str  # forward, or forward + backward
-    nodes: int
-    edges: int
+@dataclass(frozen=True, kw_only=True)
+class CpuRow(Row):
     fastest_ms: float
-    median_ms: float
     rounds: int
-    extra_mb: float
-    copy_fraction: float
     gather_fraction: float
 
     @property
     def ns_per_edge(self) -> float:
         return 1e6 * self.fastest_ms / self.edges
-
-    @property
-    def bytes_per_edge(self) -> float:
-        return 1e6 * self.extra_mb / self.edges
 
 
 # ------------------------------------------------------------------------------------- the inputs
@@ -94,47 +89,10 @@ def graph(nodes: int, k: int, rng: torch.Generator, *, ordered: bool) -> EdgeLis
     return permute_edges(edges, locality_order(points)) if ordered else edges
 
 
-def attention_inputs(edges: EdgeList, rng: torch.Generator) -> Inputs:
-    nodes = edges.num_nodes
-    shapes: dict[str, tuple[int, ...]] = {
-        **dict.fromkeys("qkv", (nodes, HEADS, WIDTH)),
-        "x": (nodes, COORDS),
-        "w_x": (HEADS, COORDS, COORDS),
-        "gate": (edges.num_edges,),
-    }
-    return {name: torch.randn(*s, generator=rng) for name, s in shapes.items()}
-
-
-def gate_inputs(edges: EdgeList, rng: torch.Generator) -> Inputs:
-    shapes = {
-        "h": (edges.num_nodes, FEATURES),
-        "w1": (HIDDEN, 4 * FEATURES),
-        "b1": (HIDDEN,),
-        "w2": (HIDDEN, HIDDEN),
-        "b2": (HIDDEN,),
-        "w3": (1, HIDDEN),
-        "b3": (1,),
-    }
-    return {name: torch.randn(*s, generator=rng) / s[-1] ** 0.5 for name, s in shapes.items()}
-
-
 # ------------------------------------------------------------------------------------- the methods
 
 
-def ours(backend: Backend) -> Method:
-    def run(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
-        with use_backend(backend):
-            if "h" in t:
-                layers = [t[name] for name in ("w1", "b1", "w2", "b2", "w3", "b3")]
-                return (edge_gate(t["h"], edges, *layers),)
-            return neighbor_attention(
-                t["q"], t["k"], t["v"], t["x"], edges, t["w_x"], gate=t["gate"], beta=BETA
-            )
-
-    return run
-
-
-def dense_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
+def dense_attention(t: Inputs, edges: EdgeList) -> list[Tensor]:
     nodes = edges.num_nodes
     # -inf where there is no edge, so that the softmax masks without a second array.
     gate = t["gate"].new_full((nodes, nodes), -torch.inf)
@@ -144,49 +102,22 @@ def dense_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
     # sum_j a (x_j - x_i) = (a x)_i - x_i, as the weights of a row sum to one
     moment = torch.einsum("hij,jc->ihc", a, t["x"]) - t["x"][:, None]
     out = torch.einsum("hij,jhd->ihd", a, t["v"])
-    return out, torch.einsum("hcd,ihd->ic", t["w_x"], moment)
+    return [out, torch.einsum("hcd,ihd->ic", t["w_x"], moment)]
 
 
-def edge_list_logits(t: Inputs, edges: EdgeList) -> Tensor:
-    product = t["q"].index_select(0, edges.dst) * t["k"].index_select(0, edges.src)
-    return product.sum(-1) / t["q"].shape[-1] ** 0.5 + BETA * t["gate"][:, None]
-
-
-def edge_list_messages(t: Inputs, edges: EdgeList, a: Tensor) -> tuple[Tensor, Tensor]:
-    difference = t["x"].index_select(0, edges.src) - t["x"].index_select(0, edges.dst)
-    step = torch.einsum("eh,hcd,ed->ec", a, t["w_x"], difference)
-    return a[:, :, None] * t["v"].index_select(0, edges.src), step
-
-
-def pyg_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
-    from torch_geometric.utils import scatter, softmax
-
-    a = softmax(edge_list_logits(t, edges), edges.dst, num_nodes=edges.num_nodes)
-    messages = edge_list_messages(t, edges, a)
-    return tuple(scatter(m, edges.dst, dim_size=edges.num_nodes) for m in messages)
-
-
-def torch_scatter_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
-    from torch_scatter import gather_csr, segment_csr
-
-    logits = edge_list_logits(t, edges)
-    peak = gather_csr(segment_csr(logits.detach(), edges.ptr, reduce="max"), edges.ptr)
-    a = (logits - peak).exp()
-    a = a / gather_csr(segment_csr(a, edges.ptr), edges.ptr)
-    return tuple(segment_csr(m, edges.ptr) for m in edge_list_messages(t, edges, a))
-
-
-def padded_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
+def padded_attention(t: Inputs, edges: EdgeList) -> list[Tensor]:
     """Rows padded to the in-degree k, which all nodes of a kNN graph share: (n, k, ...) arrays."""
     nodes, k = edges.num_nodes, edges.num_edges // edges.num_nodes
     table = edges.src.view(nodes, k)
-    return _padded(t["q"], t["k"], t["v"], t["x"], t["w_x"], t["gate"].view(nodes, k), table)
+    node = (t["q"], t["k"], t["v"], t["x"], t["w_x"])
+    return list(_padded(*node, t["gate"].view(nodes, k), table))
 
 
-def compiled_padded_attention(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
+def compiled_padded_attention(t: Inputs, edges: EdgeList) -> list[Tensor]:
     nodes, k = edges.num_nodes, edges.num_edges // edges.num_nodes
     table = edges.src.view(nodes, k)
-    return _compiled(t["q"], t["k"], t["v"], t["x"], t["w_x"], t["gate"].view(nodes, k), table)
+    node = (t["q"], t["k"], t["v"], t["x"], t["w_x"])
+    return list(_compiled()(*node, t["gate"].view(nodes, k), table))
 
 
 def _padded(
@@ -200,17 +131,15 @@ def _padded(
     return out, (w_x * moment[:, :, None]).sum((1, 3))
 
 
-_compiled = torch.compile(_padded, dynamic=False)
+@cache
+def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Here, because it imports the compiler."""
+    return torch.compile(_padded, dynamic=False)
 
 
-def naive_gate(t: Inputs, edges: EdgeList) -> tuple[Tensor, ...]:
-    hi, hj = t["h"].index_select(0, edges.dst), t["h"].index_select(0, edges.src)
-    z = F.linear(torch.cat([hi, hj, (hi - hj).abs(), hi * hj], 1), t["w1"], t["b1"])
-    z = F.linear(F.gelu(z), t["w2"], t["b2"])
-    return (F.linear(F.gelu(z), t["w3"], t["b3"]).squeeze(-1),)
-
-
-def methods_for(op: str, nodes: int, edges: int, args: argparse.Namespace) -> dict[str, Method]:
+def methods_for(
+    op: str, edges: EdgeList, inputs: Inputs, args: argparse.Namespace
+) -> dict[str, Method]:
     methods: dict[str, Method] = {}
     if extension_loaded():
         methods["edgewise, compiled"] = ours("cpp")
@@ -219,45 +148,21 @@ def methods_for(op: str, nodes: int, edges: int, args: argparse.Namespace) -> di
     methods["edgewise, PyTorch only"] = ours("torch")
     if args.ours:
         return methods
-    # What autograd keeps for backward: about 8 arrays of E x H x D, or of E x 4F, in float32.
-    peer_gb = 8 * 4 * edges * (HEADS * WIDTH if op == "attention" else 4 * FEATURES) / 1e9
-    if peer_gb > args.peer_memory_gb:
-        tqdm.write(f"n = {nodes}: the peers need about {peer_gb:.0f} GB and are left out")
+    nodes, needed = edges.num_nodes, rivals_gb(op, edges)
+    if needed > args.peer_memory_gb:
+        tqdm.write(f"n = {nodes}: the peers need about {needed:.0f} GB and are left out")
         return methods
-    if op == "edge_gate":
-        return {**methods, "naive, 512 features an edge": naive_gate}
-    if nodes <= DENSE_LIMIT:
+    if op == "attention" and nodes <= DENSE_LIMIT:
         methods["dense masked"] = dense_attention
-    methods["PyG softmax + scatter"] = pyg_attention
-    try:
-        import torch_scatter  # noqa: F401
-    except (ImportError, OSError):
-        tqdm.write("torch_scatter is not importable: left out")
-    else:
-        methods["torch_scatter segment_csr"] = torch_scatter_attention
-    methods["padded gather"] = padded_attention
-    if nodes <= COMPILE_LIMIT and not args.no_compile:
-        methods["padded gather, torch.compile"] = compiled_padded_attention
+    methods |= edge_list_rivals(op, inputs)
+    if op == "attention":
+        methods["padded gather"] = padded_attention
+        if nodes <= COMPILE_LIMIT and not args.no_compile:
+            methods["padded gather, torch.compile"] = compiled_padded_attention
     return methods
 
 
 # -------------------------------------------------------------------------------- the measurements
-
-
-def forward(method: Method, inputs: Inputs, edges: EdgeList) -> list[Tensor]:
-    with torch.no_grad():
-        return list(method(inputs, edges))
-
-
-def forward_backward(method: Method, inputs: Inputs, edges: EdgeList) -> list[Tensor]:
-    """Outputs and the gradients of the sum of their squares."""
-    leaves = {name: t.detach().requires_grad_() for name, t in inputs.items()}
-    outputs = method(leaves, edges)
-    total = torch.stack([o.square().sum() for o in outputs]).sum()
-    return [*outputs, *torch.autograd.grad(total, list(leaves.values()))]
-
-
-MODES = {"forward": forward, "forward + backward": forward_backward}
 
 
 def agree(got: list[Tensor], want: list[Tensor], tolerance: float, label: str) -> None:
@@ -326,20 +231,17 @@ def moved_bytes(op: str, mode: str, edges: EdgeList) -> int:
 
 def measure(
     op: str, nodes: int, k: int, ordered: bool, copy_rate: float, args: argparse.Namespace
-) -> Iterator[Row]:
+) -> Iterator[CpuRow]:
     rng = torch.Generator().manual_seed(nodes)
-    make = attention_inputs if op == "attention" else gate_inputs
     small = graph(97, 20, rng, ordered=False)
-    small_inputs = make(small, rng)
-    exact = forward_backward(
-        ours("reference"), {name: t.double() for name, t in small_inputs.items()}, small
-    )
+    small_inputs = make_inputs(op, small, rng)
+    truth = exact(small_inputs, small)
     edges = graph(nodes, min(k, nodes - 1), rng, ordered=ordered)
-    inputs = make(edges, rng)
-    methods = methods_for(op, nodes, edges.num_edges, args)
+    inputs = make_inputs(op, edges, rng)
+    methods = methods_for(op, edges, inputs, args)
     first: list[Tensor] | None = None
     for name, method in methods.items():
-        agree(forward_backward(method, small_inputs, small), exact, 1e-4, name)
+        agree(forward_backward(method, small_inputs, small), truth, 1e-4, name)
         result = [t.detach() for t in forward_backward(method, inputs, edges)]
         # Gradients of weights are sums over all edges that nearly cancel, so their rounding grows
         # with the size and differs between methods; the small graph has compared them.
@@ -359,10 +261,12 @@ def measure(
         passes = 2 if mode == "forward" else 6
         for name, method in methods.items():
             fastest = min(times[name])
-            yield Row(
+            yield CpuRow(
                 op=op,
                 method=name + (", nodes in order" if ordered else ""),
                 mode=mode,
+                dtype="float32",
+                order="in order" if ordered else "random",
                 nodes=nodes,
                 edges=edges.num_edges,
                 fastest_ms=fastest,
@@ -377,7 +281,7 @@ def measure(
 # ------------------------------------------------------------------------------------- the reports
 
 
-def print_table(rows: list[Row]) -> None:
+def print_table(rows: list[CpuRow]) -> None:
     """One block per operation, size and direction; ratios are to its first line."""
     for key in dict.fromkeys((r.op, r.nodes, r.edges, r.mode) for r in rows):
         block = [r for r in rows if (r.op, r.nodes, r.edges, r.mode) == key]
@@ -396,7 +300,7 @@ def print_table(rows: list[Row]) -> None:
             )
 
 
-def draw(rows: list[Row]) -> Figure:
+def draw(rows: list[CpuRow]) -> Figure:
     """Time and extra memory per edge against the number of nodes, forward + backward."""
     ops = list(dict.fromkeys(r.op for r in rows))
     figure = Figure(figsize=(5.5 * len(ops), 7), layout="constrained")
@@ -424,8 +328,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[384, 1300, 5000, 20000])
     parser.add_argument("--degrees", type=int, nargs="+", default=[100], help="in-edges of a node")
     parser.add_argument("--rounds", type=int, default=5)
-    ops = ["attention", "edge_gate"]
-    parser.add_argument("--ops", nargs="+", choices=ops, default=ops)
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS)
     parser.add_argument("--ours", action="store_true", help="leave the peers out")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--no-order", action="store_true", help="leave the ordered graph out")
@@ -450,19 +353,15 @@ def main() -> None:
         "copy_gb_per_s": round(copy_rate, 1),
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    rows: list[Row] = []
+    rows: list[CpuRow] = []
     work = [(op, n, k) for op in args.ops for n in args.sizes for k in args.degrees]
     for op, nodes, k in tqdm(work, disable=args.quick):
         for ordered in (False,) if args.no_order or op == "edge_gate" else (False, True):
             options = argparse.Namespace(**{**vars(args), "ours": args.ours or ordered})
             rows += measure(op, nodes, k, ordered, copy_rate, options)
         print_table([r for r in rows if r.op == op and r.edges == rows[-1].edges])
-        if args.out:  # after every size: a long run that is stopped leaves what it has
-            args.out.mkdir(parents=True, exist_ok=True)
-            result = {"machine": machine, "rows": [asdict(row) for row in rows]}
-            with atomic_path(args.out / "sparse_attention.json") as partial_file:
-                partial_file.write_text(json.dumps(result, indent=1) + "\n")
-            save_figure(draw(rows), args.out / "sparse_attention.png")
+        if args.out:
+            save(args.out, "cpu", machine, rows, draw(rows))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The Triton kernels on a CUDA device: agreement, time, bandwidth, memory, beside their rivals.
 
-    python benchmarks/gpu_kernels.py --out runs/gpu
-    python benchmarks/gpu_kernels.py --sizes 100000 --tiles        # other block sizes, too
-    python benchmarks/gpu_kernels.py --quick                       # about a minute
+    python benchmarks/kernels/gpu.py --out runs/gpu
+    python benchmarks/kernels/gpu.py --sizes 100000 --tiles        # other block sizes, too
+    python benchmarks/kernels/gpu.py --quick                       # about a minute
 
 Needs torch with CUDA and Triton; PyG and torch_scatter take part where they can be imported, and
 FlexAttention (block mask, gate through its score function, no coordinates: less work than the
@@ -13,57 +13,60 @@ int32 indices; "in order" means nodes in :func:`common.graph.order.locality_orde
 random order.  Times are medians of CUDA events after a warm-up.  "moved" counts every array that
 must be read or written once; its rate is given as a fraction of the copy bandwidth measured in the
 same run.  "gathered" counts the node rows read once per edge, wherever they come from (caches).
-Prints a table, and writes ``gpu_kernels.json`` and ``.png`` after every size.
+Prints a table, and writes ``gpu.json`` and ``.png`` after every size.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from inputs import (
+    BETA,
+    COORDS,
+    FEATURES,
+    HEADS,
+    HIDDEN,
+    MODES,
+    OPS,
+    WIDTH,
+    Inputs,
+    Method,
+    Row,
+    edge_list_rivals,
+    exact,
+    forward_backward,
+    make_inputs,
+    ours,
+    rivals_gb,
+    save,
+)
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from common.files.atomic import atomic_path
 from common.graph.edges import EdgeList
 from common.graph.order import locality_order, permute_edges
-from common.sparse import Backend, edge_gate, neighbor_attention, triton_launch, use_backend
-from common.sparse.triton_launch import Tile
+from common.sparse.attention import triton_launch
+from common.sparse.attention.inputs import Operands
+from common.sparse.attention.triton_launch import Tile
 
-HEADS, WIDTH, COORDS, FEATURES, HIDDEN, BETA = 4, 32, 2, 128, 64, 1.7
 FLEX_LIMIT, BLOCKWISE_LIMIT = 20_000, 100_000  # nodes
-LAYERS = ("w1", "b1", "w2", "b2", "w3", "b3")
-
-Inputs = dict[str, Tensor]
-Method = Callable[[Inputs, EdgeList], list[Tensor]]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; times in milliseconds, rates in TB/s (1e12), memory in GB (1e9)."""
+@dataclass(frozen=True, kw_only=True)
+class GpuRow(Row):
+    """Rates in TB/s (1e12)."""
 
-    op: str
-    method: str
-    dtype: str
-    order: str
-    mode: str
-    nodes: int
-    edges: int
-    ms: float
     spread_ms: float
     moved_tb_per_s: float
-    copy_fraction: float
     gathered_tb_per_s: float
-    extra_gb: float
 
 
 # ------------------------------------------------------------------------------------- the inputs
@@ -92,71 +95,11 @@ def small_graph() -> EdgeList:
     return EdgeList.from_edge_index(index, 157).to("cuda")
 
 
-def make_inputs(op: str, edges: EdgeList, dtype: torch.dtype, wide: torch.dtype) -> Inputs:
-    """q, k, v in ``dtype``, all others in ``wide``."""
-    rng = torch.Generator("cuda").manual_seed(1)
-    nodes = edges.num_nodes
-    shapes: dict[str, tuple[int, ...]] = {
-        **dict.fromkeys("qkv", (nodes, HEADS, WIDTH)),
-        "x": (nodes, COORDS),
-        "w_x": (HEADS, COORDS, COORDS),
-        "gate": (edges.num_edges,),
-    }
-    if op == "edge_gate":
-        shapes = {
-            **{"h": (nodes, FEATURES), "w1": (HIDDEN, 4 * FEATURES), "b1": (HIDDEN,)},
-            **{"w2": (HIDDEN, HIDDEN), "b2": (HIDDEN,), "w3": (1, HIDDEN), "b3": (1,)},
-        }
-    draw = functools.partial(torch.randn, generator=rng, device="cuda")
-    small = {name: 0.1 if name.startswith("w") else 1.0 for name in shapes}
-    return {
-        name: (small[name] * draw(shape)).to(dtype if name in "qkv" else wide)
-        for name, shape in shapes.items()
-    }
+def inputs_for(op: str, edges: EdgeList, dtype: torch.dtype, wide: torch.dtype) -> Inputs:
+    return make_inputs(op, edges, torch.Generator("cuda").manual_seed(1), dtype, wide)
 
 
 # ------------------------------------------------------------------------------------- the methods
-
-
-def ours(backend: Backend) -> Method:
-    def run(t: Inputs, edges: EdgeList) -> list[Tensor]:
-        with use_backend(backend):
-            if "h" in t:
-                return [edge_gate(t["h"], edges, *(t[name] for name in LAYERS))]
-            q, k, v, x, w_x = (t[name] for name in ("q", "k", "v", "x", "w_x"))
-            return list(neighbor_attention(q, k, v, x, edges, w_x, gate=t["gate"], beta=BETA))
-
-    return run
-
-
-def _logits(t: Inputs, edges: EdgeList) -> Tensor:
-    product = t["q"].index_select(0, edges.dst) * t["k"].index_select(0, edges.src)
-    return product.sum(-1).float() / WIDTH**0.5 + BETA * t["gate"][:, None]
-
-
-def _messages(t: Inputs, edges: EdgeList, a: Tensor) -> tuple[Tensor, Tensor]:
-    difference = t["x"].index_select(0, edges.src) - t["x"].index_select(0, edges.dst)
-    step = torch.einsum("eh,hcd,ed->ec", a, t["w_x"], difference)
-    v = t["v"].index_select(0, edges.src)
-    return a[:, :, None].to(v.dtype) * v, step
-
-
-def pyg_attention(t: Inputs, edges: EdgeList) -> list[Tensor]:
-    from torch_geometric.utils import scatter, softmax
-
-    a = softmax(_logits(t, edges), edges.dst.long(), num_nodes=edges.num_nodes)
-    index = edges.dst.long()
-    return [scatter(m, index, dim_size=edges.num_nodes) for m in _messages(t, edges, a)]
-
-
-def torch_scatter_attention(t: Inputs, edges: EdgeList) -> list[Tensor]:
-    from torch_scatter import gather_csr, segment_csr
-
-    logits = _logits(t, edges)
-    peak = gather_csr(segment_csr(logits.detach(), edges.ptr, reduce="max"), edges.ptr)
-    a = (logits - peak).exp()
-    a = a / gather_csr(segment_csr(a, edges.ptr), edges.ptr)
-    return [segment_csr(m, edges.ptr) for m in _messages(t, edges, a)]
 
 
 def flex_attention_method(edges: EdgeList, gate: Tensor) -> Method:
@@ -182,65 +125,21 @@ def flex_attention_method(edges: EdgeList, gate: Tensor) -> Method:
     return run
 
 
-def naive_gate(t: Inputs, edges: EdgeList) -> list[Tensor]:
-    hi, hj = t["h"].index_select(0, edges.dst), t["h"].index_select(0, edges.src)
-    z = F.linear(torch.cat([hi, hj, (hi - hj).abs(), hi * hj], 1), t["w1"], t["b1"])
-    z = F.linear(F.gelu(z), t["w2"], t["b2"])
-    return [F.linear(F.gelu(z), t["w3"], t["b3"]).squeeze(-1)]
-
-
-def importable(name: str) -> bool:
-    try:
-        __import__(name)
-    except (ImportError, OSError):
-        return False
-    return True
-
-
 def methods_for(op: str, edges: EdgeList, inputs: Inputs, peer_gb: float) -> dict[str, Method]:
-    """Ours first.  Edge-list rivals keep about 8 arrays of E x H x D (or E x 4F) for backward."""
+    """Ours first."""
     methods = {"edgewise, Triton": ours("triton")}
     nodes = edges.num_nodes
     if nodes <= BLOCKWISE_LIMIT:
         methods["edgewise, PyTorch only"] = ours("torch")
-    width = HEADS * WIDTH * inputs["q"].itemsize if op == "attention" else 16 * FEATURES
-    fits = 8 * edges.num_edges * width <= 1e9 * peer_gb
-    if op == "edge_gate":
-        return {**methods, "naive, 512 features an edge": naive_gate} if fits else methods
-    if fits and importable("torch_geometric"):
-        methods["PyG softmax + scatter"] = pyg_attention
-    if fits and importable("torch_scatter") and inputs["q"].dtype == torch.float32:
-        methods["torch_scatter segment_csr"] = torch_scatter_attention
-    if nodes <= FLEX_LIMIT:
+    itemsize = inputs["q"].itemsize if op == "attention" else 4
+    if rivals_gb(op, edges, itemsize) <= peer_gb:
+        methods |= edge_list_rivals(op, inputs)
+    if op == "attention" and nodes <= FLEX_LIMIT:
         methods["FlexAttention (no dx, no dgate)"] = flex_attention_method(edges, inputs["gate"])
     return methods
 
 
 # ------------------------------------------------------------------------------- agreement and time
-
-
-def forward(method: Method, inputs: Inputs, edges: EdgeList) -> list[Tensor]:
-    with torch.no_grad():
-        return method(inputs, edges)
-
-
-def forward_backward(method: Method, inputs: Inputs, edges: EdgeList) -> list[Tensor]:
-    """Outputs, then the gradients of the sum of their squares (0 where an input is unused)."""
-    leaves = {name: t.detach().requires_grad_() for name, t in inputs.items()}
-    outputs = method(leaves, edges)
-    total = torch.stack([o.double().square().sum() for o in outputs]).sum()
-    grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return [*(o.detach() for o in outputs), *(g for g in grads if g is not None)]
-
-
-def forward_backward_exact(inputs: Inputs, edges: EdgeList, op: str) -> list[Tensor]:
-    wide = {name: t.double().requires_grad_() for name, t in inputs.items()}
-    outputs = ours("reference")(wide, edges)
-    total = torch.stack([o.square().sum() for o in outputs]).sum()
-    return [*(o.detach() for o in outputs), *torch.autograd.grad(total, list(wide.values()))]
-
-
-MODES = {"forward": forward, "forward + backward": forward_backward}
 
 
 def check() -> None:
@@ -254,12 +153,12 @@ def check() -> None:
         ("edge_gate", torch.float32, torch.float32, 1e-5),
     ]
     for op, dtype, wide, tolerance in cases:
-        inputs = make_inputs(op, edges, dtype, wide)
-        exact = forward_backward_exact(inputs, edges, op)
+        inputs = inputs_for(op, edges, dtype, wide)
+        truth = exact(inputs, edges)
         got = forward_backward(ours("triton"), inputs, edges)
         again = forward_backward(ours("triton"), inputs, edges)
         worst = 0.0
-        for n, (g, w, a) in enumerate(zip(got, exact, again, strict=True)):
+        for n, (g, w, a) in enumerate(zip(got, truth, again, strict=True)):
             error = float((g.double() - w).norm() / w.norm())
             worst = max(worst, error)
             if not error < tolerance:
@@ -323,18 +222,18 @@ def measure(
     moved, gathered = traffic(op, mode, edges, itemsize)
     rate = moved / ms / 1e9
     return {
-        "ms": ms,
+        "median_ms": ms,
         "spread_ms": statistics.quantiles(times, n=4)[2] - statistics.quantiles(times, n=4)[0],
         "moved_tb_per_s": rate,
         "copy_fraction": rate / copy_rate,
         "gathered_tb_per_s": gathered / ms / 1e9,
-        "extra_gb": extra / 1e9,
+        "extra_mb": extra / 1e6,
     }
 
 
 def compare_tiles(edges: EdgeList, dtype: torch.dtype, order: str) -> None:
     """Time of forward and of backward for rows x slots x warps of a program."""
-    t = make_inputs("attention", edges, dtype, torch.float32)
+    t = inputs_for("attention", edges, dtype, torch.float32)
     q, k, v, x, w_x, gate = (t[name] for name in ("q", "k", "v", "x", "w_x", "gate"))
     graph = (edges.src, edges.dst, edges.ptr, *edges.by_source)
     for rows, slots, warps in (
@@ -342,12 +241,14 @@ def compare_tiles(edges: EdgeList, dtype: torch.dtype, order: str) -> None:
         *((1, 8, 2), (1, 16, 4), (8, 1, 2), (16, 1, 4), (4, 4, 4)),
     ):
         tile = Tile(rows, slots, HEADS, WIDTH, COORDS, warps)
-        arguments = (q, k, v, x, edges.src, edges.ptr, w_x, gate, BETA, None)
-        ahead = functools.partial(triton_launch.attention_forward, *arguments, tile=tile)
+        operands = Operands(q, k, v, x, *graph, w_x, gate, BETA, None)
+        ahead = functools.partial(triton_launch.attention_forward, operands, tile)
         out, dx, lse, moment = ahead()
-        saved: Any = (w_x, gate, BETA, None, out, lse, moment)
-        backward: Any = triton_launch.attention_backward
-        back = functools.partial(backward, out, dx, q, k, v, x, *graph, *saved, tiles=(tile, tile))
+        back = functools.partial(
+            triton_launch.attention_backward,
+            *(out, dx, operands, out, lse, moment),
+            tiles=(tile, tile),
+        )
         found = [statistics.median(times_ms(call, 200)) for call in (ahead, back)]
         print(
             f"tile {rows:2} x {slots:2}, {warps} warps, {dtype}, {order}: "
@@ -359,15 +260,16 @@ def compare_tiles(edges: EdgeList, dtype: torch.dtype, order: str) -> None:
 # --------------------------------------------------------------------------------------- the report
 
 
-def line(r: Row) -> str:
+def line(r: GpuRow) -> str:
     return (
-        f"{r.op:9} {r.nodes:>8} {r.order:9} {r.dtype:8} {r.mode:18} {r.method:32} {r.ms:10.3f} ms "
-        f"±{r.spread_ms:7.3f} moved {r.moved_tb_per_s:6.3f} TB/s ({r.copy_fraction:5.1%} of copy) "
-        f"gathered {r.gathered_tb_per_s:6.2f} TB/s extra {r.extra_gb:7.3f} GB"
+        f"{r.op:9} {r.nodes:>8} {r.order:9} {r.dtype:8} {r.mode:18} {r.method:32} "
+        f"{r.median_ms:10.3f} ms ±{r.spread_ms:7.3f} "
+        f"moved {r.moved_tb_per_s:6.3f} TB/s ({r.copy_fraction:5.1%} of copy) "
+        f"gathered {r.gathered_tb_per_s:6.2f} TB/s extra {r.extra_mb / 1e3:7.3f} GB"
     )
 
 
-def draw(rows: list[Row]) -> Figure:
+def draw(rows: list[GpuRow]) -> Figure:
     """Nanoseconds per edge against nodes: operations across, directions down."""
     ops = list(dict.fromkeys(r.op for r in rows))
     figure = Figure(figsize=(6 * len(ops), 8), layout="constrained")
@@ -378,7 +280,7 @@ def draw(rows: list[Row]) -> Figure:
             for key in dict.fromkeys((r.method, r.dtype, r.order) for r in chosen):
                 mine = [r for r in chosen if (r.method, r.dtype, r.order) == key]
                 style = "o-" if key[0].startswith("edgewise, Triton") else "s--"
-                per_edge = [1e6 * r.ms / r.edges for r in mine]
+                per_edge = [1e6 * r.median_ms / r.edges for r in mine]
                 axes[i][j].plot([r.nodes for r in mine], per_edge, style, label=", ".join(key))
             axes[i][j].set(xscale="log", yscale="log", title=f"{op}, {mode}")
             axes[i][j].set(xlabel="nodes", ylabel="ns per edge")
@@ -386,20 +288,11 @@ def draw(rows: list[Row]) -> Figure:
     return figure
 
 
-def save(folder: Path, machine: dict[str, Any], rows: list[Row]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine, "rows": [asdict(row) for row in rows]}
-    with atomic_path(folder / "gpu_kernels.json") as partial_file:
-        partial_file.write_text(json.dumps(result, indent=1) + "\n")
-    with atomic_path(folder / "gpu_kernels.png") as partial_file:
-        draw(rows).savefig(partial_file, format="png", dpi=120)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Check and time the Triton kernels on CUDA.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[5000, 20_000, 100_000, 1_000_000])
     parser.add_argument("--degree", type=int, default=100, help="in-edges of a node")
-    parser.add_argument("--ops", nargs="+", default=["attention", "edge_gate"])
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS)
     parser.add_argument("--peer-memory-gb", type=float, default=60.0, help="most a rival may need")
     parser.add_argument("--tiles", action="store_true", help="compare block sizes of attention")
     parser.add_argument("--out", type=Path, help="folder for the JSON file and the figure")
@@ -418,7 +311,7 @@ def main() -> int:
         "command": " ".join(sys.argv),
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    rows: list[Row] = []
+    rows: list[GpuRow] = []
     for nodes in [5000] if args.quick else args.sizes:
         regular, points = lattice(nodes, args.degree)
         rng = torch.Generator("cuda").manual_seed(0)
@@ -432,7 +325,7 @@ def main() -> int:
                 for dtype in (torch.float32, torch.bfloat16):
                     if op == "edge_gate" and dtype == torch.bfloat16:
                         continue  # computed in float32
-                    inputs = make_inputs(op, edges, dtype, torch.float32)
+                    inputs = inputs_for(op, edges, dtype, torch.float32)
                     methods = methods_for(op, edges, inputs, args.peer_memory_gb)
                     if args.quick:
                         methods = {m: f for m, f in methods.items() if "Flex" not in m}
@@ -446,8 +339,14 @@ def main() -> int:
                                     raise
                                 print(f"{name}, {mode}, n = {nodes}, {kind}: {error!r:.300}")
                                 continue
-                            row = Row(
-                                *(op, name, kind, order, mode, edges.num_nodes, edges.num_edges),
+                            row = GpuRow(
+                                op=op,
+                                method=name,
+                                mode=mode,
+                                dtype=kind,
+                                order=order,
+                                nodes=edges.num_nodes,
+                                edges=edges.num_edges,
                                 **found,
                             )
                             rows.append(row)
@@ -458,7 +357,7 @@ def main() -> int:
                 for dtype in (torch.float32, torch.bfloat16):
                     compare_tiles(edges, dtype, order)
         if args.out:
-            save(args.out, machine, rows)
+            save(args.out, "gpu", machine, rows, draw(rows))
     return 0
 
 

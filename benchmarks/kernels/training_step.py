@@ -1,6 +1,6 @@
 """One training step of spatial_ipa on real minisets: fast kernels against the reference path.
 
-    python benchmarks/training_step.py --slides DATA/her2st/A[1-3].h5ad --out runs/training_step
+    python benchmarks/kernels/training_step.py --slides 'DATA/her2st/A[1-3].h5ad' --out runs/step
 
 Embeds the slides by the principal components of their expression (width 128, as the encoder's),
 draws minisets as ``configs/spatial_ipa/laptop.yaml`` does, and times whole steps (miniset, forward,
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import glob
-import json
 import statistics
 import time
 import warnings
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from common.files.atomic import atomic_path
 from common.report.machine import describe_machine
+from common.report.tables import to_json
 from common.sparse import Backend, use_backend
 from common.sparse.extension import extension_loaded
 from spatial_ipa.data.expression import normalise
@@ -211,7 +211,7 @@ def main() -> None:
             "shares": shares,
         }
         with atomic_path(args.out / "training_step.json") as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n")
+            partial.write_text(to_json(result))
 
 
 if __name__ == "__main__":
