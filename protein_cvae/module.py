@@ -43,6 +43,10 @@ from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.model.states import Posterior
 
 MONITOR = "val/loss"
+_MADE_BY = {
+    "_class_path": "protein_cvae.ProteinCVAEModule",
+    "_instantiator": "lightning.pytorch.cli.instantiate_module",
+}
 # Streams of random numbers: conformers, draws from the prior, those of validation, sequences.
 _POSTERIOR, _PRIOR, _VALIDATION, _SEQUENCE = range(4)
 
@@ -99,6 +103,9 @@ class ProteinCVAEModule(pl.LightningModule):
         self.save_hyperparameters(ignore=paths_and_objects)
         # Plain dictionaries, which are loaded without running code.
         self.save_hyperparameters({"network": asdict(network), "optimizer": asdict(optimizer)})
+        if type(self) is ProteinCVAEModule and "_class_path" not in self.hparams:
+            # As the command line records it, so that it takes a checkpoint made in Python too.
+            self.save_hyperparameters(dict(_MADE_BY))
         self.model = ProteinCVAE(network)
         self.weights, self.kl, self.optimizer, self.seed = weights, kl, optimizer, seed
         self.export = None if export is None else Path(export)

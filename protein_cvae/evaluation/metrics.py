@@ -142,7 +142,12 @@ def active_dimensions(count: int, total: Tensor, square: Tensor) -> Tensor:
         count: n.
         total: (D,) float64 sum of the vectors.
         square: (D,) float64 sum of their squares.
+
+    Raises:
+        ValueError: of fewer than two vectors.
     """
+    if count < 2:
+        raise UserError(f"means must hold at least two entries, got {count}")
     mean = total / count
     variance = (square / count - mean.square()) * count / (count - 1)
     return variance > ACTIVE_VARIANCE
