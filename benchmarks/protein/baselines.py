@@ -35,10 +35,11 @@ from protein_cvae.evaluation.baselines import (
     network_reconstruction,
     pca_reconstruction,
 )
-from protein_cvae.evaluation.metrics import compare, core_mask, pairwise_rmsd
+from protein_cvae.evaluation.metrics import compare
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.dihedrals import backbone_dihedrals
 from protein_cvae.geometry.projection import nearer_cis, project
+from protein_cvae.geometry.superposition import core_mask, pairwise_rmsd
 from protein_cvae.geometry.validity import validity
 from protein_cvae.io import find_ensembles, load_ensemble
 

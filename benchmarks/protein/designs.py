@@ -33,6 +33,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,18 @@ from common.report.machine import processor
 from common.training.trainer import quiet_trainer
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.cases import EvaluationCase, EvaluationCases
-from protein_cvae.data.datamodule import EnsembleDataModule, SimulationSettings
+from protein_cvae.data.datamodule import EnsembleDataModule
+from protein_cvae.data.settings import (
+    DrawSettings,
+    SimulationSettings,
+    Sources,
+    SplitSettings,
+)
 from protein_cvae.evaluation.metrics import sequence_recovery
 from protein_cvae.geometry.constants import CA
-from protein_cvae.model.network import SequenceDesign
 from protein_cvae.model.sampling import evaluating
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.settings import NetworkSettings, SequenceDesign
+from protein_cvae.module import OptimizerSettings, ProteinCVAEModule
 
 Row = dict[str, Any]
 DESIGNS: tuple[SequenceDesign, ...] = ("direct", "shared", "separate")
@@ -66,16 +73,16 @@ MEASURES = {
     "rmsd_free": "CA RMSD without template, Å",
 }
 # One of each family that is kept out; their relatives follow.
-HELD_OUT = ["1tap", "2jr2", "6pvr", "2ln3", "1ryg"]
+HELD_OUT = ("1tap", "2jr2", "6pvr", "2ln3", "1ryg")
 # Relatives that sequence identity cannot see.
-FAMILIES = [
-    ["1adz", "1tap", "md_bpti"],
-    ["2sdf", "2jp1"],
-    ["1iv6", "2m2e", "2l9r"],
-    ["drk_sh3", "md_drk_sh3"],
-    ["md_ctl9", "md_ntl9"],
-    ["6pvr", "6pvt"],
-]
+FAMILIES = (
+    ("1adz", "1tap", "md_bpti"),
+    ("2sdf", "2jp1"),
+    ("1iv6", "2m2e", "2l9r"),
+    ("drk_sh3", "md_drk_sh3"),
+    ("md_ctl9", "md_ntl9"),
+    ("6pvr", "6pvt"),
+)
 EPOCHS = 6  # points of the learning curve, and places to resume from
 JUDGED = 4  # models per protein
 CHUNK = 16
@@ -91,10 +98,10 @@ class LearningCurve(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ProteinCVAEModule)
         right = []
-        with evaluating(pl_module):
+        with evaluating(pl_module.model):
             for start in range(0, len(self.items), CHUNK):
                 batch = collate(self.items[start : start + CHUNK])
-                decoded, _, condition = pl_module.reconstruct(batch)
+                decoded, _, condition = pl_module.model.reconstruct(batch)
                 hit = (decoded.logits.argmax(-1) == batch.aatype) & condition.mask
                 right += (hit.sum(1) / condition.mask.sum(1)).tolist()
         self.points.append((trainer.global_step, statistics.fmean(right)))
@@ -110,23 +117,21 @@ def read_data(options: argparse.Namespace) -> EnsembleDataModule:
     """The ensembles below ``--data``; simulated ones without it."""
     if options.data is None:
         made = SimulationSettings(num_proteins=4, num_models=6, min_length=24, max_length=28)
-        paths: tuple[list[str], list[str]] = ([], [])
-        held_out, families = ["simulated_0_3"], []
+        paths: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        split = SplitSettings(("simulated_0_3",))
     else:
-        made, held_out, families = SimulationSettings(), HELD_OUT, FAMILIES
+        made, split = SimulationSettings(), SplitSettings(HELD_OUT, FAMILIES)
         if not (options.data / "nmr").is_dir():
             raise UserError(f"--data {options.data}: expected a folder with nmr/ and maybe md/")
         md = options.data / "md"
-        paths = [str(options.data / "nmr")], [str(md)] if md.is_dir() else []
+        paths = (str(options.data / "nmr"),), (str(md),) if md.is_dir() else ()
     data = EnsembleDataModule(
-        *paths,
-        simulate=made,
-        max_length=options.max_length,
-        families_held_out=held_out,
-        families=families,
-        batch_proteins=4,
-        models_per_protein=2,
-        draws_per_epoch=4 * (options.steps // EPOCHS),
+        Sources(*paths, max_length=options.max_length),
+        made,
+        split,
+        DrawSettings(
+            batch_proteins=4, models_per_protein=2, per_epoch=4 * (options.steps // EPOCHS)
+        ),
     )
     data.setup("fit")
     return data
@@ -135,11 +140,12 @@ def read_data(options: argparse.Namespace) -> EnsembleDataModule:
 def build(design: SequenceDesign, seed: int) -> ProteinCVAEModule:
     """A small model, the same for all designs but for the sequence head."""
     torch.manual_seed(seed)
-    return ProteinCVAEModule(
+    sizes = NetworkSettings(
         width=128, layers=2, condition_layers=1, heads=4, feed_forward=256, d_global=32,
         d_local=32, hidden=64, decoder_layers=2, chain_neighbors=8, spatial_neighbors=12,
-        sequence_design=design, lr=1e-3, seed=seed,
+        sequence_design=design,
     )  # fmt: skip
+    return ProteinCVAEModule(sizes, optimizer=OptimizerSettings(lr=1e-3), seed=seed)
 
 
 def train(
@@ -147,7 +153,7 @@ def train(
 ) -> tuple[ProteinCVAEModule, list[tuple[int, float]]]:
     """Train, or go on from ``folder/last.ckpt``; the module and its learning curve."""
     module, cases = build(design, seed), data.cases
-    data.seed = seed  # of the draws; the split does not depend on it
+    data.draws = replace(data.draws, seed=seed)  # of the draws; the split does not depend on it
     curve = LearningCurve([case for case in cases if not case.unseen])
     trainer = quiet_trainer(
         EPOCHS,
@@ -167,7 +173,7 @@ def train(
 def measure(module: ProteinCVAEModule, cases: EvaluationCases) -> dict[str, dict[str, float]]:
     """Means over the proteins of each group; see the module's docstring."""
     found: dict[str, list[dict[str, float]]] = {group: [] for group in GROUPS}
-    with evaluating(module):
+    with evaluating(module.model):
         for case in cases:
             judged = case.judged[:JUDGED]
             truth = case.prepared.ensemble.aatype.expand(len(judged), -1)
@@ -197,7 +203,7 @@ def measure(module: ProteinCVAEModule, cases: EvaluationCases) -> dict[str, dict
 
 def _decoded(module: ProteinCVAEModule, items: list[ProteinBatch]) -> tuple[Tensor, Tensor]:
     """Residue types (J, L) and CA (J, L, 3) of posterior means."""
-    decoded, _, _ = module.reconstruct(collate(items))
+    decoded, _, _ = module.model.reconstruct(collate(items))
     return decoded.logits.argmax(-1), decoded.coordinates[:, :, CA]
 
 

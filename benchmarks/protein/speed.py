@@ -48,7 +48,7 @@ from common.training.trainer import quiet_trainer
 from protein_cvae.data.datamodule import EnsembleDataModule
 from protein_cvae.data.simulate import simulate_ensembles
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.generation import GenerateOptions, generate
+from protein_cvae.generation.generate import GenerateOptions, generate
 from protein_cvae.io import load_ensemble
 from protein_cvae.module import ProteinCVAEModule
 
@@ -95,8 +95,8 @@ class Stopwatch:
         parts = [
             (module.model, "condition", "condition"),
             (module.model, "encode", "encoder"),
-            (module, "kl_terms", "prior"),
-            (module, "sample_prior", "prior"),
+            (protein_cvae.module, "kl_terms", "prior"),
+            (module.model, "sample_prior", "prior"),
             (module.model, "decode", "decoder"),
             (protein_cvae.module, "fit_terms", "losses"),
             (protein_cvae.module, "geometry_terms", "losses"),
@@ -185,8 +185,11 @@ def read(options: argparse.Namespace) -> tuple[ProteinCVAEModule, EnsembleDataMo
     if options.data is not None:
         md = options.data / "md"
         made |= {
-            "structures": [str(options.data / "nmr")],
-            "trajectories": [str(md)] if md.is_dir() else [],
+            "sources": made.get("sources", {})
+            | {
+                "structures": [str(options.data / "nmr")],
+                "trajectories": [str(md)] if md.is_dir() else [],
+            },
             "simulate": None,
         }
     parser = ArgumentParser(exit_on_error=False)
@@ -224,7 +227,7 @@ def time_training(
             f"--steps {steps}: an epoch of this configuration has {len(times.steps)} steps after "
             f"{WARM_UP} of warm-up; ask for at most as many"
         )
-    per_epoch = -(-data.draws_per_epoch // data.batch_proteins)
+    per_epoch = -(-data.draws.per_epoch // data.draws.batch_proteins)
     mean = statistics.fmean(times.steps)
     return {
         "parameters": sum(p.numel() for p in module.parameters()),
@@ -259,7 +262,7 @@ def time_generation(
         for repeat in range(repeats + 1):
             options = GenerateOptions(mode="prior", count=count, finish=finish, seed=repeat)
             start = clock()
-            generate(module, ensemble, options)
+            generate(module.model, ensemble, options)
             seconds.append((clock() - start) / count)
         row[name] = statistics.median(seconds[1:])
         row[f"{name}_range"] = [min(seconds[1:]), max(seconds[1:])]

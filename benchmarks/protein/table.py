@@ -38,6 +38,7 @@ from common.report.machine import describe_machine, machines_of
 from common.rng import generator_for
 from protein_cvae.data.cases import EvaluationCase, EvaluationCases
 from protein_cvae.data.datamodule import EnsembleDataModule
+from protein_cvae.data.record import read_record
 from protein_cvae.evaluation.baselines import (
     network_reconstruction,
     network_sampling,
@@ -45,7 +46,6 @@ from protein_cvae.evaluation.baselines import (
     pca_reconstruction,
     pca_sampling,
 )
-from protein_cvae.evaluation.metrics import pairwise_rmsd
 from protein_cvae.evaluation.score_protein import case_key, evaluate_case
 from protein_cvae.evaluation.scores import Reconstruction, reconstruction, score_conformers
 from protein_cvae.evaluation.settings import EvaluationSettings
@@ -63,6 +63,7 @@ from protein_cvae.evaluation.tables import (
 from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.refine import FinishOptions
+from protein_cvae.geometry.superposition import pairwise_rmsd
 from protein_cvae.model.sampling import Finisher, repeat_item
 from protein_cvae.module import ProteinCVAEModule
 
@@ -137,10 +138,7 @@ def read_cases(config: dict[str, Any]) -> tuple[EnsembleDataModule, EvaluationCa
 
 def read_model(path: Path, data: EnsembleDataModule, device: str) -> ProteinCVAEModule:
     """The model of a checkpoint, which must not have learned from what is scored."""
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    state = content.get("EnsembleDataModule")
-    if state is not None:
-        data.check_state(state, resume=False)
+    data.check_record(read_record(path), resume=False)
     module = ProteinCVAEModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     return module.to(device).eval()
 
@@ -214,7 +212,7 @@ def our_rows(
     case: EvaluationCase, module: ProteinCVAEModule, settings: EvaluationSettings
 ) -> list[Row]:
     """All rows of the model on one case, but those of the real models."""
-    result, _ = evaluate_case(module, case, settings, geometry_finisher())
+    result, _ = evaluate_case(module.model, case, settings, geometry_finisher())
     rows = case_rows(result)
     return [row for row in rows if (row["kind"], row.get("method")) != ("conformers", "real")]
 

@@ -9,7 +9,7 @@ models decides what is core or which model is the template.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from torch.utils.data import Dataset
 from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.prepared import PreparedEnsemble
-from protein_cvae.data.splits import EnsembleEntry, EnsembleSplit
-from protein_cvae.ensemble import Ensemble
+from protein_cvae.data.splits import EnsembleSplit
 
 MIN_RESIDUES = 4
 MIN_CORE = 5  # residues; a smaller core is not scored by itself
@@ -30,7 +29,7 @@ class EvaluationCase:
     """One protein; residues that some model lacks are left out, so every mask is True.
 
     Attributes:
-        prepared: the ensemble, divided into given (``entry.train``) and judged models; its core
+        prepared: the ensemble, divided into given and judged models; its core
             and central model are those of the given ones.
         unseen: no relative was trained on.
         training_aatype: (n,) int64, residues of the proteins trained on.
@@ -59,11 +58,15 @@ class EvaluationCase:
             ValueError: if hardly any residue is present in every model, no model is held out, or
                 an unseen protein has too few models to be divided.
         """
-        ensemble, entry, common = _checked(prepared, held_out_fraction, seed)
+        given, judged, common = _checked(prepared, held_out_fraction, seed)
         divided = PreparedEnsemble.build(
-            prepared.index, ensemble.select_residues(common), entry, prepared.embedding[common]
+            prepared.index,
+            prepared.ensemble.select_residues(common),
+            given,
+            judged,
+            prepared.embedding[common],
         )
-        return EvaluationCase(divided, prepared.entry.unseen, training_aatype)
+        return EvaluationCase(divided, prepared.unseen, training_aatype)
 
     @property
     def name(self) -> str:
@@ -78,12 +81,12 @@ class EvaluationCase:
     @property
     def given(self) -> tuple[int, ...]:
         """Positions of the models a method may use."""
-        return self.prepared.entry.train
+        return self.prepared.given
 
     @property
     def judged(self) -> tuple[int, ...]:
         """Positions of the models a method is compared with."""
-        return self.prepared.entry.heldout
+        return self.prepared.judged
 
     @property
     def coordinates(self) -> Tensor:
@@ -129,17 +132,17 @@ class EvaluationCase:
 
 def _checked(
     prepared: PreparedEnsemble, held_out_fraction: float, seed: int
-) -> tuple[Ensemble, EnsembleEntry, Tensor]:
-    """The ensemble, how its models are divided, and (L,) bool, residues present in all of them.
+) -> tuple[tuple[int, ...], tuple[int, ...], Tensor]:
+    """Given and judged models, and (L,) bool, residues present in all of them.
 
     Raises:
         ValueError: as :meth:`EvaluationCase.build`.
     """
-    ensemble, entry = prepared.ensemble, prepared.entry
-    if entry.unseen:
+    ensemble, given, judged = prepared.ensemble, prepared.given, prepared.judged
+    if prepared.unseen:
         alone = EnsembleSplit.declare([ensemble], held_out_fraction=held_out_fraction, seed=seed)
-        entry = replace(entry, train=alone.entries[0].train, heldout=alone.entries[0].heldout)
-    if not entry.heldout:
+        given, judged = alone.entries[0].train, alone.entries[0].heldout
+    if not judged:
         raise UserError(
             f"{ensemble.name}: no model is held out to judge on; set held_out_fraction above 0"
         )
@@ -149,7 +152,7 @@ def _checked(
             f"{ensemble.name}: {int(common.sum())} residues are present in every model, "
             f"expected at least {MIN_RESIDUES}; leave it out"
         )
-    return ensemble, entry, common
+    return given, judged, common
 
 
 class EvaluationCases(Dataset[EvaluationCase]):

@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.rng import numpy_generator_for
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.prepared import PreparedEnsemble
+from protein_cvae.data.settings import DrawSettings
 
 # Steps among which draws are sorted by length; more limit padding more and mix proteins less.
 _POOL_STEPS = 8
@@ -34,12 +35,9 @@ class TrainingDraws(Dataset[ProteinBatch]):
 
     Args:
         ensembles: known proteins, each with at least ``models_per_protein`` training models.
-        length: draws per epoch.
-        models_per_protein: K.
-        per_step: draws per step over all processes; these are of similar length.
-        template_dropout: share of items whose template is withheld.
-        sequence_dropout: share of items whose sequence modality is withheld.
-        seed: of all draws.
+        settings: K and the rest.
+        world: processes; they share the draws of an epoch, rounded up to a multiple, and those of
+            one step of all of them are of similar length.
 
     Raises:
         ValueError: if there is no ensemble, or one has too few training models.
@@ -48,19 +46,16 @@ class TrainingDraws(Dataset[ProteinBatch]):
     def __init__(
         self,
         ensembles: Sequence[PreparedEnsemble],
-        length: int,
-        models_per_protein: int = 2,
-        per_step: int = 1,
-        template_dropout: float = 0.0,
-        sequence_dropout: float = 0.0,
-        seed: int = 0,
+        settings: DrawSettings = DrawSettings(),
+        world: int = 1,
     ) -> None:
+        models_per_protein = settings.models_per_protein
         if not ensembles:
             raise UserError("training needs at least one ensemble, got none")
         small = [
-            f"{e.ensemble.name} ({len(e.entry.train)})"
+            f"{e.ensemble.name} ({len(e.given)})"
             for e in ensembles
-            if len(e.entry.train) < max(2, models_per_protein)
+            if len(e.given) < max(2, models_per_protein)
         ]
         if small:
             raise UserError(
@@ -68,10 +63,10 @@ class TrainingDraws(Dataset[ProteinBatch]):
                 f"least 2) in each ensemble; too few in {', '.join(small)}: lower it, or leave "
                 "these ensembles out by raising min_models"
             )
-        self.ensembles, self.length = list(ensembles), length
-        self.models_per_protein, self.per_step = models_per_protein, per_step
-        self.template_dropout, self.sequence_dropout = template_dropout, sequence_dropout
-        self.seed = seed
+        self.ensembles, self.settings = list(ensembles), settings
+        self.length = -(-settings.per_epoch // world) * world
+        self.models_per_protein = models_per_protein
+        self.per_step = settings.batch_proteins * world
         self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -81,14 +76,14 @@ class TrainingDraws(Dataset[ProteinBatch]):
         epoch, i = divmod(index, self.length)
         draw = int(self.order(epoch)[i])
         prepared = self.ensembles[draw % len(self.ensembles)]
-        generator = numpy_generator_for(self.seed, _ITEM, draw)
+        generator = numpy_generator_for(self.settings.seed, _ITEM, draw)
         items = []
         for model in self.models(draw):
-            others = [other for other in prepared.entry.train if other != model]
+            others = [other for other in prepared.given if other != model]
             # All three are always drawn, so that a dropout rate changes nothing else.
             chosen = others[int(generator.integers(len(others)))]
-            hide_template = generator.random() < self.template_dropout
-            hide_sequence = generator.random() < self.sequence_dropout
+            hide_template = generator.random() < self.settings.template_dropout
+            hide_sequence = generator.random() < self.settings.sequence_dropout
             template = None if hide_template else chosen
             items.append(prepared.item(model, template, not hide_sequence))
         return collate(items)
@@ -96,10 +91,12 @@ class TrainingDraws(Dataset[ProteinBatch]):
     def models(self, draw: int) -> list[int]:
         """Positions of the K distinct training models of draw t."""
         which, use = draw % len(self.ensembles), draw // len(self.ensembles)
-        train = self.ensembles[which].entry.train
+        train = self.ensembles[which].given
         k = self.models_per_protein
         cycle, group = divmod(use, -(-len(train) // k))
-        order = numpy_generator_for(self.seed, _MODELS, which, cycle).permutation(len(train))
+        order = numpy_generator_for(self.settings.seed, _MODELS, which, cycle).permutation(
+            len(train)
+        )
         return [train[order[(group * k + j) % len(train)]] for j in range(k)]
 
     def order(self, epoch: int) -> np.ndarray:
@@ -109,7 +106,7 @@ class TrainingDraws(Dataset[ProteinBatch]):
         return self._order[1]
 
     def _shuffle(self, epoch: int) -> np.ndarray:
-        generator = numpy_generator_for(self.seed, _ORDER, epoch)
+        generator = numpy_generator_for(self.settings.seed, _ORDER, epoch)
         draws = epoch * self.length + generator.permutation(self.length)
         lengths = np.array([e.ensemble.length for e in self.ensembles])[draws % len(self.ensembles)]
         pool = _POOL_STEPS * self.per_step
@@ -143,7 +140,7 @@ class HeldOutItems(Dataset[ProteinBatch]):
     ) -> None:
         self.items: list[tuple[PreparedEnsemble, int, float]] = []
         for prepared in sorted(ensembles, key=lambda e: e.ensemble.length):
-            models = [i for i in prepared.entry.heldout if i != prepared.central]
+            models = [i for i in prepared.judged if i != prepared.central]
             if per_protein is not None and len(models) > per_protein:
                 models = [models[i * len(models) // per_protein] for i in range(per_protein)]
             self.items += [(prepared, model, 1 / len(models)) for model in models]

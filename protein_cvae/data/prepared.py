@@ -1,6 +1,6 @@
 """What the models of one ensemble share: its ordered core, its central model, its items.
 
-The core is that of :func:`protein_cvae.evaluation.metrics.core_mask`, over the training models
+The core is that of :func:`protein_cvae.geometry.superposition.core_mask`, over the given models
 only.  The central model is the one nearest to the mean after generalised Procrustes superposition
 (Gower 1975).  In that common frame, sum_j |x_i - x_j|^2 = M |x_i - mean|^2 + constant, so it is
 also the medoid under squared distance.
@@ -16,12 +16,9 @@ from torch import Tensor
 
 from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
-from protein_cvae.data.splits import EnsembleEntry
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.evaluation.metrics import core_mask, superpose_on_mean
-
-_CA = 1
-_MIN_SUPERPOSED = 4
+from protein_cvae.geometry.constants import CA
+from protein_cvae.geometry.superposition import MIN_SUPERPOSED, core_mask, superpose_on_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +28,18 @@ class PreparedEnsemble:
     Attributes:
         index: of the ensemble in the data.
         ensemble: all models.
-        entry: which of them are learned from.
-        core: (L,) bool, ordered core over the training models (over all models if unseen).
-        central: position of the central training model (of all models if unseen).
+        given: positions of the models that are learned from or generated from; may be empty.
+        judged: positions of the models to be judged on; may be empty, not together with ``given``.
+        core: (L,) bool, ordered core over the given models (the judged ones if none is given).
+        central: position of the central one of the same models.
         residue_index: (L,) int64, see :func:`residue_positions`.
         embedding: (L, D) float32 of the sequence; D = 0 without an embedder.
     """
 
     index: int
     ensemble: Ensemble
-    entry: EnsembleEntry
+    given: tuple[int, ...]
+    judged: tuple[int, ...]
     core: Tensor
     central: int
     residue_index: Tensor
@@ -48,14 +47,19 @@ class PreparedEnsemble:
 
     @staticmethod
     def build(
-        index: int, ensemble: Ensemble, entry: EnsembleEntry, embedding: Tensor | None = None
+        index: int,
+        ensemble: Ensemble,
+        given: Sequence[int],
+        judged: Sequence[int] = (),
+        embedding: Tensor | None = None,
     ) -> PreparedEnsemble:
         """Compute what is derived.
 
         Args:
             index: of the ensemble in the data.
             ensemble: all models.
-            entry: of the split.
+            given: positions of the models that decide what is core and which model is central.
+            judged: positions of the models to be judged on; they decide it where none is given.
             embedding: (L, D) float32, or None for D = 0.
 
         Raises:
@@ -69,12 +73,26 @@ class PreparedEnsemble:
                 f"{tuple(embedding.shape)}"
             )
         # Held-out models must not decide what is core or which model is the template.
-        known = list(entry.train or entry.heldout)
+        known = list(given or judged)
         models = ensemble.select_models(known)
         core = core_mask(models.coordinates.double(), models.bonded, models.mask)
         central = known[central_model(models.coordinates, models.mask, core)]
         positions = residue_positions(ensemble)
-        return PreparedEnsemble(index, ensemble, entry, core, central, positions, embedding.float())
+        return PreparedEnsemble(
+            index,
+            ensemble,
+            tuple(given),
+            tuple(judged),
+            core,
+            central,
+            positions,
+            embedding.float(),
+        )
+
+    @property
+    def unseen(self) -> bool:
+        """Nothing of it is given."""
+        return not self.given
 
     def item(
         self,
@@ -125,11 +143,11 @@ def central_model(coordinates: Tensor, mask: Tensor, core: Tensor) -> int:
         core: (L,) bool.
     """
     common = mask.all(0)
-    if int((common & core).sum()) >= _MIN_SUPERPOSED:
+    if int((common & core).sum()) >= MIN_SUPERPOSED:
         common = common & core
-    if int(common.sum()) < _MIN_SUPERPOSED:
+    if int(common.sum()) < MIN_SUPERPOSED:
         return int(mask.sum(1).argmax())
-    points, mean = superpose_on_mean(coordinates[:, common, _CA].double())
+    points, mean = superpose_on_mean(coordinates[:, common, CA].double())
     return int((points - mean).square().sum((1, 2)).argmin())
 
 

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from common.align import align
 from common.errors import UserError
-from protein_cvae.evaluation.metrics import pairwise_rmsd, spread, superpose_on_mean
 from protein_cvae.geometry.constants import CA
+from protein_cvae.geometry.superposition import mean_rmsd, pairwise_rmsd, superpose_on_mean
 
 Rival = Callable[[Tensor, Tensor, int, torch.Generator], Tensor]
 """(training (M, L, 3, 3), weights (L,) of the superposition, K, generator) -> (K, L, 3, 3)."""
@@ -57,11 +57,11 @@ def network_sampling(
     variance, modes = variance[:NETWORK_MODES], modes[:, :NETWORK_MODES]
     draws = _normal((count, len(variance)), training, generator) * variance.sqrt()
     move = (draws @ modes.mT).unflatten(1, (-1, 3))  # (K, L, 3)
-    wanted = spread(ca, used)
+    wanted = mean_rmsd(ca, used)
     # Superposition takes out a part that grows with the amplitude: a few rounds settle it.
-    factor = wanted / spread(move + centre[:, CA], used)
+    factor = wanted / mean_rmsd(move + centre[:, CA], used)
     for _ in range(4):
-        factor = factor * wanted / spread(factor * move + centre[:, CA], used)
+        factor = factor * wanted / mean_rmsd(factor * move + centre[:, CA], used)
     return centre + factor * move[:, :, None]
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -33,9 +33,9 @@ from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.geometry.constants import CA
 from protein_cvae.model.latents import Latents
-from protein_cvae.model.network import Condition
-from protein_cvae.model.sampling import decode, evaluating, repeat_condition, sample_prior
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.sampling import decode, evaluating, sample_prior
+from protein_cvae.model.states import Condition
 
 Unit = Literal["prior", "posterior"]
 UNITS: tuple[Unit, ...] = ("prior", "posterior")
@@ -132,7 +132,7 @@ class LatentEffects:
 
 
 def latent_effects(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     item: ProteinBatch,
     means: Latents,
     generator: torch.Generator,
@@ -141,7 +141,7 @@ def latent_effects(
     """Move the latents of one conformer, one number at a time.
 
     Args:
-        module: trained; put in eval mode for the time, without gradients.
+        network: trained; put in eval mode for the time, without gradients.
         item: one conformer with its template, all residues present in both.
         means: posterior means of M >= 2 conformers of the protein, which say what varies.
         generator: on the CPU, of the draws from the prior.
@@ -155,15 +155,15 @@ def latent_effects(
             f"item: expected one conformer and its template, both complete, got {len(item)} with "
             f"{int((~(item.mask & item.template_mask)).sum())} residues missing in either"
         )
-    if len(means.z_global) < 2:
-        raise UserError(f"means: expected at least 2 conformers, got {len(means.z_global)}")
-    with evaluating(module):
-        condition = module.model.condition(item)
-        posterior = module.model.encode(item, condition)
+    if len(means) < 2:
+        raise UserError(f"means: expected at least 2 conformers, got {len(means)}")
+    with evaluating(network):
+        condition = network.condition(item)
+        posterior = network.encode(item, condition)
         start = posterior.mean()
-        drawn = sample_prior(module, item, options.draws, generator)
+        drawn = sample_prior(network, item, options.draws, generator)
         widths = {
-            "prior": Latents(*(getattr(drawn, f.name).std(0)[None] for f in fields(Latents))),
+            "prior": drawn.map(lambda x: x.std(0)[None]),
             "posterior": Latents(
                 (0.5 * posterior.z_global.log_var).exp(),
                 (0.5 * posterior.shift_log_var).exp()[..., None].expand_as(start.shift),
@@ -173,11 +173,8 @@ def latent_effects(
         }
         moves = _moves(item.length, means, options)
         moved = _moved(start, widths, moves)
-        moved = _following(module, condition, start, moved, moves)
-        together = Latents(
-            *(torch.cat([getattr(start, f.name), getattr(moved, f.name)]) for f in fields(Latents))
-        )
-        x = decode(module, item, together, None, options.chunk).double().cpu()
+        moved = _following(network, condition, start, moved, moves)
+        x = decode(network, item, Latents.cat([start, moved]), None, options.chunk).double().cpu()
     return LatentEffects(
         tuple(moves), x[0], x[1:], item.chain_index[0].cpu(), item.residue_index[0].cpu()
     )
@@ -252,12 +249,7 @@ def _moves(length: int, means: Latents, options: EffectOptions) -> list[Move]:
 
 def _moved(start: Latents, widths: dict[str, Latents], moves: Sequence[Move]) -> Latents:
     """(M, ...) the moved latents."""
-    moved = Latents(
-        *(
-            getattr(start, f.name).repeat(len(moves), *[1] * (getattr(start, f.name).dim() - 1))
-            for f in fields(Latents)
-        )
-    )
+    moved = start.repeat(len(moves))
     for m, move in enumerate(moves):
         name = move.latent if move.latent in LOCAL else "z_global"
         at = (move.dimension,) if move.residue is None else (move.residue, move.dimension)
@@ -266,7 +258,7 @@ def _moved(start: Latents, widths: dict[str, Latents], moves: Sequence[Move]) ->
 
 
 def _following(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     condition: Condition,
     start: Latents,
     moved: Latents,
@@ -278,9 +270,9 @@ def _following(
         return moved
 
     def local(z_global: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        given = repeat_condition(condition, len(z_global))
-        shift = module.model.prior_shift(given, z_global)
-        prior = module.model.prior_local(given, z_global, shift)
+        given = condition.repeat(len(z_global))
+        shift = network.prior_shift(given, z_global)
+        prior = network.prior_local(given, z_global, shift)
         return shift, prior.turn.mean, prior.detail.mean
 
     before, after = local(start.z_global), local(moved.z_global[rows])

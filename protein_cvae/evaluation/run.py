@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -49,11 +50,10 @@ from protein_cvae.evaluation.tables import (
     report,
     to_json_lines,
 )
-from protein_cvae.generation.encode import posterior_means
 from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.geometry.constants import CA
-from protein_cvae.model.sampling import Finisher, evaluating
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.sampling import Finisher, evaluating, posterior_means
 
 FigureSink = Callable[[str, Figure], None]
 
@@ -62,7 +62,7 @@ class EvaluationRun:
     """Takes cases one after the other and writes the report; each rank takes its own cases.
 
     Args:
-        module: trained.
+        network: trained.
         settings: of the evaluation.
         output: folder, made if absent; files in it are replaced.
         finish: makes the geometry valid; None judges the decoder's own output.
@@ -71,13 +71,13 @@ class EvaluationRun:
 
     def __init__(
         self,
-        module: ProteinCVAEModule,
+        network: ProteinCVAE,
         settings: EvaluationSettings,
         output: Path,
         finish: Finisher | None,
         show: FigureSink | None = None,
     ) -> None:
-        self.module, self.settings, self.output = module, settings, output
+        self.network, self.settings, self.output = network, settings, output
         self.finish, self.show = finish, show
         self.results: list[CaseResult] = []
         self.effects: list[Row] = []
@@ -88,13 +88,13 @@ class EvaluationRun:
 
     def add(self, case: EvaluationCase) -> CaseResult:
         """Evaluate one protein."""
-        result, conformers = evaluate_case(self.module, case, self.settings, self.finish)
+        result, conformers = evaluate_case(self.network, case, self.settings, self.finish)
         drawn = sum(r.group == result.group for r in self.results)
         self.results.append(result)
         if drawn < self.settings.figures:
             for kind, figure in case_figures(case, conformers).items():
                 self._draw(f"{case.name}_{kind}", figure)
-            effects = case_effects(self.module, case, self.settings)
+            effects = case_effects(self.network, case, self.settings)
             self.effects += [effect_row(case.head, row) for row in effect_rows(effects)]
             self._draw(f"{case.name}_effects", effects_figure(case.name, effects))
         return result
@@ -126,7 +126,7 @@ class EvaluationRun:
             f"{settings.count} conformers per protein and mode, bandwidth {settings.bandwidth}, "
             f"temperature {settings.temperature}, seed {settings.seed}; "
             f"{'finished geometry' if self.finish else 'decoder output without finishing'}; "
-            f"{self.module.device.type}, {processor()}, {torch.get_num_threads()} threads, "
+            f"{self.network.device.type}, {processor()}, {torch.get_num_threads()} threads, "
             f"torch {torch.__version__}."
         ]
         if results:
@@ -145,7 +145,7 @@ class EvaluationRun:
 
 
 def evaluate(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     cases: Iterable[EvaluationCase],
     settings: EvaluationSettings,
     output: Path,
@@ -154,7 +154,7 @@ def evaluate(
     """Evaluate a model on proteins, as ``lightning test`` does; prints and writes the report.
 
     Args:
-        module: trained.
+        network: trained.
         cases: proteins.
         settings: of the evaluation; its ``output`` is not used.
         output: folder of the results.
@@ -163,15 +163,16 @@ def evaluate(
     Returns:
         The rows of evaluation.jsonl.
     """
-    run = EvaluationRun(module, settings, output, finish or geometry_finisher())
+    run = EvaluationRun(network, settings, output, finish or geometry_finisher())
     for case in cases:
         run.add(case)
     return run.close()
 
 
-def start_evaluation(module: ProteinCVAEModule, settings: EvaluationSettings) -> EvaluationRun:
+def start_evaluation(
+    network: ProteinCVAE, settings: EvaluationSettings, trainer: pl.Trainer
+) -> EvaluationRun:
     """The run of ``lightning test``: figures go to TensorBoard too; called on every rank."""
-    trainer = module.trainer
     if trainer.ckpt_path is None:
         rank_zero_warn("no --ckpt_path is given: the model has the weights it was built with")
     log_dir = trainer.log_dir  # a broadcast: every rank has to read it
@@ -185,7 +186,7 @@ def start_evaluation(module: ProteinCVAEModule, settings: EvaluationSettings) ->
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure(f"evaluation/{name}", figure, close=False)
 
-    return EvaluationRun(module, settings, folder, geometry_finisher(), show)
+    return EvaluationRun(network, settings, folder, geometry_finisher(), show)
 
 
 def case_figures(case: EvaluationCase, conformers: dict[str, Tensor]) -> dict[str, Figure]:
@@ -202,16 +203,16 @@ def case_figures(case: EvaluationCase, conformers: dict[str, Tensor]) -> dict[st
 
 
 def case_effects(
-    module: ProteinCVAEModule, case: EvaluationCase, settings: EvaluationSettings
+    network: ProteinCVAE, case: EvaluationCase, settings: EvaluationSettings
 ) -> LatentEffects:
     """What each latent of the central given model moves; the draws are those of this protein."""
     central = case.prepared.central
     options = EffectOptions(chunk=settings.chunk)
-    with evaluating(module):
-        means = posterior_means(module, case.prepared, case.given, central)
+    with evaluating(network):
+        means = posterior_means(network, case.prepared, case.given, central)
     # Modes of generation have the numbers before it.
     generator = generator_for(settings.seed, case_key(case.name), len(MODES))
-    return latent_effects(module, case.item().to(module.device), means, generator, options)
+    return latent_effects(network, case.item().to(network.device), means, generator, options)
 
 
 def _gathered_rows(rows: list[Row]) -> list[Row]:

@@ -22,7 +22,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,9 +30,8 @@ from torch import Tensor
 from common.rng import generator_for
 from protein_cvae.data.batch import collate
 from protein_cvae.data.cases import EvaluationCase
-from protein_cvae.evaluation.metrics import sequence_recovery
+from protein_cvae.evaluation.metrics import ACTIVE_VARIANCE, sequence_recovery
 from protein_cvae.evaluation.scores import (
-    ACTIVE_VARIANCE,
     CaseResult,
     LatentScores,
     Moments,
@@ -41,22 +40,23 @@ from protein_cvae.evaluation.scores import (
     score_conformers,
 )
 from protein_cvae.evaluation.settings import EvaluationSettings
+from protein_cvae.model.kl import kl_terms, kl_values
 from protein_cvae.model.latents import Latents
+from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.sampling import (
     Finisher,
     decode,
-    encode,
     evaluating,
+    posterior_means,
     sample_ensemble,
     sample_prior,
 )
-from protein_cvae.module import ProteinCVAEModule, kl_values
 
 MODES = ("ensemble", "prior")
 
 
 def evaluate_case(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     case: EvaluationCase,
     settings: EvaluationSettings,
     finish: Finisher | None,
@@ -64,7 +64,7 @@ def evaluate_case(
     """Score one protein.
 
     Args:
-        module: trained; put in eval mode for the time, without gradients.
+        network: trained; put in eval mode for the time, without gradients.
         case: the protein.
         settings: of the draws.
         finish: makes the geometry valid; None judges the decoder's own output.
@@ -72,12 +72,12 @@ def evaluate_case(
     Returns:
         The scores, and the conformers (K, L, 3, 3) they are of, on the CPU, by method.
     """
-    with evaluating(module):
-        judged = _reconstruct(module, case, finish, settings.chunk)
-        free = _reconstruct(module, case, finish, settings.chunk, template=False)
-        hidden = _reconstruct(module, case, None, settings.chunk, sequence=False)
-        conformers, seconds = generate(module, case, settings, finish)
-        latents = _latents(module, case, judged.kl, settings.chunk)
+    with evaluating(network):
+        judged = _reconstruct(network, case, finish, settings.chunk)
+        free = _reconstruct(network, case, finish, settings.chunk, template=False)
+        hidden = _reconstruct(network, case, None, settings.chunk, sequence=False)
+        conformers, seconds = generate(network, case, settings, finish)
+        latents = _latents(network, case, judged.kl, settings.chunk)
     conformers = {"real": case.coordinates[list(case.given)], **conformers}
     truth = case.prepared.ensemble.aatype.expand(len(case.judged), -1)
     known = torch.ones_like(truth, dtype=torch.bool)
@@ -107,7 +107,7 @@ def case_key(name: str) -> int:
 
 
 def generate(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     case: EvaluationCase,
     settings: EvaluationSettings,
     finish: Finisher | None,
@@ -117,20 +117,20 @@ def generate(
     The draws depend on the seed and the protein's name alone.  Encoding the given models is not
     counted as time: it is done once however many conformers are wanted.
     """
-    item = case.item().to(module.device)
-    means = _encode(module, case, case.given, settings.chunk)
+    item = case.item().to(network.device)
+    means = _means(network, case, case.given, settings.chunk)
     made, seconds = {}, {}
     for number, mode in enumerate(MODES):
         generator = generator_for(settings.seed, case_key(case.name), number)
-        start = _clock(module.device)
+        start = _clock(network.device)
         if mode == "ensemble":
             latents = sample_ensemble(
                 means, settings.count, generator, settings.bandwidth, settings.temperature
             )
         else:
-            latents = sample_prior(module, item, settings.count, generator, settings.temperature)
-        made[mode] = decode(module, item, latents, finish, settings.chunk)
-        seconds[mode] = (_clock(module.device) - start) / settings.count
+            latents = sample_prior(network, item, settings.count, generator, settings.temperature)
+        made[mode] = decode(network, item, latents, finish, settings.chunk)
+        seconds[mode] = (_clock(network.device) - start) / settings.count
         made[mode] = made[mode].float().cpu()
     return made, seconds
 
@@ -145,7 +145,7 @@ class _Decoded:
 
 
 def _reconstruct(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     case: EvaluationCase,
     finish: Finisher | None,
     chunk: int,
@@ -156,35 +156,32 @@ def _reconstruct(
     coordinates, predicted, kl = [], [], dict[str, float]()
     for part in _parts(case.judged, chunk):
         items = [case.item(model, template=template, sequence=sequence) for model in part]
-        batch = collate(items).to(module.device)
-        decoded, posterior, condition = module.reconstruct(batch)
+        batch = collate(items).to(network.device)
+        decoded, posterior, condition = network.reconstruct(batch)
         x = decoded.coordinates
         x = x if finish is None else finish(x, batch, condition.mask)
         coordinates.append(x.float().cpu())
         predicted.append(decoded.logits.argmax(-1).cpu())
-        terms = module.kl_terms(posterior, condition, posterior.mean(), batch.weight)
+        terms = kl_terms(network, posterior, condition, posterior.mean(), batch.weight)
+        share = len(part) / len(case.judged)
         for name, value in kl_values(terms).items():
-            if name.startswith("kl_"):
-                latent, share = name.removeprefix("kl_"), len(part) / len(case.judged)
-                kl[latent] = kl.get(latent, 0.0) + share * float(value)
+            latent = name.removeprefix("kl_")
+            kl[latent] = kl.get(latent, 0.0) + share * float(value)
     return _Decoded(torch.cat(coordinates), torch.cat(predicted), kl)
 
 
-def _encode(
-    module: ProteinCVAEModule, case: EvaluationCase, models: Sequence[int], chunk: int
+def _means(
+    network: ProteinCVAE, case: EvaluationCase, models: Sequence[int], chunk: int
 ) -> Latents:
-    """Posterior means of models against the template."""
-    parts = [
-        encode(module, collate([case.item(model) for model in part]).to(module.device))
-        for part in _parts(models, chunk)
-    ]
-    return Latents(*(torch.cat([getattr(z, f.name) for z in parts]) for f in fields(Latents)))
+    """Posterior means of models against the template, in batches as in training."""
+    central = case.prepared.central
+    return posterior_means(network, case.prepared, models, central, chunk, condition_once=False)
 
 
 def _latents(
-    module: ProteinCVAEModule, case: EvaluationCase, kl: dict[str, float], chunk: int
+    network: ProteinCVAE, case: EvaluationCase, kl: dict[str, float], chunk: int
 ) -> LatentScores:
-    z = _encode(module, case, (*case.given, *case.judged), chunk)
+    z = _means(network, case, (*case.given, *case.judged), chunk)
     detail_variance = z.detail.var(0).mean(0)  # (D,), over models, then residues
     return LatentScores(
         kl,

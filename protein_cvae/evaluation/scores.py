@@ -14,11 +14,9 @@ from torch import Tensor
 
 from common.align import aligned_rmsd
 from protein_cvae.data.cases import EvaluationCase
-from protein_cvae.evaluation.metrics import EnsembleScores, compare
+from protein_cvae.evaluation.metrics import EnsembleScores, active_dimensions, compare
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.validity import validity
-
-ACTIVE_VARIANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,7 @@ class Moments:
 
     def active(self) -> int:
         """Dimensions of variance above 0.01 (Burda et al. 2016)."""
-        mean = self.total / self.count
-        variance = (self.square / self.count - mean.square()) * self.count / (self.count - 1)
-        return int((variance > ACTIVE_VARIANCE).sum())
+        return int(active_dimensions(self.count, self.total, self.square).sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ is at its posterior mean.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,24 +19,19 @@ import numpy as np
 import torch
 
 from common.files.atomic import atomic_path
-from protein_cvae.data.batch import collate
 from protein_cvae.data.embeddings import SequenceEmbedder
-from protein_cvae.data.prepared import PreparedEnsemble
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.generation.commands.request import check_embedder
 from protein_cvae.generation.inputs import (
     check_complete,
+    check_embedder,
     check_length,
     model_position,
     prepare,
 )
-from protein_cvae.model.kl import gaussian_kl
-from protein_cvae.model.latents import Gaussian, Latents
-from protein_cvae.model.network import Condition, Posterior
-from protein_cvae.model.sampling import evaluating, repeat_condition
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.sampling import evaluating, posterior_blocks
+from protein_cvae.model.states import Condition, Posterior
 
-_CHUNK = 8  # models at once; bounds the memory
 _Fields = TypeVar("_Fields")
 
 
@@ -81,34 +76,6 @@ class EncodedLatents:
         return path
 
 
-def posterior_blocks(
-    module: ProteinCVAEModule, prepared: PreparedEnsemble, models: Sequence[int], template: int
-) -> Iterator[tuple[Posterior, Condition]]:
-    """Posteriors of a few models at a time, and what they are given.
-
-    Args:
-        module: in eval mode.
-        prepared: the ensemble; the template and the models have all residues.
-        models: positions.
-        template: position.
-    """
-    with torch.no_grad():
-        one = module.model.condition(prepared.item(template, template).to(module.device))
-        for first in range(0, len(models), _CHUNK):
-            chosen = models[first : first + _CHUNK]
-            batch = collate([prepared.item(m, template) for m in chosen]).to(module.device)
-            condition = repeat_condition(one, len(chosen))
-            yield module.model.encode(batch, condition), condition
-
-
-def posterior_means(
-    module: ProteinCVAEModule, prepared: PreparedEnsemble, models: Sequence[int], template: int
-) -> Latents:
-    """Posterior means of M models; arguments as of :func:`posterior_blocks`."""
-    blocks = posterior_blocks(module, prepared, models, template)
-    return joined([posterior.mean() for posterior, _ in blocks])
-
-
 def joined(parts: Sequence[_Fields]) -> _Fields:
     """Dataclasses of tensors, of such dataclasses or of None, joined along the first axis."""
     first = parts[0]
@@ -130,22 +97,18 @@ class ModelKL:
     detail: torch.Tensor
 
 
-def model_kl(module: ProteinCVAEModule, posterior: Posterior, condition: Condition) -> ModelKL:
+def model_kl(network: ProteinCVAE, posterior: Posterior, condition: Condition) -> ModelKL:
     """KL of each model from the prior; see the module."""
     mean = posterior.mean()
-    prior = module.model.prior_local(condition, mean.z_global, mean.shift)
-    prior_shift = module.model.prior_shift(condition, mean.z_global)
+    prior = network.prior_local(condition, mean.z_global, mean.shift)
+    prior_shift = network.prior_shift(condition, mean.z_global)
     on_shift = condition.network.kl(posterior.shift, posterior.shift_log_var, prior_shift)
     return ModelKL(
-        z_global=_kl(posterior.z_global, module.model.prior_global(condition)),
+        z_global=posterior.z_global.kl(network.prior_global(condition)).sum(-1),
         shift=on_shift,
-        turn=_kl(posterior.turn, prior.turn),
-        detail=_kl(posterior.detail, prior.detail),
+        turn=posterior.turn.kl(prior.turn).sum(-1),
+        detail=posterior.detail.kl(prior.detail).sum(-1),
     )
-
-
-def _kl(posterior: Gaussian, prior: Gaussian) -> torch.Tensor:
-    return gaussian_kl(posterior.mean, posterior.log_var, prior.mean, prior.log_var).sum(-1)
 
 
 def check_encoding(ensemble: Ensemble, template: int | None) -> None:
@@ -161,7 +124,7 @@ def check_encoding(ensemble: Ensemble, template: int | None) -> None:
 
 
 def encode_models(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     ensemble: Ensemble,
     template: int | None = None,
     embedder: SequenceEmbedder | None = None,
@@ -169,23 +132,23 @@ def encode_models(
     """Encode every model of an ensemble.
 
     Args:
-        module: trained.
+        network: trained.
         ensemble: one model or more.
         template: number of the model that is the template; None for the central one.
         embedder: as in training.
 
     Raises:
         ValueError: see :func:`check_encoding` and
-            :func:`~protein_cvae.generation.commands.request.check_embedder`.
+            :func:`~protein_cvae.generation.inputs.check_embedder`.
     """
     check_encoding(ensemble, template)
-    check_embedder(module, embedder)
+    check_embedder(network, embedder)
     prepared = prepare(ensemble, embedder)
     position = prepared.central if template is None else ensemble.model_numbers.index(template)
     models = range(ensemble.num_models)
-    with evaluating(module):
-        blocks = list(posterior_blocks(module, prepared, models, position))
-        kl = joined([model_kl(module, *block) for block in blocks])
+    with evaluating(network):
+        blocks = list(posterior_blocks(network, prepared, models, position))
+        kl = joined([model_kl(network, *block) for block in blocks])
     posterior = joined([block[0] for block in blocks])
     mean = posterior.mean()
     log_var = torch.cat(

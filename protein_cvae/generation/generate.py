@@ -29,12 +29,10 @@ from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.prepared import PreparedEnsemble
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.evaluation.metrics import core_mask
-from protein_cvae.generation.commands.request import check_embedder
-from protein_cvae.generation.encode import joined, posterior_means
 from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.generation.inputs import (
     check_complete,
+    check_embedder,
     check_length,
     model_position,
     prepare,
@@ -42,10 +40,11 @@ from protein_cvae.generation.inputs import (
 from protein_cvae.generation.outputs import (
     bundle,
 )
+from protein_cvae.geometry.superposition import core_mask
 from protein_cvae.model import sampling
 from protein_cvae.model.latents import Latents
-from protein_cvae.model.sampling import evaluating
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.sampling import evaluating, posterior_means
 
 Mode = Literal["ensemble", "around", "prior", "sequence"]
 _MODES = ("ensemble", "around", "prior", "sequence")
@@ -114,7 +113,7 @@ def check_generation(ensemble: Ensemble, options: GenerateOptions) -> None:
 
 
 def generate(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     ensemble: Ensemble,
     options: GenerateOptions | None = None,
     embedder: SequenceEmbedder | None = None,
@@ -122,7 +121,7 @@ def generate(
     """Draw conformers; deterministic in ``options.seed``.
 
     Args:
-        module: trained.
+        network: trained.
         ensemble: one model or more; :func:`~protein_cvae.generation.inputs.sequence_ensemble` for a
             bare sequence with mode ``sequence``.
         options: None for the defaults.
@@ -134,25 +133,25 @@ def generate(
 
     Raises:
         ValueError: see :func:`check_generation` and
-            :func:`~protein_cvae.generation.commands.request.check_embedder`.
+            :func:`~protein_cvae.generation.inputs.check_embedder`.
     """
     options = options or GenerateOptions()
     check_generation(ensemble, options)
-    check_embedder(module, embedder)
-    return generate_prepared(module, prepare(ensemble, embedder), options)
+    check_embedder(network, embedder)
+    return generate_prepared(network, prepare(ensemble, embedder), options)
 
 
 def generate_prepared(
-    module: ProteinCVAEModule, prepared: PreparedEnsemble, options: GenerateOptions
+    network: ProteinCVAE, prepared: PreparedEnsemble, options: GenerateOptions
 ) -> Ensemble:
     """:func:`generate` after all checks."""
     base = prepared.ensemble
     template = template_position(prepared, options)
-    with evaluating(module):
-        batch = _item(prepared, template).to(module.device)
-        latents = _draw(module, prepared, batch, options)
+    with evaluating(network):
+        batch = _item(prepared, template).to(network.device)
+        latents = _draw(network, prepared, batch, options)
         finisher = geometry_finisher() if options.finish else None
-        x = sampling.decode(module, batch, latents, finisher, _CHUNK).cpu()
+        x = sampling.decode(network, batch, latents, finisher, _CHUNK).cpu()
     onto = None if template is None else base.coordinates[template]
     core = comparison_core(prepared, template, x)
     name = f"{base.name}_{options.mode}"
@@ -195,7 +194,7 @@ def _item(prepared: PreparedEnsemble, template: int | None) -> ProteinBatch:
 
 
 def _draw(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     prepared: PreparedEnsemble,
     batch: ProteinBatch,
     options: GenerateOptions,
@@ -205,7 +204,7 @@ def _draw(
         models = range(prepared.ensemble.num_models)
         template = template_position(prepared, options)
         assert template is not None
-        means = posterior_means(module, prepared, models, template)
+        means = posterior_means(network, prepared, models, template)
         return sampling.sample_ensemble(
             means, options.count, generator, options.bandwidth, options.temperature
         )
@@ -218,7 +217,7 @@ def _draw(
             chosen = prepared.ensemble.model_numbers.index(number)
         batch = prepared.item(chosen, prepared.central).to(batch.device)
     parts = [
-        draw(module, batch, min(_CHUNK, options.count - first), generator, options.temperature)
+        draw(network, batch, min(_CHUNK, options.count - first), generator, options.temperature)
         for first in range(0, options.count, _CHUNK)
     ]
-    return joined(parts)
+    return Latents.cat(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +12,10 @@ import torch
 from common.errors import MissingFile, UserError
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.prepared import PreparedEnsemble, joined_embedding
-from protein_cvae.data.splits import EnsembleEntry, chain_sequences
+from protein_cvae.data.splits import chain_sequences
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.find import load_ensemble
+from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.residues import encode_sequence
 
 Incomplete = Literal["refuse", "drop"]
@@ -23,21 +24,37 @@ MIN_RESIDUES = 4  # a superposition is unique
 FASTA_SUFFIXES = (".fasta", ".fa", ".faa")
 
 
+@dataclass(frozen=True)
+class ReadingOptions:
+    """What is taken of an input.
+
+    Attributes:
+        chains: ``longest``, ``all`` or a chain ID.
+        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
+        max_frames: most frames of a trajectory folder, evenly spaced; None for all.
+
+    Raises:
+        ValueError: on another word.
+    """
+
+    chains: str = "longest"
+    incomplete: Incomplete = "refuse"
+    max_frames: int | None = 100
+
+    def __post_init__(self) -> None:
+        if self.incomplete not in ("refuse", "drop"):
+            raise UserError(f"incomplete must be 'refuse' or 'drop', got {self.incomplete!r}")
+
+
 def read_input(
-    path: str | Path,
-    argument: str,
-    chains: str = "longest",
-    max_frames: int | None = None,
-    incomplete: Incomplete = "refuse",
+    path: str | Path, argument: str, options: ReadingOptions = ReadingOptions()
 ) -> Ensemble:
     """Read a structure file or a trajectory folder and keep the chains that are wanted.
 
     Args:
         path: PDB or mmCIF file, or folder with a topology and trajectories.
         argument: name of the option it came from, for messages.
-        chains: ``longest``, ``all`` or a chain ID.
-        max_frames: most frames of a trajectory folder, evenly spaced.
-        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
+        options: what is taken of it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -46,11 +63,20 @@ def read_input(
     path = Path(path)
     if not path.exists():
         raise MissingFile(f"{argument}: no such file or folder: {path}")
-    ensemble = select_chains(load_ensemble(path, max_frames=max_frames), chains)
+    return taken(load_ensemble(path, max_frames=options.max_frames), options)
+
+
+def taken(ensemble: Ensemble, options: ReadingOptions) -> Ensemble:
+    """The chains and residues that are wanted of an ensemble.
+
+    Raises:
+        ValueError: if it has no such chain, or no complete residue.
+    """
+    ensemble = select_chains(ensemble, options.chains)
     whole = ensemble.mask.all(0)
-    if incomplete == "drop" and not bool(whole.all()):
+    if options.incomplete == "drop" and not bool(whole.all()):
         if not bool(whole.any()):
-            raise UserError(f"{path}: no residue has N, CA and C in every model")
+            raise UserError(f"{ensemble.source}: no residue has N, CA and C in every model")
         ensemble = ensemble.select_residues(whole)
     return ensemble
 
@@ -171,14 +197,40 @@ def model_position(ensemble: Ensemble, number: int, argument: str) -> int:
 
 def prepare(ensemble: Ensemble, embedder: SequenceEmbedder | None) -> PreparedEnsemble:
     """Central model, core and sequence embedding, over all models."""
-    entry = EnsembleEntry(
-        ensemble.name, (), (), ensemble.name, tuple(range(ensemble.num_models)), ()
-    )
     rows = None
     if embedder is not None:
         chains = embedder.embed(chain_sequences(ensemble))
         rows = joined_embedding([torch.from_numpy(array) for array in chains], ensemble)
-    return PreparedEnsemble.build(0, ensemble, entry, rows)
+    return PreparedEnsemble.build(0, ensemble, range(ensemble.num_models), embedding=rows)
+
+
+def check_embedder(
+    network: ProteinCVAE, embedder: SequenceEmbedder | None, trained: str | None = None
+) -> None:
+    """Refuse another sequence embedder than that of the training.
+
+    Args:
+        network: trained.
+        embedder: given.
+        trained: identity of the embedder in training, where known.
+
+    Raises:
+        ValueError: saying what differs.
+    """
+    width = 0 if embedder is None else embedder.width
+    wanted = network.d_embedding
+    if width != wanted:
+        has = "learned without a sequence embedder" if wanted == 0 else (
+            f"trained with sequence embeddings of width {wanted}"
+        )  # fmt: skip
+        given = "none is given" if width == 0 else f"one of width {width} is given"
+        raise UserError(f"embedder: the model was {has}, {given}; set embedder as in training")
+    if embedder is not None and trained is not None and embedder.identity != trained:
+        raise UserError(
+            f"embedder: the model was trained with {trained[:12]}, given is "
+            f"{embedder.identity[:12]}, of the same width but with other weights; set embedder as "
+            "in training"
+        )
 
 
 def same_residues(first: Ensemble, second: Ensemble) -> Ensemble:

@@ -21,11 +21,10 @@ from common.errors import UserError
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.prepared import PreparedEnsemble
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.generation.commands.request import check_embedder
-from protein_cvae.generation.encode import posterior_means
 from protein_cvae.generation.finisher import geometry_finisher, template_cis
 from protein_cvae.generation.inputs import (
     check_complete,
+    check_embedder,
     check_length,
     prepare,
     same_residues,
@@ -35,8 +34,8 @@ from protein_cvae.generation.outputs import (
 )
 from protein_cvae.geometry.constants import CA
 from protein_cvae.model import sampling
-from protein_cvae.model.sampling import evaluating
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.sampling import evaluating, posterior_means
 
 Templates = Literal["both", "first"]
 _CHUNK = 16
@@ -84,7 +83,7 @@ def check_ends(first: Ensemble, second: Ensemble) -> Ensemble:
 
 
 def interpolate(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     first: Ensemble,
     second: Ensemble,
     options: InterpolateOptions | None = None,
@@ -93,7 +92,7 @@ def interpolate(
     """The path from one model to another.
 
     Args:
-        module: trained.
+        network: trained.
         first, second: one model each, of the same sequence.
         options: None for the defaults.
         embedder: as in training.
@@ -104,27 +103,27 @@ def interpolate(
 
     Raises:
         ValueError: see :func:`check_ends` and
-        :func:`~protein_cvae.generation.commands.request.check_embedder`.
+        :func:`~protein_cvae.generation.inputs.check_embedder`.
     """
     options = options or InterpolateOptions()
     joined = check_ends(first, second)
-    check_embedder(module, embedder)
-    return interpolate_prepared(module, prepare(joined, embedder), options, second.source)
+    check_embedder(network, embedder)
+    return interpolate_prepared(network, prepare(joined, embedder), options, second.source)
 
 
 def interpolate_prepared(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     prepared: PreparedEnsemble,
     options: InterpolateOptions,
     second_source: str,
 ) -> Ensemble:
     """:func:`interpolate` after all checks; ``prepared`` holds both ends."""
     base, steps = prepared.ensemble, options.steps
-    with evaluating(module):
-        x = _decoded(module, prepared, 0, steps)
+    with evaluating(network):
+        x = _decoded(network, prepared, 0, steps)
         t = torch.linspace(0, 1, steps).to(x)
         if options.templates == "both":
-            other = _decoded(module, prepared, 1, steps)
+            other = _decoded(network, prepared, 1, steps)
             fit = align(other[:, :, CA], x[:, :, CA])
             other = fit.apply(other.flatten(1, 2)).view(x.shape)
             weight = t[:, None, None, None]
@@ -136,14 +135,12 @@ def interpolate_prepared(
     return bundle(base, x, prepared.core, onto, f"{base.name}_path", source)
 
 
-def _decoded(
-    module: ProteinCVAEModule, prepared: PreparedEnsemble, template: int, steps: int
-) -> Tensor:
+def _decoded(network: ProteinCVAE, prepared: PreparedEnsemble, template: int, steps: int) -> Tensor:
     """(steps, L, 3, 3): the straight path between the latents of both ends."""
-    first, second = (posterior_means(module, prepared, [end], template) for end in (0, 1))
-    batch = prepared.item(template, template).to(module.device)
+    first, second = (posterior_means(network, prepared, [end], template) for end in (0, 1))
+    batch = prepared.item(template, template).to(network.device)
     path = sampling.interpolate(first, second, steps)
-    return sampling.decode(module, batch, path, None, _CHUNK)
+    return sampling.decode(network, batch, path, None, _CHUNK)
 
 
 def _finished(prepared: PreparedEnsemble, x: Tensor, t: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,16 @@ from torch import Tensor
 from common.align import align
 from common.errors import ExistingFile, UserError
 from common.files.atomic import atomic_path
+from common.prediction import provenance
+from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble, ReadReport
-from protein_cvae.evaluation.metrics import spread, superpose_on_mean
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.frames import carbonyl_oxygen
+from protein_cvae.geometry.superposition import MIN_SUPERPOSED, mean_rmsd, superpose_on_mean
 from protein_cvae.geometry.validity import Validity, validity
 from protein_cvae.io.read import structure_format
 from protein_cvae.io.write import check_pdb_columns, write_ensemble
-from protein_cvae.module import ProteinCVAEModule
 
-_MIN_SUPERPOSED = 4
 _SPREAD_MODELS = 100  # the pairs of more would take minutes and tell nothing new
 _VALIDITY_NUMBERS = 20_000_000  # of CA distances at once
 
@@ -42,7 +41,7 @@ _VALIDITY_NUMBERS = 20_000_000  # of CA distances at once
 def superposing(core: Tensor, mask: Tensor) -> Tensor:
     """(L,) bool: the core, or all residues where fewer than four are core."""
     core = core & mask
-    return core if int(core.sum()) >= _MIN_SUPERPOSED else mask
+    return core if int(core.sum()) >= MIN_SUPERPOSED else mask
 
 
 def bundle(
@@ -102,8 +101,8 @@ def describe(ensemble: Ensemble, core: Tensor) -> dict[str, Any]:
     everywhere = ensemble.mask.all(0)
     pairs: dict[str, float | None] = {"core": None, "all": None}
     for where, mask in (("core", superposing(core, everywhere)), ("all", everywhere)):
-        if count > 1 and int(mask.sum()) >= _MIN_SUPERPOSED:
-            pairs[where] = spread(ca, mask)
+        if count > 1 and int(mask.sum()) >= MIN_SUPERPOSED:
+            pairs[where] = mean_rmsd(ca, mask)
     return {
         "models": count,
         "mean_pairwise_ca_rmsd": pairs,
@@ -111,20 +110,17 @@ def describe(ensemble: Ensemble, core: Tensor) -> dict[str, Any]:
     }
 
 
-def provenance(module: ProteinCVAEModule, embedder: str | None) -> dict[str, Any]:
+def checkpoint_provenance(
+    checkpoint: Path | None, embedder: SequenceEmbedder | None
+) -> dict[str, Any]:
     """Versions, the checkpoint by name and content, and the sequence embedder."""
-    trainer = module._trainer  # `trainer` raises where there is none
-    path = None if trainer is None else trainer.ckpt_path
-    checkpoint = None
-    if path is not None and Path(path).is_file():
-        with Path(path).open("rb") as file:
+    found = None
+    if checkpoint is not None and checkpoint.is_file():
+        with checkpoint.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        checkpoint = {"file": Path(path).name, "sha256": digest}
-    return {
-        "versions": {name: version(name) for name in ("edgewise", "torch", "lightning")},
-        "checkpoint": checkpoint,
-        "embedder": embedder,
-    }
+        found = {"file": checkpoint.name, "sha256": digest}
+    identity = None if embedder is None else embedder.identity
+    return provenance(checkpoint=found, embedder=identity)
 
 
 def check_output(path: Path, overwrite: bool, inputs: tuple[Path, ...]) -> None:

@@ -44,7 +44,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from common.errors import UserError
 
 # Constants of the module's text: τ, exponents, ν, r in Å, unit distance in Å and b_s.
 AMPLITUDE = 0.7
@@ -237,3 +239,23 @@ def _rigid_motions(rotation: Tensor, origin: Tensor, weight: Tensor) -> tuple[Te
     motions = (motions @ rotation) * (weight > 0).to(origin)[..., None, None]
     columns = motions.transpose(2, 3).flatten(1, 2)  # (B, 3L, 7)
     return columns[..., :6], columns[..., 6]
+
+
+def refuse_learned_network(
+    module: nn.Module,
+    state_dict: dict[str, Tensor],
+    prefix: str,
+    local_metadata: dict[str, object],
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    """Hook of ``load_state_dict``: refuse weights of a learned prior of the shifts, by name."""
+    old = [k for k in state_dict if k.startswith((f"{prefix}elastic.", f"{prefix}shift_prior."))]
+    if old:
+        raise UserError(
+            f"the checkpoint holds {old[0]} and {len(old) - 1} more weights of a learned prior of "
+            "the shifts, expected none: the prior is now the fixed elastic network of "
+            "protein_cvae/model/elastic.py; train the model anew"
+        )

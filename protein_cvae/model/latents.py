@@ -9,7 +9,8 @@ template is given shift and turn do not exist: they are 0 and have no KL.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,10 @@ class Gaussian:
         """mean + temperature · σ · noise, noise (..., D) standard normal (reparameterised)."""
         return self.mean + temperature * (0.5 * self.log_var).exp() * noise
 
+    def kl(self, prior: Gaussian) -> Tensor:
+        """KL(self ‖ prior) of each dimension (..., D), nats."""
+        return gaussian_kl(self.mean, self.log_var, prior.mean, prior.log_var)
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -47,6 +52,29 @@ class Latents:
     shift: Tensor
     turn: Tensor
     detail: Tensor
+
+    def __len__(self) -> int:
+        return len(self.z_global)
+
+    def map(self, change: Callable[..., Tensor], *others: Latents) -> Latents:
+        """``change`` of each part, and of the same part of ``others``."""
+        each = (self, *others)
+        return Latents(*(change(*(getattr(z, f.name) for z in each)) for f in fields(Latents)))
+
+    def split(self, size: int) -> Iterator[Latents]:
+        """Up to ``size`` conformers at a time."""
+        names = [f.name for f in fields(Latents)]
+        for parts in zip(*(getattr(self, name).split(size) for name in names), strict=True):
+            yield Latents(*parts)
+
+    def repeat(self, count: int) -> Latents:
+        """All conformers ``count`` times (copies)."""
+        return self.map(lambda x: x.repeat(count, *[1] * (x.dim() - 1)))
+
+    @staticmethod
+    def cat(parts: Sequence[Latents]) -> Latents:
+        """Those of all parts, one behind the other."""
+        return parts[0].map(lambda *x: torch.cat(x), *parts[1:])
 
     @property
     def z_local(self) -> Tensor:
@@ -85,3 +113,13 @@ def bounded(log_var: Tensor) -> Tensor:
     low, high = _LOG_VAR_RANGE
     middle, half = (low + high) / 2, (high - low) / 2
     return middle + half * ((log_var - middle) / half).tanh()
+
+
+def gaussian_kl(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var: Tensor) -> Tensor:
+    """KL(N(mean, e^log_var) ‖ N(prior_mean, e^prior_log_var)) of each dimension, nats.
+
+    Kingma and Welling (2014), appendix B, with a learned prior.
+    """
+    gap = (mean - prior_mean).square() * (-prior_log_var).exp()
+    ratio = log_var - prior_log_var
+    return 0.5 * (ratio.exp() + gap - 1 - ratio)

@@ -145,3 +145,9 @@ class Trunk(nn.Module):
             h = layer(h, src_key_padding_mask=~mask)
         h = self.norm(h)
         return torch.where(mask[..., None], h, torch.zeros_like(h))
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (B, L, C) over the residues of (B, L) that are present -> (B, C)."""
+    weight = mask.to(x)[..., None]
+    return (x * weight).sum(1) / weight.sum(1).clamp_min(1)

@@ -12,6 +12,8 @@ from torch import Tensor
 from common.align import align
 
 _SUPERPOSITION_ROUNDS = 3
+# Residues along the chain whose shifts the prior of turn and detail sees.
+SEEN = (-3, -2, -1, 1, 2, 3)
 
 
 def displacement(
@@ -45,6 +47,30 @@ def displacement(
     shift = (gap[..., None, :] @ to_rotation)[..., 0, :]
     turn = axis_angle(to_rotation.mT @ fit.rotation[:, None] @ rotation)
     return shift, torch.where(mask[..., None], turn, torch.zeros_like(turn))
+
+
+def neighbor_shifts(rotation: Tensor, shift: Tensor, mask: Tensor) -> list[Tensor]:
+    """How the residues of :data:`SEEN` along the chain have shifted beside each residue.
+
+    Args:
+        rotation: (B, L, 3, 3) frames of the template.
+        shift: (B, L, 3) Å, in the frame of each residue.
+        mask: (B, L) bool, present.
+
+    Returns:
+        For each of :data:`SEEN` (B, L, 3) Å, in the frame of the residue itself; 0 where either is
+        absent.
+    """
+    moved = (rotation @ shift[..., None])[..., 0]  # (B, L, 3), one system for all
+    length = shift.shape[1]
+    place = torch.arange(length, device=shift.device)
+    around = []
+    for step in SEEN:
+        other = (place + step).clamp(0, length - 1)
+        there = mask[:, other] & (place == other - step) & mask
+        gap = torch.where(there[..., None], moved[:, other] - moved, torch.zeros_like(moved))
+        around.append((gap[..., None, :] @ rotation)[..., 0, :])
+    return around
 
 
 @torch.no_grad()

@@ -18,13 +18,11 @@ Amino-acid logits come from the latents (``direct``, the default), from the deco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.rng import combined_key, counter_normal
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.geometry.frames import (
     residue_frames,
@@ -32,7 +30,7 @@ from protein_cvae.geometry.frames import (
     rotation_from_axis_angle,
 )
 from protein_cvae.model.decoder import EquivariantDecoder
-from protein_cvae.model.elastic import ElasticNetwork, elastic_network
+from protein_cvae.model.elastic import elastic_network, refuse_learned_network
 from protein_cvae.model.features import (
     ANGSTROM,
     RESIDUE_FEATURES,
@@ -41,130 +39,40 @@ from protein_cvae.model.features import (
     residue_graph,
 )
 from protein_cvae.model.latents import Gaussian, GaussianHead, Latents, bounded
-from protein_cvae.model.layers import Trunk, perceptron, sinusoidal
-from protein_cvae.model.motion import displacement
+from protein_cvae.model.layers import Trunk, masked_mean, perceptron, sinusoidal
+from protein_cvae.model.motion import SEEN, displacement, neighbor_shifts
+from protein_cvae.model.settings import NetworkSettings
+from protein_cvae.model.states import Condition, Decoded, LocalPrior, Posterior
 
-SequenceDesign = Literal["direct", "shared", "separate"]
 NUM_AMINO_ACIDS = 20
 # Start of log σ² of the shift: 0.1 Å.
 _SHIFT_LOG_VAR = -4.6
 # Start of log σ² of the turn: 0.1 rad.
 _TURN_LOG_VAR = -4.6
-# Residues along the chain whose shifts the prior of turn and detail sees.
-_SEEN = (-3, -2, -1, 1, 2, 3)
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What is known before the conformer: sequence and template.
-
-    Attributes:
-        c: (B, L, C) states.
-        mean: (B, C) their mean over present residues.
-        mask: (B, L) residues that are modelled.
-        templated: (B,) bool, a template is given.
-        rotation, origin: (B, L, 3, 3), (B, L, 3) frames of the template, Å.
-        network: prior of the shift, over templated items (of others it is the identity).
-    """
-
-    c: Tensor
-    mean: Tensor
-    mask: Tensor
-    templated: Tensor
-    rotation: Tensor
-    origin: Tensor
-    network: ElasticNetwork
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """q(z | X, T, sequence); ``shift_log_var`` is (B, L), ``sequence`` of the separate design."""
-
-    z_global: Gaussian
-    shift: Tensor
-    shift_log_var: Tensor
-    turn: Gaussian
-    detail: Gaussian
-    sequence: Gaussian | None
-
-    def mean(self) -> Latents:
-        return Latents(self.z_global.mean, self.shift, self.turn.mean, self.detail.mean)
-
-
-@dataclass(frozen=True)
-class LocalPrior:
-    """p(turn, detail | shift, z_g, c)."""
-
-    turn: Gaussian
-    detail: Gaussian
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Attributes:
-
-    coordinates: (B, L, 3, 3) N, CA, C, Å.
-    logits: (B, L, 20).
-    """
-
-    coordinates: Tensor
-    logits: Tensor
 
 
 class ProteinCVAE(nn.Module):
-    """The model; see the module's docstring.
+    """The network and its verbs: condition, encode, sample, decode; see the module's docstring.
 
     Args:
-        d_embedding: width of the given sequence embedding (1280 for ESM-2 650M); 0 learns one from
-            the residue type and the position.
-        width: of encoder and condition states (512 in the reference).
-        layers: Transformer layers of the encoder (6).
-        condition_layers: Transformer layers of the conditioner.
-        heads: attention heads.
-        feed_forward: width of the feed-forward layers (1024).
-        dropout: in the encoders.
-        d_global: dimensions of z_global (512).
-        d_local: dimensions of z_local, shift and turn included (256).
-        hidden: width of the decoder (256).
-        decoder_layers: equivariant layers (8).
-        chain_neighbors: edges along the sequence (20).
-        spatial_neighbors: k of the spatial graphs (30).
-        sequence_design: where the amino-acid logits come from.
+        settings: its sizes.
     """
 
-    def __init__(
-        self,
-        d_embedding: int = 0,
-        width: int = 512,
-        layers: int = 6,
-        condition_layers: int = 2,
-        heads: int = 8,
-        feed_forward: int = 1024,
-        dropout: float = 0.1,
-        d_global: int = 512,
-        d_local: int = 256,
-        hidden: int = 256,
-        decoder_layers: int = 8,
-        chain_neighbors: int = 20,
-        spatial_neighbors: int = 30,
-        sequence_design: SequenceDesign = "direct",
-    ) -> None:
+    def __init__(self, settings: NetworkSettings = NetworkSettings()) -> None:
         super().__init__()
-        if d_local <= 6:
-            raise UserError(f"d_local holds 6 numbers of shift and turn and more, got {d_local}")
-        if sequence_design not in ("direct", "shared", "separate"):
-            raise UserError(
-                f"sequence_design must be direct, shared or separate, got {sequence_design!r}"
-            )
-        detail = d_local - 6
-        self.width, self.d_embedding = width, d_embedding
+        self.settings = settings
+        width, heads, feed_forward = settings.width, settings.heads, settings.feed_forward
+        dropout, d_global, hidden = settings.dropout, settings.d_global, settings.hidden
+        detail = settings.d_local - 6
+        self.d_embedding = settings.d_embedding
         self.d_global, self.d_detail = d_global, detail
-        self.neighbors = chain_neighbors, spatial_neighbors
-        self.sequence_design: SequenceDesign = sequence_design
+        self.neighbors = settings.chain_neighbors, settings.spatial_neighbors
 
         # 21 learned rows, X among them; the last stands for a withheld sequence.
         self.residue = nn.Embedding(22, width // 2)
-        self.embedding = nn.Linear(d_embedding, width // 2) if d_embedding else None
+        self.embedding = (
+            nn.Linear(settings.d_embedding, width // 2) if settings.d_embedding else None
+        )
         quarter = width // 4
         self.template_in = nn.Sequential(
             nn.Linear(RESIDUE_FEATURES, quarter), nn.LayerNorm(quarter)
@@ -173,7 +81,7 @@ class ProteinCVAE(nn.Module):
         self.condition_in = nn.Sequential(
             nn.Linear(width // 2 + quarter, width), nn.LayerNorm(width), nn.GELU()
         )
-        self.conditioner = Trunk(width, condition_layers, heads, feed_forward, dropout)
+        self.conditioner = Trunk(width, settings.condition_layers, heads, feed_forward, dropout)
 
         self.structure_in = nn.Sequential(
             nn.Linear(RESIDUE_FEATURES, quarter), nn.LayerNorm(quarter)
@@ -185,7 +93,7 @@ class ProteinCVAE(nn.Module):
             nn.GELU(),
             nn.Dropout(dropout),
         )
-        self.encoder = Trunk(width, layers, heads, feed_forward, dropout)
+        self.encoder = Trunk(width, settings.layers, heads, feed_forward, dropout)
         self.global_head = GaussianHead(width, width, d_global)
         self.detail_head = GaussianHead(width + 3, width, detail)
         self.shift_log_var = nn.Linear(width, 1)
@@ -198,23 +106,30 @@ class ProteinCVAE(nn.Module):
             nn.init.constant_(layer.bias, start)
 
         self.global_prior = GaussianHead(width, width, d_global)
-        self.detail_prior = GaussianHead(width + d_global + 3 * len(_SEEN), width, detail)
-        self.turn_prior = GaussianHead(width + d_global + 3 * len(_SEEN), width, 3)
+        self.detail_prior = GaussianHead(width + d_global + 3 * len(SEEN), width, detail)
+        self.turn_prior = GaussianHead(width + d_global + 3 * len(SEEN), width, 3)
         nn.init.zeros_(self.turn_prior.mean.weight)
         nn.init.zeros_(self.turn_prior.mean.bias)
 
         d_decoder = width + d_global + detail
         self.start = perceptron(d_decoder, 2 * width, 3 + 6)
         self.decoder = EquivariantDecoder(
-            d_decoder, hidden, decoder_layers, chain_neighbors, spatial_neighbors
+            d_decoder, hidden, settings.decoder_layers, *self.neighbors
         )
         d_sequence = {"direct": d_global + 6 + detail, "shared": hidden, "separate": width // 4}
-        separate = sequence_design == "separate"
+        separate = settings.sequence_design == "separate"
         self.sequence_latent = GaussianHead(width, width, quarter) if separate else None
         self.sequence_prior = GaussianHead(width, width, quarter) if separate else None
-        self.sequence_head = perceptron(d_sequence[sequence_design], width, NUM_AMINO_ACIDS)
+        self.sequence_head = perceptron(
+            d_sequence[settings.sequence_design], width, NUM_AMINO_ACIDS
+        )
 
-        self.register_load_state_dict_pre_hook(_refuse_learned_network)
+        self.register_load_state_dict_pre_hook(refuse_learned_network)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
 
     # -- condition ------------------------------------------------------------------------------
 
@@ -229,7 +144,7 @@ class ProteinCVAE(nn.Module):
         known = self.template_in(features)
         known = torch.where(seen[..., None], known, self.no_template.expand_as(known))
         h = self.condition_in(torch.cat([self._sequence(batch), known], dim=-1))
-        h = h + sinusoidal(batch.residue_index, self.width, h.dtype)
+        h = h + sinusoidal(batch.residue_index, self.settings.width, h.dtype)
         graph = self._graph(origin, seen, batch)
         c = self.conditioner(h, mask, rotation, origin, graph)
         network = elastic_network(rotation, origin, seen, batch.residue_index, batch.chain_index)
@@ -278,6 +193,27 @@ class ProteinCVAE(nn.Module):
             sequence=None if self.sequence_latent is None else self.sequence_latent(h),
         )
 
+    def sample_posterior(self, posterior: Posterior, noise: Latents) -> Latents:
+        """A draw from q(z | X, T, sequence); ``noise`` is standard normal (reparameterised)."""
+        sd = (0.5 * posterior.shift_log_var).exp()[..., None]
+        return Latents(
+            posterior.z_global.sample(noise.z_global),
+            posterior.shift + sd * noise.shift,
+            posterior.turn.sample(noise.turn),
+            posterior.detail.sample(noise.detail),
+        )
+
+    def noise(self, batch: ProteinBatch, seed: int, step: int, purpose: int) -> Latents:
+        """Standard normal latents; an item's noise depends on itself and these numbers alone."""
+        key = combined_key(seed, purpose, step, batch.protein, batch.model)
+        b, length = batch.mask.shape
+        dtype = next(self.parameters()).dtype
+        # z_global first and residues in order: padding only adds numbers at the end.
+        drawn = counter_normal(key, self.d_global + length * (6 + self.d_detail), dtype)
+        local = drawn[:, self.d_global :].view(b, length, 6 + self.d_detail)
+        parts = local.split([3, 3, self.d_detail], dim=-1)
+        return Latents(drawn[:, : self.d_global], *parts)
+
     # -- prior ----------------------------------------------------------------------------------
 
     def prior_global(self, condition: Condition) -> Gaussian:
@@ -292,21 +228,28 @@ class ProteinCVAE(nn.Module):
 
     def prior_local(self, condition: Condition, z_global: Tensor, shift: Tensor) -> LocalPrior:
         """p(turn, detail | shift, z_g, c) with z_global (B, G) and shift (B, L, 3), Å."""
-        moved = (condition.rotation @ shift[..., None])[..., 0]  # (B, L, 3), one system for all
-        length = shift.shape[1]
-        place = torch.arange(length, device=shift.device)
-        around = []
-        for step in _SEEN:
-            other = (place + step).clamp(0, length - 1)
-            there = condition.mask[:, other] & (place == other - step) & condition.mask
-            gap = torch.where(there[..., None], moved[:, other] - moved, torch.zeros_like(moved))
-            around.append((gap[..., None, :] @ condition.rotation)[..., 0, :])
+        around = neighbor_shifts(condition.rotation, shift, condition.mask)
         states = torch.cat([self._given(condition, z_global), *around], dim=-1)
         return LocalPrior(self.turn_prior(states), self.detail_prior(states))
 
     def prior_sequence(self, condition: Condition) -> Gaussian | None:
         """p(z_sequence | c) of the ``separate`` design; None in the other designs."""
         return None if self.sequence_prior is None else self.sequence_prior(condition.c)
+
+    def sample_prior(
+        self, condition: Condition, noise: Latents, temperature: float = 1.0
+    ) -> Latents:
+        """A draw from p(z | sequence, template); ``temperature`` scales its spread."""
+        z_global = self.prior_global(condition).sample(noise.z_global, temperature)
+        shift = self.prior_shift(condition, z_global)
+        shift = shift + temperature * condition.network.sample(noise.shift)
+        prior = self.prior_local(condition, z_global, shift)
+        return Latents(
+            z_global,
+            shift,
+            prior.turn.sample(noise.turn, temperature),
+            prior.detail.sample(noise.detail, temperature),
+        )
 
     def _given(self, condition: Condition, z_global: Tensor) -> Tensor:
         wide = z_global[:, None].expand(-1, condition.c.shape[1], -1)
@@ -323,7 +266,8 @@ class ProteinCVAE(nn.Module):
     ) -> Decoded:
         """Coordinates and amino-acid logits of latents.
 
-        With a template the result is in its pose; without one, in a pose of its own.
+        With a template the result is in its pose; without one, in a pose of its own.  The separate
+        design takes its prior's mean where ``sequence_latent`` is None.
         """
         length = condition.c.shape[1]
         given = latents.z_global[:, None].expand(-1, length, -1)
@@ -340,38 +284,19 @@ class ProteinCVAE(nn.Module):
         coordinates, states = self.decoder(
             z, rotation, origin, condition.mask, batch.chain_index, batch.residue_index
         )
-        if self.sequence_design == "direct":
+        design = self.settings.sequence_design
+        if design == "direct":
             local = [latents.shift * ANGSTROM, latents.turn, latents.detail]
-            logits = self.sequence_head(torch.cat([given, *local], dim=-1))
-        elif self.sequence_design == "shared":
-            logits = self.sequence_head(states)
-        else:
-            if sequence_latent is None:
-                raise UserError("the separate sequence design needs sequence_latent")
-            logits = self.sequence_head(sequence_latent)
-        return Decoded(coordinates, logits)
+            states = torch.cat([given, *local], dim=-1)
+        elif design == "separate":
+            prior = self.prior_sequence(condition)
+            assert prior is not None, "the separate design has it"
+            states = prior.mean if sequence_latent is None else sequence_latent
+        return Decoded(coordinates, self.sequence_head(states))
 
-
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (B, L, C) over the residues of (B, L) that are present -> (B, C)."""
-    weight = mask.to(x)[..., None]
-    return (x * weight).sum(1) / weight.sum(1).clamp_min(1)
-
-
-def _refuse_learned_network(
-    module: nn.Module,
-    state_dict: dict[str, Tensor],
-    prefix: str,
-    local_metadata: dict[str, object],
-    strict: bool,
-    missing_keys: list[str],
-    unexpected_keys: list[str],
-    error_msgs: list[str],
-) -> None:
-    old = [k for k in state_dict if k.startswith((f"{prefix}elastic.", f"{prefix}shift_prior."))]
-    if old:
-        raise UserError(
-            f"the checkpoint holds {old[0]} and {len(old) - 1} more weights of a learned prior of "
-            "the shifts, expected none: the prior is now the fixed elastic network of "
-            "protein_cvae/model/elastic.py; train the model anew"
-        )
+    def reconstruct(self, batch: ProteinBatch) -> tuple[Decoded, Posterior, Condition]:
+        """Decode the posterior means of a batch."""
+        condition = self.condition(batch)
+        posterior = self.encode(batch, condition)
+        sequence = None if posterior.sequence is None else posterior.sequence.mean
+        return self.decode(batch, condition, posterior.mean(), sequence), posterior, condition

@@ -15,32 +15,34 @@ correlated as they are in the ensemble, which independent draws per residue woul
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
-from protein_cvae.data.batch import ProteinBatch
+from protein_cvae.data.batch import ProteinBatch, collate
+from protein_cvae.data.prepared import PreparedEnsemble
 from protein_cvae.model.latents import Latents
-from protein_cvae.model.network import Condition
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.states import Condition, Posterior
 
 # (coordinates (B, L, 3, 3), batch, mask (B, L)) -> coordinates with valid geometry.
 Finisher = Callable[[Tensor, ProteinBatch, Tensor], Tensor]
+_CHUNK = 8  # models encoded at once
 
 
 @contextmanager
-def evaluating(module: ProteinCVAEModule) -> Iterator[None]:
-    """Without dropout and gradients; the module's mode is restored."""
-    training = module.training
-    module.eval()
+def evaluating(network: ProteinCVAE) -> Iterator[None]:
+    """Without dropout and gradients; the network's mode is restored."""
+    training = network.training
+    network.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        module.train(training)
+        network.train(training)
 
 
 def repeat_item(batch: ProteinBatch, count: int) -> ProteinBatch:
@@ -54,37 +56,52 @@ def repeat_item(batch: ProteinBatch, count: int) -> ProteinBatch:
     return ProteinBatch(**fields, names=batch.names * count)
 
 
-def repeat_condition(condition: Condition, count: int) -> Condition:
-    """The one item of a condition ``count`` times (views, no copies)."""
+def posterior_blocks(
+    network: ProteinCVAE,
+    prepared: PreparedEnsemble,
+    models: Sequence[int],
+    template: int,
+    chunk: int = _CHUNK,
+    condition_once: bool = True,
+) -> Iterator[tuple[Posterior, Condition]]:
+    """Posteriors of a few models at a time against one template, and what they are given.
 
-    def repeat(x: Tensor) -> Tensor:
-        return x.expand(count, *x.shape[1:])
+    Args:
+        network: in eval mode.
+        prepared: the ensemble; the template and the models have all residues.
+        models: positions.
+        template: position.
+        chunk: models encoded at once; bounds the memory.
+        condition_once: compute the condition, which all models share, once; else with every
+            block, which takes longer and rounds as a batch of the training does.
+    """
+    with torch.no_grad():
+        one = None
+        if condition_once:
+            one = network.condition(prepared.item(template, template).to(network.device))
+        for first in range(0, len(models), chunk):
+            chosen = models[first : first + chunk]
+            batch = collate([prepared.item(m, template) for m in chosen]).to(network.device)
+            condition = network.condition(batch) if one is None else one.repeat(len(chosen))
+            yield network.encode(batch, condition), condition
 
-    network = dataclasses.replace(
-        condition.network,
-        precision=repeat(condition.network.precision),
-        factor=repeat(condition.network.factor),
-        mask=repeat(condition.network.mask),
-        moved=repeat(condition.network.moved),
-    )
-    tensors = {
-        f.name: repeat(getattr(condition, f.name))
-        for f in dataclasses.fields(condition)
-        if f.name != "network"
-    }
-    return Condition(**tensors, network=network)
 
-
-@torch.no_grad()
-def encode(module: ProteinCVAEModule, batch: ProteinBatch) -> Latents:
-    """Posterior means of the conformers of a batch; needs module.eval()."""
-    condition = module.model.condition(batch)
-    return module.model.encode(batch, condition).mean()
+def posterior_means(
+    network: ProteinCVAE,
+    prepared: PreparedEnsemble,
+    models: Sequence[int],
+    template: int,
+    chunk: int = _CHUNK,
+    condition_once: bool = True,
+) -> Latents:
+    """Posterior means of M models; arguments as of :func:`posterior_blocks`."""
+    blocks = posterior_blocks(network, prepared, models, template, chunk, condition_once)
+    return Latents.cat([posterior.mean() for posterior, _ in blocks])
 
 
 @torch.no_grad()
 def decode(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     batch: ProteinBatch,
     latents: Latents,
     finish: Finisher | None,
@@ -93,26 +110,25 @@ def decode(
     """Decode K latents of the one template in ``batch`` -> (K, L, 3, 3), Å.
 
     Args:
-        module: in eval mode.
+        network: in eval mode.
         batch: one conformer; its coordinates are not used.
         latents: of K conformers.
         finish: makes the geometry valid; None returns the decoder's own output.
         chunk: conformers decoded at once; bounds the memory, not the result.
     """
     _check_single(batch)
-    condition = module.model.condition(batch)
+    condition = network.condition(batch)
     parts = []
-    for part in _chunks(latents, chunk):
-        count = len(part.z_global)
-        items, given = repeat_item(batch, count), repeat_condition(condition, count)
-        coordinates = module.decode(items, given, part).coordinates
+    for part in latents.split(chunk):
+        items, given = repeat_item(batch, len(part)), condition.repeat(len(part))
+        coordinates = network.decode(items, given, part).coordinates
         parts.append(coordinates if finish is None else finish(coordinates, items, given.mask))
     return torch.cat(parts)
 
 
 @torch.no_grad()
 def sample_around(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     batch: ProteinBatch,
     count: int,
     generator: torch.Generator,
@@ -120,16 +136,15 @@ def sample_around(
 ) -> Latents:
     """Draws from the posterior of the one conformer in ``batch``."""
     _check_single(batch)
-    condition = module.model.condition(batch)
-    posterior = module.model.encode(batch, condition)
-    noise = _noise(module, batch, count, generator)
-    scaled = Latents(*(temperature * getattr(noise, f.name) for f in dataclasses.fields(noise)))
-    return module.sample_posterior(posterior, scaled)
+    condition = network.condition(batch)
+    posterior = network.encode(batch, condition)
+    noise = _noise(network, batch, count, generator)
+    return network.sample_posterior(posterior, noise.map(lambda x: temperature * x))
 
 
 @torch.no_grad()
 def sample_prior(
-    module: ProteinCVAEModule,
+    network: ProteinCVAE,
     batch: ProteinBatch,
     count: int,
     generator: torch.Generator,
@@ -137,8 +152,8 @@ def sample_prior(
 ) -> Latents:
     """Draws from p(z | sequence, template); the template of ``batch`` may be withheld."""
     _check_single(batch)
-    condition = repeat_condition(module.model.condition(batch), count)
-    return module.sample_prior(condition, _noise(module, batch, count, generator), temperature)
+    condition = network.condition(batch).repeat(count)
+    return network.sample_prior(condition, _noise(network, batch, count, generator), temperature)
 
 
 def sample_ensemble(
@@ -160,7 +175,7 @@ def sample_ensemble(
     Raises:
         ValueError: on fewer than two models or a bandwidth outside [0, 1].
     """
-    size = len(means.z_global)
+    size = len(means)
     if size < 2:
         raise UserError(f"an ensemble needs at least 2 models, got {size}")
     if not 0.0 <= bandwidth <= 1.0:
@@ -179,7 +194,7 @@ def sample_ensemble(
         mean = flat.mean(0)
         return (mean + mixing.to(flat) @ flat).view(count, *z.shape[1:])
 
-    return Latents(draw(means.z_global), draw(means.shift), draw(means.turn), draw(means.detail))
+    return means.map(draw)
 
 
 def interpolate(first: Latents, second: Latents, steps: int) -> Latents:
@@ -192,40 +207,23 @@ def interpolate(first: Latents, second: Latents, steps: int) -> Latents:
         at = at.view(-1, *[1] * (a.dim() - 1))
         return a + at * (b - a)
 
-    return Latents(
-        path(first.z_global, second.z_global),
-        path(first.shift, second.shift),
-        path(first.turn, second.turn),
-        path(first.detail, second.detail),
-    )
+    return first.map(path, second)
 
 
 def _noise(
-    module: ProteinCVAEModule, batch: ProteinBatch, count: int, generator: torch.Generator
+    network: ProteinCVAE, batch: ProteinBatch, count: int, generator: torch.Generator
 ) -> Latents:
-    length, model = batch.length, module.model
-    like = next(model.parameters())
+    length, like = batch.length, next(network.parameters())
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(like)
 
     return Latents(
-        draw(count, model.d_global),
+        draw(count, network.d_global),
         draw(count, length, 3),
         draw(count, length, 3),
-        draw(count, length, model.d_detail),
+        draw(count, length, network.d_detail),
     )
-
-
-def _chunks(latents: Latents, size: int) -> Iterator[Latents]:
-    parts = (
-        latents.z_global.split(size),
-        latents.shift.split(size),
-        latents.turn.split(size),
-        latents.detail.split(size),
-    )
-    for part in zip(*parts, strict=True):
-        yield Latents(*part)
 
 
 def _check_single(batch: ProteinBatch) -> None:

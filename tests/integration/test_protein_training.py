@@ -16,25 +16,28 @@ from lightning_runs import (
     options,
     weights,
 )
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 MODEL = "model.init_args"
+NETWORK = f"{MODEL}.network"
 DATA = "data.init_args"
+CONFIGS = ("configs/protein_cvae/fit.yaml", "configs/trainer/cpu.yaml")
 TINY = {
-    f"{MODEL}.width": 32,
-    f"{MODEL}.layers": 1,
-    f"{MODEL}.condition_layers": 1,
-    f"{MODEL}.heads": 4,
-    f"{MODEL}.feed_forward": 64,
-    f"{MODEL}.dropout": 0.1,
-    f"{MODEL}.d_global": 8,
-    f"{MODEL}.d_local": 12,
-    f"{MODEL}.hidden": 16,
-    f"{MODEL}.decoder_layers": 1,
-    f"{MODEL}.chain_neighbors": 4,
-    f"{MODEL}.spatial_neighbors": 6,
-    f"{DATA}.draws_per_epoch": 8,
-    f"{DATA}.batch_proteins": 4,
-    f"{DATA}.models_per_protein": 2,
+    f"{NETWORK}.width": 32,
+    f"{NETWORK}.layers": 1,
+    f"{NETWORK}.condition_layers": 1,
+    f"{NETWORK}.heads": 4,
+    f"{NETWORK}.feed_forward": 64,
+    f"{NETWORK}.dropout": 0.1,
+    f"{NETWORK}.d_global": 8,
+    f"{NETWORK}.d_local": 12,
+    f"{NETWORK}.hidden": 16,
+    f"{NETWORK}.decoder_layers": 1,
+    f"{NETWORK}.chain_neighbors": 4,
+    f"{NETWORK}.spatial_neighbors": 6,
+    f"{DATA}.draws.per_epoch": 8,
+    f"{DATA}.draws.batch_proteins": 4,
+    f"{DATA}.draws.models_per_protein": 2,
     f"{DATA}.num_workers": 0,
     f"{DATA}.simulate.num_proteins": 3,
     f"{DATA}.simulate.num_models": 6,
@@ -56,8 +59,7 @@ def fit_arguments(out: Path, **extra: object) -> list[str]:
     }
     values |= {key.replace("__", "."): value for key, value in extra.items()}
     return [
-        f"--config={ROOT / 'configs/protein_cvae/fit.yaml'}",
-        f"--config={ROOT / 'configs/trainer/cpu.yaml'}",
+        *(f"--config={ROOT / name}" for name in CONFIGS),
         *options(values),
     ]
 
@@ -79,7 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_leaves_what_it_promises(trained: Path) -> None:
     checkpoint = torch.load(trained / "model.ckpt", weights_only=True)
     assert checkpoint["epoch"] >= 0
-    assert any("split" in str(value) for value in checkpoint["EnsembleDataModule"])
+    assert set(checkpoint["protein_cvae_data"]) == {"split", "embedder"}
     assert list(trained.rglob("events.out.tfevents.*"))
     assert list(trained.rglob("config_fit.yaml"))
     assert not list(trained.rglob("*.partial"))
@@ -121,40 +123,74 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     free bits are counted per process, has weight 0.
     """
     settings = {
-        f"{MODEL}.dropout".replace(".", "__"): 0.0,
+        f"{NETWORK}.dropout".replace(".", "__"): 0.0,
         "trainer__max_epochs": 1,
         "trainer__limit_train_batches": 1,
     }
     fit(tmp_path / "one", **settings)
-    settings |= {f"{DATA}.batch_proteins".replace(".", "__"): 2}
+    settings |= {f"{DATA}.draws.batch_proteins".replace(".", "__"): 2}
     fit(tmp_path / "two", trainer__devices=2, trainer__strategy="ddp", **settings)
     one, two = (first_moments(last(tmp_path / name)) for name in ("one", "two"))
     assert float(one.norm()) > 0
     assert float((one - two).norm() / one.norm()) < 1e-4
 
 
+def validated(out: Path, checkpoint: Path, **settings: object) -> dict[str, float]:
+    """What ``lightning validate`` logs, one item per batch."""
+    out.mkdir()
+    values = TINY | {
+        f"{DATA}.draws.batch_proteins": 1,
+        f"{DATA}.draws.models_per_protein": 1,
+        f"{DATA}.split.held_out_fraction": 0.5,
+        f"{DATA}.split.families_held_out": "[simulated_0_2]",
+        "trainer.default_root_dir": out,
+        "trainer.logger.init_args.save_dir": out,
+        "trainer.callbacks": "null",
+    }
+    values |= {key.replace("__", "."): value for key, value in settings.items()}
+    configs = [f"--config={ROOT / name}" for name in CONFIGS]
+    lightning("validate", *configs, f"--ckpt_path={checkpoint}", *options(values), cwd=out)
+    (events,) = out.rglob("events.out.tfevents.*")
+    found = EventAccumulator(str(events.parent)).Reload()
+    keys = [key for key in found.Tags()["scalars"] if key.startswith("val")]
+    return {key: found.Scalars(key)[-1].value for key in keys}
+
+
+def test_two_ranks_log_the_validation_of_one(tmp_path: Path) -> None:
+    """Sums over ranks, fillers not counted: 3 items of known proteins and 5 of an unseen one."""
+    held_out = {
+        f"{DATA}.split.held_out_fraction".replace(".", "__"): 0.5,
+        f"{DATA}.split.families_held_out".replace(".", "__"): "[simulated_0_2]",
+    }
+    checkpoint = fit(tmp_path / "fit", trainer__max_epochs=1, **held_out)
+    one = validated(tmp_path / "one", checkpoint)
+    two = validated(tmp_path / "two", checkpoint, trainer__devices=2, trainer__strategy="ddp")
+    assert {"val/loss", "val_unseen/rmsd", "val/active_global", "val/active_detail"} <= set(one)
+    assert two == pytest.approx(one, rel=1e-5, abs=1e-7)
+
+
 BAD = {
     "unknown key": ([f"--{MODEL}.colour=3"], "colour"),
     "wrong checkpoint": (["--ckpt_path=absent.ckpt"], "no such file: absent.ckpt"),
     "no such file": (
-        [f"--{DATA}.simulate=null", f"--{DATA}.structures=['absent.pdb']"],
+        [f"--{DATA}.simulate=null", f"--{DATA}.sources.structures=['absent.pdb']"],
         "absent.pdb",
     ),
     "half precision": (["--trainer.precision=bf16-mixed"], "precision must be 32-true or 64-true"),
     "nothing given": ([f"--{DATA}.simulate=null"], "structures"),
     "not a structure": (
-        [f"--{DATA}.simulate=null", f"--{DATA}.structures=['{{folder}}/text.pdb']"],
+        [f"--{DATA}.simulate=null", f"--{DATA}.sources.structures=['{{folder}}/text.pdb']"],
         "text.pdb",
     ),
-    "local latent too small": ([f"--{MODEL}.d_local=6"], "d_local"),
-    "heads": ([f"--{MODEL}.heads=5"], "divisible by heads"),
-    "design": ([f"--{MODEL}.sequence_design=both"], "sequence_design"),
-    "embedding width": ([f"--{MODEL}.d_embedding=64"], "d_embedding"),
-    "share": ([f"--{DATA}.template_dropout=1.5"], "template_dropout must lie in"),
-    "held out": ([f"--{DATA}.held_out_fraction=-0.1"], "held_out_fraction must lie in"),
-    "count": ([f"--{DATA}.batch_proteins=0"], "batch_proteins must be at least 1"),
-    "unknown family": ([f"--{DATA}.families_held_out=['1abc']"], "1abc"),
-    "models": ([f"--{DATA}.min_models=50"], "min_models 50"),
+    "local latent too small": ([f"--{NETWORK}.d_local=6"], "d_local"),
+    "heads": ([f"--{NETWORK}.heads=5"], "divisible by heads"),
+    "design": ([f"--{NETWORK}.sequence_design=both"], "sequence_design"),
+    "embedding width": ([f"--{NETWORK}.d_embedding=64"], "d_embedding"),
+    "share": ([f"--{DATA}.draws.template_dropout=1.5"], "template_dropout must lie in"),
+    "held out": ([f"--{DATA}.split.held_out_fraction=-0.1"], "held_out_fraction must lie in"),
+    "count": ([f"--{DATA}.draws.batch_proteins=0"], "batch_proteins must be at least 1"),
+    "unknown family": ([f"--{DATA}.split.families_held_out=['1abc']"], "1abc"),
+    "models": ([f"--{DATA}.sources.min_models=50"], "min_models 50"),
     "export is a folder": ([f"--{MODEL}.export={{folder}}"], "export must name a file"),
 }
 

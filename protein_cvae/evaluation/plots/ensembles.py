@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.align import align
-from protein_cvae.evaluation.metrics import rmsf, superpose_on_mean
 from protein_cvae.geometry.dihedrals import backbone_dihedrals
 from protein_cvae.geometry.ramachandran import (
     CLASS_NAMES,
@@ -24,6 +23,7 @@ from protein_cvae.geometry.ramachandran import (
     ramachandran_favoured,
     ramachandran_outlier,
 )
+from protein_cvae.geometry.superposition import rmsf, superpose_on_mean
 
 Array = NDArray[np.float64]
 _DRAWN = 20  # conformers per panel

@@ -15,11 +15,11 @@ from protein_cvae.ensemble import Ensemble
 from protein_cvae.generation.commands.request import TaskDataModule
 from protein_cvae.generation.encode import EncodedLatents, check_encoding, encode_models
 from protein_cvae.generation.inputs import (
-    Incomplete,
+    ReadingOptions,
     read_input,
 )
-from protein_cvae.generation.outputs import json_path, provenance, to_json
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.generation.outputs import checkpoint_provenance, json_path, to_json
+from protein_cvae.model.network import ProteinCVAE
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +51,21 @@ class EncodeRequest:
     template: int | None
     path: Path
     embedder: SequenceEmbedder | None
-    chains: str
+    reading: ReadingOptions
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodeRequest:
         return self
 
-    def run(self, module: ProteinCVAEModule) -> EncodeResult:
-        latents = encode_models(module, self.ensemble, self.template, self.embedder)
+    def run(self, network: ProteinCVAE, checkpoint: Path | None) -> EncodeResult:
+        latents = encode_models(network, self.ensemble, self.template, self.embedder)
         length = self.ensemble.length
         summary = {
             "task": "encode",
-            **provenance(module, None if self.embedder is None else self.embedder.identity),
+            **checkpoint_provenance(checkpoint, self.embedder),
             "input": {
                 "name": self.ensemble.name,
                 "file": Path(self.ensemble.source).name,
-                "chains": self.chains,
+                "chains": self.reading.chains,
                 "residues": length,
                 "models": self.ensemble.num_models,
                 "template_model": latents.template_model,
@@ -87,9 +87,7 @@ class EncodeDataModule(TaskDataModule):
         input: PDB or mmCIF file, or folder with a topology and trajectories.
         output: .npz file to write; its name and ".json" takes the provenance.
         template: number of the model that latents are relative to; null for the central one.
-        chains: ``longest``, ``all`` or a chain ID.
-        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
-        max_frames: most frames of a trajectory folder, evenly spaced; null for all.
+        reading: what is taken of the input.
         embedder: of sequences, as in training.
         overwrite: replace an existing output.
 
@@ -103,20 +101,16 @@ class EncodeDataModule(TaskDataModule):
         input: str,
         output: str,
         template: int | None = None,
-        chains: str = "longest",
-        incomplete: Incomplete = "refuse",
-        max_frames: int | None = 100,
+        reading: ReadingOptions = ReadingOptions(),
         embedder: SequenceEmbedder | None = None,
         overwrite: bool = False,
     ) -> None:
         if Path(output).suffix != ".npz":
             raise UserError(f"output: {output} must end in .npz")
         super().__init__(output, (Path(input),), embedder, overwrite)
-        self.input, self.template, self.chains = Path(input), template, chains
-        self.incomplete: Incomplete = incomplete
-        self.max_frames = max_frames
+        self.input, self.template, self.reading = Path(input), template, reading
 
     def read(self) -> EncodeRequest:
-        ensemble = read_input(self.input, "input", self.chains, self.max_frames, self.incomplete)
+        ensemble = read_input(self.input, "input", self.reading)
         check_encoding(ensemble, self.template)
-        return EncodeRequest(ensemble, self.template, self.output, self.embedder, self.chains)
+        return EncodeRequest(ensemble, self.template, self.output, self.embedder, self.reading)

@@ -15,7 +15,6 @@ from protein_cvae.ensemble import Ensemble
 from protein_cvae.generation.commands.request import TaskDataModule
 from protein_cvae.generation.generate import (
     GenerateOptions,
-    Mode,
     check_generation,
     comparison_core,
     generate_prepared,
@@ -23,7 +22,7 @@ from protein_cvae.generation.generate import (
 )
 from protein_cvae.generation.inputs import (
     FASTA_SUFFIXES,
-    Incomplete,
+    ReadingOptions,
     prepare,
     read_fasta,
     read_input,
@@ -32,11 +31,11 @@ from protein_cvae.generation.inputs import (
 from protein_cvae.generation.outputs import (
     EnsembleResult,
     check_fits,
+    checkpoint_provenance,
     describe,
-    provenance,
 )
 from protein_cvae.io.read import structure_format
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.network import ProteinCVAE
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,26 +46,26 @@ class GenerateRequest:
     options: GenerateOptions
     path: Path
     embedder: SequenceEmbedder | None
-    chains: str
+    reading: ReadingOptions
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GenerateRequest:
         return self
 
-    def run(self, module: ProteinCVAEModule) -> EnsembleResult:
+    def run(self, network: ProteinCVAE, checkpoint: Path | None) -> EnsembleResult:
         """Generate and describe, beside the input's own models."""
         check_generation(self.ensemble, self.options)
         prepared = prepare(self.ensemble, self.embedder)
-        made = generate_prepared(module, prepared, self.options)
+        made = generate_prepared(network, prepared, self.options)
         template = template_position(prepared, self.options)
         core = comparison_core(prepared, template, made.coordinates)
         given = self.ensemble
         summary: dict[str, Any] = {
             "task": "generate",
-            **provenance(module, None if self.embedder is None else self.embedder.identity),
+            **checkpoint_provenance(checkpoint, self.embedder),
             "input": {
                 "name": given.name,
                 "file": Path(given.source).name,
-                "chains": self.chains,
+                "chains": self.reading.chains,
                 "residues": given.length,
                 "core_residues": int(core.sum()),
                 "models": 0 if template is None else given.num_models,
@@ -87,10 +86,8 @@ class GenerateDataModule(TaskDataModule):
             also a FASTA file (.fasta, .fa, .faa).  Null with ``sequence``.
         output: .pdb or .cif file to write; its name and ".json" takes the provenance.
         sequence: letters, instead of an input; mode ``sequence`` only.
-        mode, count, model, temperature, bandwidth, seed, finish: see :class:`GenerateOptions`.
-        chains: ``longest``, ``all`` or a chain ID.
-        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
-        max_frames: most frames of a trajectory folder, evenly spaced; null for all.
+        options: what to generate.
+        reading: what is taken of the input.
         embedder: of sequences, as in training.
         overwrite: replace an existing output.
 
@@ -104,36 +101,28 @@ class GenerateDataModule(TaskDataModule):
         output: str,
         input: str | None = None,
         sequence: str | None = None,
-        mode: Mode = "ensemble",
-        count: int = 20,
-        model: int | None = None,
-        temperature: float = 1.0,
-        bandwidth: float = 0.5,
-        seed: int = 0,
-        finish: bool = True,
-        chains: str = "longest",
-        incomplete: Incomplete = "refuse",
-        max_frames: int | None = 100,
+        options: GenerateOptions = GenerateOptions(),
+        reading: ReadingOptions = ReadingOptions(),
         embedder: SequenceEmbedder | None = None,
         overwrite: bool = False,
     ) -> None:
-        self.options = GenerateOptions(mode, count, model, temperature, bandwidth, seed, finish)
+        self.options, self.reading = options, reading
         if (input is None) == (sequence is None):
             raise UserError("give either input or sequence" + (", not both" if input else ""))
-        if sequence is not None and mode != "sequence":
-            raise UserError(f"sequence: mode {mode} needs a structure as input; set mode: sequence")
+        if sequence is not None and options.mode != "sequence":
+            raise UserError(
+                f"sequence: mode {options.mode} needs a structure as input; set mode: sequence"
+            )
         structure_format(Path(output))  # refuses other suffixes
         super().__init__(output, () if input is None else (Path(input),), embedder, overwrite)
         self.input = None if input is None else Path(input)
-        self.sequence, self.chains = sequence, chains
-        self.incomplete: Incomplete = incomplete
-        self.max_frames = max_frames
+        self.sequence = sequence
 
     def read(self) -> GenerateRequest:
         ensemble = self._ensemble()
         check_generation(ensemble, self.options)
         check_fits(self.output, ensemble, self.options.count)
-        return GenerateRequest(ensemble, self.options, self.output, self.embedder, self.chains)
+        return GenerateRequest(ensemble, self.options, self.output, self.embedder, self.reading)
 
     def _ensemble(self) -> Ensemble:
         if self.input is None:
@@ -146,4 +135,4 @@ class GenerateDataModule(TaskDataModule):
                     f"{self.options.mode} needs; set mode: sequence"
                 )
             return read_fasta(self.input, "input")
-        return read_input(self.input, "input", self.chains, self.max_frames, self.incomplete)
+        return read_input(self.input, "input", self.reading)

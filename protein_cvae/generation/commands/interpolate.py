@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,14 +13,13 @@ from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.generation.commands.request import TaskDataModule
 from protein_cvae.generation.inputs import (
-    Incomplete,
+    ReadingOptions,
     model_position,
     prepare,
     read_input,
 )
 from protein_cvae.generation.interpolate import (
     InterpolateOptions,
-    Templates,
     check_ends,
     interpolate_prepared,
     path_report,
@@ -28,11 +27,11 @@ from protein_cvae.generation.interpolate import (
 from protein_cvae.generation.outputs import (
     EnsembleResult,
     check_fits,
+    checkpoint_provenance,
     describe,
-    provenance,
 )
 from protein_cvae.io.read import structure_format
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.network import ProteinCVAE
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,23 +59,23 @@ class InterpolateRequest:
     options: InterpolateOptions
     path: Path
     embedder: SequenceEmbedder | None
-    chains: str
+    reading: ReadingOptions
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> InterpolateRequest:
         return self
 
-    def run(self, module: ProteinCVAEModule) -> PathResult:
+    def run(self, network: ProteinCVAE, checkpoint: Path | None) -> PathResult:
         ends = check_ends(self.first, self.second)
         prepared = prepare(ends, self.embedder)
-        made = interpolate_prepared(module, prepared, self.options, self.second.source)
+        made = interpolate_prepared(network, prepared, self.options, self.second.source)
         summary = {
             "task": "interpolate",
-            **provenance(module, None if self.embedder is None else self.embedder.identity),
+            **checkpoint_provenance(checkpoint, self.embedder),
             "input": {
                 "name": self.first.name,
                 "files": [Path(e.source).name for e in (self.first, self.second)],
                 "models": list(self.numbers),
-                "chains": self.chains,
+                "chains": self.reading.chains,
                 "residues": ends.length,
                 "core_residues": int(prepared.core.sum()),
             },
@@ -88,20 +87,31 @@ class InterpolateRequest:
         return PathResult(made, self.path, summary)
 
 
+@dataclass(frozen=True)
+class PathEnds:
+    """The models at both ends.
+
+    Attributes:
+        second: file of the second end; None for the same file.
+        first_model: number of the model at the first end; None for the first of its file.
+        second_model: number of the model at the second end; None for the last of its file.
+    """
+
+    second: str | None = None
+    first_model: int | None = None
+    second_model: int | None = None
+
+
 class InterpolateDataModule(TaskDataModule):
     """Two models to go between; for ``lightning predict``.
 
     Args:
         input: PDB or mmCIF file, or folder with a topology and trajectories, of the first end.
         output: .pdb or .cif file to write; its name and ".json" takes the provenance.
-        second: file of the second end; null for the same file.
-        first_model: number of the model at the first end; null for the first of its file.
-        second_model: number of the model at the second end; null for the last of its file.
-        steps, templates, finish: see :class:`InterpolateOptions`.
-        chains: ``longest``, ``all`` or a chain ID, in both files.
-        incomplete: ``drop`` leaves out residues that lack N, CA or C at either end, where both
-            files have the same residues otherwise.
-        max_frames: most frames of a trajectory folder, evenly spaced; null for all.
+        ends: which models.
+        options: how to go.
+        reading: what is taken of both files; ``incomplete: drop`` leaves out residues that lack
+            N, CA or C at either end, where both files have the same residues otherwise.
         embedder: of sequences, as in training.
         overwrite: replace an existing output.
 
@@ -114,46 +124,39 @@ class InterpolateDataModule(TaskDataModule):
         self,
         input: str,
         output: str,
-        second: str | None = None,
-        first_model: int | None = None,
-        second_model: int | None = None,
-        steps: int = 20,
-        templates: Templates = "both",
-        finish: bool = True,
-        chains: str = "longest",
-        incomplete: Incomplete = "refuse",
-        max_frames: int | None = 100,
+        ends: PathEnds = PathEnds(),
+        options: InterpolateOptions = InterpolateOptions(),
+        reading: ReadingOptions = ReadingOptions(),
         embedder: SequenceEmbedder | None = None,
         overwrite: bool = False,
     ) -> None:
-        self.options = InterpolateOptions(steps, templates, finish)
+        self.ends, self.options, self.reading = ends, options, reading
         structure_format(Path(output))  # refuses other suffixes
         self.input = Path(input)
-        self.second = self.input if second is None else Path(second)
+        self.second = self.input if ends.second is None else Path(ends.second)
         super().__init__(output, (self.input, self.second), embedder, overwrite)
-        self.first_model, self.second_model = first_model, second_model
-        self.chains, self.max_frames = chains, max_frames
-        self.incomplete: Incomplete = incomplete
 
     def read(self) -> InterpolateRequest:
-        start = read_input(self.input, "input", self.chains, self.max_frames)
+        # What is incomplete is known when both ends are.
+        whole = replace(self.reading, incomplete="refuse")
+        start = read_input(self.input, "input", whole)
         end = start
         if self.second != self.input:
-            end = read_input(self.second, "second", self.chains, self.max_frames)
-        first, a = self._end(start, self.first_model, "first_model", 0)
-        second, b = self._end(end, self.second_model, "second_model", -1)
+            end = read_input(self.second, "second", whole)
+        first, a = self._end(start, self.ends.first_model, "first_model", 0)
+        second, b = self._end(end, self.ends.second_model, "second_model", -1)
         if start is end and a == b:
             raise UserError(
                 f"{self.input}: both ends are model {a}; a path needs two models: set first_model, "
                 "second_model or second"
             )
-        if self.incomplete == "drop" and first.sequence == second.sequence:
-            whole = first.mask[0] & second.mask[0]
-            if bool(whole.any()):
-                first, second = first.select_residues(whole), second.select_residues(whole)
+        if self.reading.incomplete == "drop" and first.sequence == second.sequence:
+            both = first.mask[0] & second.mask[0]
+            if bool(both.any()):
+                first, second = first.select_residues(both), second.select_residues(both)
         check_fits(self.output, check_ends(first, second), self.options.steps)
         return InterpolateRequest(
-            first, second, (a, b), self.options, self.output, self.embedder, self.chains
+            first, second, (a, b), self.options, self.output, self.embedder, self.reading
         )
 
     @staticmethod

@@ -9,16 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from common.files.outputs import prepare_output
+from common.prediction import RequestDataModule
 from protein_cvae.data.embeddings import SequenceEmbedder
+from protein_cvae.data.record import read_record
+from protein_cvae.generation.inputs import check_embedder
 from protein_cvae.generation.outputs import check_output
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.network import ProteinCVAE
 
 
 class Result(Protocol):
@@ -36,8 +38,8 @@ class Result(Protocol):
 class Request(Protocol):
     """Something to be made."""
 
-    def run(self, module: ProteinCVAEModule) -> Result:
-        """Make it."""
+    def run(self, network: ProteinCVAE, checkpoint: Path | None) -> Result:
+        """Make it with a trained network, whose weights come from ``checkpoint``."""
         ...
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Request:
@@ -45,43 +47,7 @@ class Request(Protocol):
         ...
 
 
-def check_embedder(
-    module: ProteinCVAEModule, embedder: SequenceEmbedder | None, trained: str | None = None
-) -> None:
-    """Refuse another sequence embedder than that of the training.
-
-    Args:
-        module: trained.
-        embedder: given.
-        trained: identity of the embedder in training, where known.
-
-    Raises:
-        ValueError: saying what differs.
-    """
-    width = 0 if embedder is None else embedder.width
-    wanted = module.model.d_embedding
-    if width != wanted:
-        has = "learned without a sequence embedder" if wanted == 0 else (
-            f"trained with sequence embeddings of width {wanted}"
-        )  # fmt: skip
-        given = "none is given" if width == 0 else f"one of width {width} is given"
-        raise UserError(f"embedder: the model was {has}, {given}; set embedder as in training")
-    if embedder is not None and trained is not None and embedder.identity != trained:
-        raise UserError(
-            f"embedder: the model was trained with {trained[:12]}, given is "
-            f"{embedder.identity[:12]}, of the same width but with other weights; set embedder as "
-            "in training"
-        )
-
-
-def trained_embedder(checkpoint: str | Path) -> str | None:
-    """Identity of the embedder that a checkpoint was trained with; None if it does not say."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    # Lightning keeps the state of the data module under the name of its class.
-    return content.get("EnsembleDataModule", {}).get("embedder")
-
-
-class TaskDataModule(pl.LightningDataModule):
+class TaskDataModule(RequestDataModule):
     """One request, read and checked in ``setup``.
 
     Args:
@@ -107,18 +73,9 @@ class TaskDataModule(pl.LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        name = type(self).__name__
-        if stage != "predict":
-            raise UserError(f"{name} only serves `lightning predict`, not {stage}")
-        assert self.trainer is not None, "setup is called by a Trainer"
-        module = self.trainer.lightning_module
-        if not isinstance(module, ProteinCVAEModule):
-            raise UserError(
-                f"{name} needs protein_cvae.module.ProteinCVAEModule, got {type(module).__name__}; "
-                "set model.class_path"
-            )
-        check_embedder(module, self.embedder)
-        self.request = self.read()
+        if stage == "predict":
+            check_embedder(self._network(), self.embedder)
+        super().setup(stage)
         prepare_output(self.output, "output")
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -127,7 +84,32 @@ class TaskDataModule(pl.LightningDataModule):
         if path is None:
             rank_zero_warn("no --ckpt_path is given: the model has the weights it was built with")
         elif self.embedder is not None:
-            module = self.trainer.lightning_module
-            assert isinstance(module, ProteinCVAEModule)
-            check_embedder(module, self.embedder, trained_embedder(path))
-        return DataLoader([self.request], batch_size=None)  # type: ignore[arg-type]
+            check_embedder(self._network(), self.embedder, trained_embedder(path))
+        return super().predict_dataloader()
+
+    def _network(self) -> ProteinCVAE:
+        assert self.trainer is not None, "setup is called by a Trainer"
+        module = self.trainer.lightning_module
+        network = getattr(module, "model", None)
+        if not isinstance(network, ProteinCVAE):
+            raise UserError(
+                f"{type(self).__name__} needs protein_cvae.ProteinCVAEModule, got "
+                f"{type(module).__name__}; set model.class_path"
+            )
+        return network
+
+
+def trained_embedder(checkpoint: str | Path) -> str | None:
+    """Identity of the embedder that a checkpoint was trained with; None if it had none.
+
+    Raises:
+        ValueError: if the checkpoint does not say.
+    """
+    record = read_record(checkpoint)
+    if record is None:
+        raise UserError(
+            f"{checkpoint} does not say which sequence embedder it was trained with; use a "
+            "checkpoint of a fit with EnsembleDataModule"
+        )
+    identity: str | None = record["embedder"]
+    return identity

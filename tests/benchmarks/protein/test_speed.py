@@ -28,13 +28,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     data = {
         "simulate": {"num_proteins": 2, "num_models": 5, "min_length": 24, "max_length": 26},
-        "batch_proteins": 2,
-        "draws_per_epoch": 11,
+        "draws": {"batch_proteins": 2, "per_epoch": 11},
     }
     parts = {
-        "model": {"class_path": "protein_cvae.module.ProteinCVAEModule", "init_args": model},
+        "model": {"class_path": "protein_cvae.ProteinCVAEModule", "init_args": {"network": model}},
         "data": {
-            "class_path": "protein_cvae.data.datamodule.EnsembleDataModule",
+            "class_path": "protein_cvae.EnsembleDataModule",
             "init_args": data,
         },
         "trainer": {"gradient_clip_val": 1.0},

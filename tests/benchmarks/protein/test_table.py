@@ -12,7 +12,10 @@ import pytest
 import torch
 import yaml
 
-from protein_cvae.data.datamodule import EnsembleDataModule, SimulationSettings
+from protein_cvae.data.datamodule import EnsembleDataModule
+from protein_cvae.data.record import DATA_KEY
+from protein_cvae.data.settings import SimulationSettings, SplitSettings
+from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.module import ProteinCVAEModule
 
 
@@ -28,8 +31,8 @@ SIMULATION = {"num_proteins": 2, "num_models": 6, "min_length": 24, "max_length"
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config") / "config.yaml"
     data = {
-        "class_path": "protein_cvae.data.datamodule.EnsembleDataModule",
-        "init_args": {"simulate": SIMULATION, "families_held_out": ["simulated_0_1"]},
+        "class_path": "protein_cvae.EnsembleDataModule",
+        "init_args": {"simulate": SIMULATION, "split": {"families_held_out": ["simulated_0_1"]}},
     }
     path.write_text(yaml.safe_dump({"data": data, "model": {"class_path": "ignored"}}))
     return path
@@ -40,19 +43,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a model that has been trained for no step, with the split of other data to refuse."""
     folder = tmp_path_factory.mktemp("model")
     data = EnsembleDataModule(
-        simulate=SimulationSettings(**SIMULATION), families_held_out=["simulated_0_1"]
+        simulate=SimulationSettings(**SIMULATION), split=SplitSettings(("simulated_0_1",))
     )
     data.setup("fit")
-    module = ProteinCVAEModule(
+    sizes = NetworkSettings(
         width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4, d_local=9,
         hidden=8, decoder_layers=1, chain_neighbors=2, spatial_neighbors=4,
     )  # fmt: skip
+    module = ProteinCVAEModule(sizes)
     torch.save(
         {
             "state_dict": module.state_dict(),
             "hyper_parameters": dict(module.hparams),
             "pytorch-lightning_version": pl.__version__,
-            "EnsembleDataModule": data.state_dict(),
+            DATA_KEY: data.record(),
         },
         folder / "model.ckpt",
     )
@@ -110,7 +114,7 @@ def test_a_model_that_has_learned_what_is_scored_is_refused(
     table: ModuleType, config: Path, checkpoint: Path, tmp_path: Path
 ):
     other = yaml.safe_load(config.read_text())
-    other["data"]["init_args"] |= {"split_seed": 5, "families_held_out": []}
+    other["data"]["init_args"] |= {"split": {"seed": 5}}
     path = tmp_path / "other.yaml"
     path.write_text(yaml.safe_dump(other))
     arguments = ["run", "--config", str(path), "--ckpt", str(checkpoint), "--out", str(tmp_path)]

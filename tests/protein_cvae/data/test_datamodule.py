@@ -17,7 +17,8 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from protein_cvae.data.batch import ProteinBatch
-from protein_cvae.data.datamodule import EnsembleDataModule, SimulationSettings
+from protein_cvae.data.datamodule import EnsembleDataModule
+from protein_cvae.data.settings import DrawSettings, SimulationSettings, Sources, SplitSettings
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.geometry.dihedrals import Torsions
 from protein_cvae.geometry.nerf import build_backbone
@@ -68,9 +69,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def grouped(**flat: Any) -> EnsembleDataModule:
+    """The data module with the fields of its settings given by name; ``split_seed`` is one."""
+    groups: dict[str, Any] = {}
+    for group, kind in (("sources", Sources), ("draws", DrawSettings), ("split", SplitSettings)):
+        own = {name: flat.pop(name) for name in kind.__dataclass_fields__ if name in flat}
+        if group == "split" and "split_seed" in flat:
+            own["seed"] = flat.pop("split_seed")
+        groups[group] = kind(**own)
+    return EnsembleDataModule(**groups, **flat)
+
+
 def make_module(folder: Path, **options: Any) -> EnsembleDataModule:
-    settings: dict[str, Any] = {"batch_proteins": 2, "draws_per_epoch": 8}
-    return EnsembleDataModule([str(folder)], **(settings | options))
+    settings: dict[str, Any] = {"batch_proteins": 2, "per_epoch": 8}
+    return grouped(structures=(str(folder),), **(settings | options))
 
 
 @dataclass(frozen=True)
@@ -171,9 +183,7 @@ def test_trajectories_have_names_of_their_own_and_so_many_frames(
 
 def test_without_paths_ensembles_are_simulated(tmp_path: Path) -> None:
     settings = SimulationSettings(num_proteins=3, num_models=5, min_length=24, max_length=30)
-    data = EnsembleDataModule(
-        simulate=settings, families_held_out=["simulated_0_1"], draws_per_epoch=4
-    )
+    data = grouped(simulate=settings, families_held_out=["simulated_0_1"], per_epoch=4)
     model = Recorder()
     make_trainer(tmp_path, 1, enable_checkpointing=False).fit(model, datamodule=data)
     assert {e.ensemble.name for e in data.known} == {"simulated_0_0", "simulated_0_2"}
@@ -189,7 +199,7 @@ def test_residues_that_no_model_has_are_left_out(tmp_path: Path) -> None:
     mask[2, 20] = False  # in one model
     xyz = torch.where(mask[..., None, None], ensemble.coordinates, 0.0)
     write_ensemble(tmp_path / "one.pdb", replace(ensemble, coordinates=xyz, mask=mask))
-    read = EnsembleDataModule([str(tmp_path)]).read()[0]
+    read = grouped(structures=[str(tmp_path)]).read()[0]
     assert read.length == 29
     assert (~read.mask).nonzero().tolist() == [[2, 19]]
     assert not bool(read.bonded[9])
@@ -216,25 +226,27 @@ def test_what_is_too_long_or_too_small_is_named(folder: Path) -> None:
 )
 def test_settings_out_of_range_are_refused_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        EnsembleDataModule(**options)
+        grouped(**options)
 
 
 def test_bad_data_are_refused_before_training(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no data: give files.*structures"):
         EnsembleDataModule(simulate=None).prepare_data()
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        EnsembleDataModule([str(tmp_path / "nowhere")]).prepare_data()
+        grouped(structures=[str(tmp_path / "nowhere")]).prepare_data()
     with pytest.raises(ValueError, match="names nobody"):
         make_module(folder, families_held_out=["nobody"]).prepare_data()
     with pytest.raises(ValueError, match=r"models_per_protein 5 .*dimer \(4\)"):
         make_module(folder, models_per_protein=5).prepare_data()
     (tmp_path / "one.pdb").write_text("HEADER\n")
     with pytest.raises(ValueError, match=r"one\.pdb"):
-        EnsembleDataModule([str(folder), str(tmp_path)]).prepare_data()
+        grouped(structures=[str(folder), str(tmp_path)]).prepare_data()
     single = make_ensemble("one", *PROTEINS["one"]).select_models([0])
     write_ensemble(tmp_path / "one.pdb", single)
-    data = EnsembleDataModule(
-        [str(folder / "two.cif.gz"), str(tmp_path)], min_models=1, families_held_out=["one"]
+    data = grouped(
+        structures=[str(folder / "two.cif.gz"), str(tmp_path)],
+        min_models=1,
+        families_held_out=["one"],
     )
     with pytest.raises(ValueError, match="unseen ensembles one have one model"):
         data.prepare_data()
@@ -250,7 +262,7 @@ def test_training_never_sees_held_out_models(folder: Path, tmp_path: Path) -> No
     ensembles = {e.ensemble.name: e for e in data.known}
     assert set(ensembles) == {"one", "two", "dimer", "three"}
     trained = {(s.name, s.model) for step in model.train_seen for s in step}
-    assert trained == {(n, i) for n, e in ensembles.items() for i in e.entry.train}
+    assert trained == {(n, i) for n, e in ensembles.items() for i in e.given}
     # Templates are told by their coordinate sums.
     sums = {
         name: {i: float(x.double().sum()) for i, x in enumerate(e.ensemble.coordinates)}
@@ -259,10 +271,10 @@ def test_training_never_sees_held_out_models(folder: Path, tmp_path: Path) -> No
     for item in (s for step in model.train_seen for s in step):
         found = min(sums[item.name], key=lambda i: abs(sums[item.name][i] - item.template))
         assert sums[item.name][found] == pytest.approx(item.template, abs=1e-6)
-        assert found in ensembles[item.name].entry.train
+        assert found in ensembles[item.name].given
         assert found != item.model
     assert {(s.name, s.model) for s in model.seen[0]} == {
-        (n, i) for n, e in ensembles.items() for i in e.entry.heldout
+        (n, i) for n, e in ensembles.items() for i in e.judged
     }
     assert {s.name for s in model.seen[1]} == {"apart"}
     for step in model.train_seen:
@@ -281,7 +293,7 @@ def test_predict_encodes_every_held_out_model_and_test_takes_every_protein_once(
         model = Recorder()
         run(model, datamodule=data)  # type: ignore[operator]
         counts.append((len(model.seen[0]), len(model.seen[1])))
-    every = sum(len(e.entry.heldout) for e in data.known)
+    every = sum(len(e.judged) for e in data.known)
     assert every > 4
     assert counts == [(4, 1), (every, 5)]
     data.trainer = trainer
@@ -341,31 +353,6 @@ def test_processes_share_the_steps_of_one(folder: Path) -> None:
 # -- checkpoints --------------------------------------------------------------------------------
 
 
-def test_checkpoint_refuses_another_split(folder: Path, tmp_path: Path) -> None:
-    saver = ModelCheckpoint(tmp_path, save_last=True)
-    data = make_module(folder, families_held_out=["apart"])
-    first = make_trainer(tmp_path, 1, callbacks=[saver], limit_val_batches=0)
-    first.fit(Recorder(), datamodule=data)
-    path = tmp_path / "last.ckpt"
-    stored = torch.load(path, weights_only=True)["EnsembleDataModule"]
-    data.check_state(stored, resume=True)
-
-    def trainer() -> pl.Trainer:
-        return make_trainer(tmp_path, 2, callbacks=[ModelCheckpoint(tmp_path, save_last=True)])
-
-    other = make_module(folder, families_held_out=["apart"], split_seed=1)
-    with pytest.raises(ValueError, match=r"split otherwise.*seed 1, not 0"):
-        trainer().fit(Recorder(), datamodule=other, ckpt_path=path)
-    with pytest.raises(ValueError, match="also a training model of"):
-        trainer().validate(Recorder(), datamodule=other, ckpt_path=path)
-    part, model = EnsembleDataModule([str(folder / "two.cif.gz")]), Recorder()
-    trainer().validate(model, datamodule=part, ckpt_path=path)
-    assert {s.name for s in model.seen[0]} == {"two"}
-    unseen = make_module(folder, families_held_out=["two"])
-    with pytest.raises(ValueError, match="also a training model of two"):
-        trainer().validate(Recorder(), datamodule=unseen, ckpt_path=path)
-
-
 class LetterEmbedder:
     """One-hot letters; stands in for a language model."""
 
@@ -391,7 +378,7 @@ def test_embeddings_follow_their_residues_and_their_model_is_checked(folder: Pat
     other = make_module(folder, chains="all", embedder=LetterEmbedder("other"))
     other.prepare_data()
     with pytest.raises(ValueError, match="embedder letters, the data have other"):
-        other.check_state(data.split_state(), resume=False)
+        other.check_record(data.record(), resume=False)
 
 
 def test_settings_can_be_given_in_a_config(folder: Path) -> None:
@@ -402,13 +389,12 @@ def test_settings_can_be_given_in_a_config(folder: Path) -> None:
         config = parser.parse_object(
             {
                 "data": {
-                    "class_path": "protein_cvae.data.datamodule.EnsembleDataModule",
+                    "class_path": "protein_cvae.EnsembleDataModule",
                     "init_args": {
-                        "structures": [str(folder)],
-                        "families": [["one", "two"]],
-                        "families_held_out": ["two"],
+                        "sources": {"structures": [str(folder)]},
+                        "split": {"families": [["one", "two"]], "families_held_out": ["two"]},
                         "embedder": {
-                            "class_path": "protein_cvae.data.embeddings.EsmEmbedder",
+                            "class_path": "protein_cvae.EsmEmbedder",
                             "init_args": {"model": "some/folder"},
                         },
                     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from protein_cvae.data.prepared import (
     joined_embedding,
     residue_positions,
 )
+from protein_cvae.data.settings import DrawSettings
 from protein_cvae.data.splits import EnsembleSplit
 from protein_cvae.ensemble import Ensemble
 
@@ -53,7 +54,7 @@ SIZES = {"a": (30, 5), "b": (50, 12), "c": (41, 20), "d": (75, 7), "unseen": (45
 ENSEMBLES = [make_ensemble(n, length, m, i) for i, (n, (length, m)) in enumerate(SIZES.items())]
 SPLIT = EnsembleSplit.declare(ENSEMBLES, ["unseen"])
 PREPARED = [
-    PreparedEnsemble.build(i, ensemble, entry)
+    PreparedEnsemble.build(i, ensemble, entry.train, entry.heldout)
     for i, (ensemble, entry) in enumerate(zip(ENSEMBLES, SPLIT.entries, strict=True))
 ]
 KNOWN, UNSEEN = PREPARED[:4], PREPARED[4:]
@@ -78,12 +79,33 @@ def template_models(item: ProteinBatch) -> list[int]:
     return found
 
 
+def training_draws(
+    ensembles: list[PreparedEnsemble],
+    length: int,
+    k: int = 2,
+    per_step: int = 1,
+    template_dropout: float = 0.0,
+    sequence_dropout: float = 0.0,
+    seed: int = 0,
+) -> TrainingDraws:
+    """Draws of one process."""
+    settings = DrawSettings(
+        batch_proteins=per_step,
+        models_per_protein=k,
+        template_dropout=template_dropout,
+        sequence_dropout=sequence_dropout,
+        per_epoch=length,
+        seed=seed,
+    )
+    return TrainingDraws(ensembles, settings)
+
+
 # -- pairs --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_items_are_training_models_with_another_training_model_as_template(k: int) -> None:
-    draws = TrainingDraws(KNOWN, 40, k)
+    draws = training_draws(KNOWN, 40, k)
     for index in range(80):
         item = draws[index]
         item.check()
@@ -93,24 +115,24 @@ def test_items_are_training_models_with_another_training_model_as_template(k: in
         models = item.model.tolist()
         assert len(set(models)) == k
         for i, (model, template) in enumerate(zip(models, template_models(item), strict=True)):
-            assert model in prepared.entry.train
-            assert template in prepared.entry.train
+            assert model in prepared.given
+            assert template in prepared.given
             assert template != model
             assert torch.equal(item.coordinates[i], prepared.ensemble.coordinates[model])
             assert torch.equal(item.template_mask[i], prepared.ensemble.mask[template])
 
 
 def test_every_template_occurs() -> None:
-    draws = TrainingDraws(KNOWN[:1], 200, 1)
+    draws = training_draws(KNOWN[:1], 200, 1)
     pairs = {(int(draws[i].model[0]), template_models(draws[i])[0]) for i in range(len(draws))}
-    train = KNOWN[0].entry.train
+    train = KNOWN[0].given
     assert pairs == {(a, b) for a in train for b in train if a != b}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_dropout_withholds_the_told_share_and_changes_nothing_else(share: float) -> None:
-    plain = TrainingDraws(KNOWN, 300, 2)
-    dropped = TrainingDraws(KNOWN, 300, 2, template_dropout=share, sequence_dropout=share)
+    plain = training_draws(KNOWN, 300, 2)
+    dropped = training_draws(KNOWN, 300, 2, template_dropout=share, sequence_dropout=share)
     shown, spoken = [], []
     for index in range(300):
         ours, theirs = dropped[index], plain[index]
@@ -131,19 +153,19 @@ def test_dropout_withholds_the_told_share_and_changes_nothing_else(share: float)
 
 def test_proteins_are_drawn_equally_often_and_every_training_model_is_encoded() -> None:
     k, length = 3, 10
-    draws = TrainingDraws(KNOWN, length, k)
-    largest = max(len(e.entry.train) for e in KNOWN)
+    draws = training_draws(KNOWN, length, k)
+    largest = max(len(e.given) for e in KNOWN)
     epochs = -(-len(KNOWN) * -(-largest // k) // length)
     items = [draws[i] for i in range(epochs * length)]
     counts = Counter(item.names[0] for item in items)
     assert max(counts.values()) - min(counts.values()) <= 1
     encoded = {(item.names[0], m) for item in items for m in item.model.tolist()}
-    assert encoded == {(e.ensemble.name, m) for e in KNOWN for m in e.entry.train}
+    assert encoded == {(e.ensemble.name, m) for e in KNOWN for m in e.given}
 
 
 def test_models_of_one_protein_are_drawn_equally_often() -> None:
-    draws = TrainingDraws(KNOWN[1:2], 20, 2)
-    train = KNOWN[1].entry.train
+    draws = training_draws(KNOWN[1:2], 20, 2)
+    train = KNOWN[1].given
     counts = Counter(m for t in range(5 * len(train)) for m in draws.models(t))
     assert set(counts) == set(train)
     assert max(counts.values()) == min(counts.values())
@@ -153,17 +175,17 @@ def test_models_of_one_protein_are_drawn_equally_often() -> None:
 
 
 def test_an_item_depends_on_seed_and_index_alone() -> None:
-    first, second = (TrainingDraws(KNOWN, 24, 2, 4, 0.3, 0.3, seed=7) for _ in range(2))
+    first, second = (training_draws(KNOWN, 24, 2, 4, 0.3, 0.3, seed=7) for _ in range(2))
     backwards = {i: second[i] for i in reversed(range(72))}
     assert all(same(first[i], backwards[i]) for i in range(72))
-    other = TrainingDraws(KNOWN, 24, 2, 4, 0.3, 0.3, seed=8)
+    other = training_draws(KNOWN, 24, 2, 4, 0.3, 0.3, seed=8)
     assert not all(same(first[i], other[i]) for i in range(24))
     assert first.order(0).tolist() != (first.order(1) - 24).tolist()
 
 
 @pytest.mark.parametrize(("per_step", "length"), [(1, 24), (4, 24), (4, 26), (8, 100)])
 def test_an_epoch_holds_each_of_its_draws_once(per_step: int, length: int) -> None:
-    draws = TrainingDraws(KNOWN, length, 2, per_step)
+    draws = training_draws(KNOWN, length, 2, per_step)
     for epoch in range(3):
         wanted = range(epoch * length, (epoch + 1) * length)
         assert sorted(draws.order(epoch).tolist()) == list(wanted)
@@ -172,7 +194,7 @@ def test_an_epoch_holds_each_of_its_draws_once(per_step: int, length: int) -> No
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_share_each_step_of_one_process(world: int) -> None:
     length, per_step = 32, 8
-    draws = TrainingDraws(KNOWN, length, 2, per_step, 0.2, 0.2)
+    draws = training_draws(KNOWN, length, 2, per_step, 0.2, 0.2)
 
     def steps(rank: int, world: int) -> list[list[int]]:
         sampler = DrawSampler(length, world, rank)
@@ -191,7 +213,7 @@ def test_ranks_share_each_step_of_one_process(world: int) -> None:
 
 def test_steps_hold_proteins_of_similar_length() -> None:
     per_step = 4
-    draws = TrainingDraws(KNOWN, 256, 1, per_step)
+    draws = training_draws(KNOWN, 256, 1, per_step)
     lengths = np.array([KNOWN[t % len(KNOWN)].ensemble.length for t in draws.order(0)])
     shuffled = np.random.default_rng(0).permutation(lengths)
 
@@ -209,11 +231,11 @@ def test_steps_hold_proteins_of_similar_length() -> None:
 def test_known_proteins_are_judged_on_held_out_models_with_a_training_template() -> None:
     items = HeldOutItems(KNOWN)
     got = {(items[i].names[0], int(items[i].model[0])) for i in range(len(items))}
-    assert got == {(e.ensemble.name, m) for e in KNOWN for m in e.entry.heldout}
+    assert got == {(e.ensemble.name, m) for e in KNOWN for m in e.judged}
     for i in range(len(items)):
         prepared = KNOWN[int(items[i].protein[0])]
         assert template_models(items[i]) == [prepared.central]
-        assert prepared.central in prepared.entry.train
+        assert prepared.central in prepared.given
         assert bool(items[i].sequence_mask.all())
 
 
@@ -235,7 +257,7 @@ def test_each_protein_has_equal_weight_and_filling_has_none(per_protein: int | N
     assert float(filling.weight) == 0
     assert torch.equal(filling.coordinates, items[0].coordinates)
     if per_protein:
-        assert len(items) == sum(min(2, len(e.entry.heldout)) for e in KNOWN)
+        assert len(items) == sum(min(2, len(e.judged)) for e in KNOWN)
 
 
 # -- what models of an ensemble share -----------------------------------------------------------
@@ -248,13 +270,12 @@ def test_core_and_centre_do_not_see_held_out_models() -> None:
     for i in entry.heldout:
         spoiled[i] = 10 * noise[i]
     other = Ensemble(**{**vars(ensemble), "coordinates": spoiled})
-    again = PreparedEnsemble.build(1, other, entry)
+    again = PreparedEnsemble.build(1, other, entry.train, entry.heldout)
     assert torch.equal(again.core, PREPARED[1].core)
     assert again.central == PREPARED[1].central
     # ... which would have mattered.
     assert PREPARED[1].core.any()
-    unseen = replace(entry, train=(), heldout=tuple(range(12)))
-    assert PreparedEnsemble.build(1, other, unseen).core.sum() < PREPARED[1].core.sum()
+    assert PreparedEnsemble.build(1, other, (), range(12)).core.sum() < PREPARED[1].core.sum()
 
 
 def test_centre_is_the_medoid_by_pairwise_superposition() -> None:
@@ -305,14 +326,14 @@ def test_embedding_rows_go_to_the_residues_of_their_chain() -> None:
     )
     rows = torch.arange(10.0).view(5, 2)
     assert torch.equal(joined_embedding([rows[:2], rows[2:]], two), rows)
-    item = PreparedEnsemble.build(0, two, SPLIT.entries[0], rows).item(0, 1)
+    item = PreparedEnsemble.build(0, two, SPLIT.entries[0].train, embedding=rows).item(0, 1)
     assert torch.equal(item.embedding[0], rows)
     with pytest.raises(ValueError, match=r"embedding of x: expected \(5, D\), got \(4, 2\)"):
-        PreparedEnsemble.build(0, two, SPLIT.entries[0], rows[:4])
+        PreparedEnsemble.build(0, two, SPLIT.entries[0].train, embedding=rows[:4])
 
 
 def test_batches_of_different_proteins_are_valid() -> None:
-    draws = TrainingDraws(KNOWN, 16, 2, 4)
+    draws = training_draws(KNOWN, 16, 2, 4)
     batch = collate([draws[i] for i in range(4)])
     batch.check()
     assert len(batch) == 8
@@ -326,4 +347,4 @@ def test_too_little_data_is_refused(
     ensembles: list[PreparedEnsemble], k: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        TrainingDraws(ensembles, 8, k)
+        training_draws(ensembles, 8, k)

@@ -8,12 +8,12 @@ import torch
 
 from common.align import align, aligned_rmsd
 from common.rng import generator_for
-from protein_cvae.evaluation import baselines as rivals
-from protein_cvae.evaluation.metrics import spread, superpose_on_mean
+from protein_cvae.evaluation import baselines
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.dihedrals import Torsions
 from protein_cvae.geometry.nerf import build_backbone
 from protein_cvae.geometry.projection import inside_tolerance, project
+from protein_cvae.geometry.superposition import mean_rmsd, superpose_on_mean
 
 DOUBLE = torch.float64
 LENGTH = 30
@@ -42,7 +42,7 @@ def everywhere() -> torch.Tensor:
 
 
 def test_pca_draws_have_the_training_mean_and_covariance(training):
-    draws = rivals.pca_sampling(training, everywhere(), 20000, generator_for(0)).flatten(1)
+    draws = baselines.pca_sampling(training, everywhere(), 20000, generator_for(0)).flatten(1)
     moved, mean = superpose_on_mean(training.flatten(1, 2))
     assert torch.allclose(draws.mean(0), mean.flatten(), atol=0.05)
     expected = np.cov(moved.flatten(1).numpy().T)
@@ -51,11 +51,11 @@ def test_pca_draws_have_the_training_mean_and_covariance(training):
 
 
 def test_pca_reconstruction_is_a_projection(training):
-    rebuilt = rivals.pca_reconstruction(training, everywhere(), training)
+    rebuilt = baselines.pca_reconstruction(training, everywhere(), training)
     assert float(aligned_rmsd(rebuilt.flatten(1, 2), training.flatten(1, 2)).max()) < 1e-4
     generator = generator_for(1)
     other = training[:2] + 0.5 * torch.randn(training[:2].shape, generator=generator, dtype=DOUBLE)
-    rebuilt = rivals.pca_reconstruction(training, everywhere(), other)
+    rebuilt = baselines.pca_reconstruction(training, everywhere(), other)
     # at least as near as the mean is, after superposition on the mean
     _, mean = superpose_on_mean(training.flatten(1, 2))
     target = mean.expand(2, -1, 3)
@@ -76,7 +76,7 @@ def test_network_modes_against_a_double_loop(training):
                 hessian[3 * i : 3 * i + 3, 3 * j : 3 * j + 3] -= block
                 hessian[3 * i : 3 * i + 3, 3 * i : 3 * i + 3] += block
     values = np.linalg.eigvalsh(hessian)
-    variance, modes = rivals.network_modes(training[0, :, CA])
+    variance, modes = baselines.network_modes(training[0, :, CA])
     assert len(variance) == 3 * LENGTH - 6
     np.testing.assert_allclose(1 / variance.numpy(), values[6:], rtol=1e-8)
     turned = modes.numpy().T @ hessian @ modes.numpy()
@@ -88,24 +88,24 @@ def test_network_modes_against_a_double_loop(training):
 
 
 def test_network_samples_have_the_training_spread_and_move_residues_whole(training):
-    drawn = rivals.network_sampling(training, everywhere(), 40, generator_for(2))
+    drawn = baselines.network_sampling(training, everywhere(), 40, generator_for(2))
     ca = training[:, :, CA]
-    assert spread(drawn[:, :, CA]) == pytest.approx(spread(ca), rel=1e-3)
+    assert mean_rmsd(drawn[:, :, CA]) == pytest.approx(mean_rmsd(ca), rel=1e-3)
     within = drawn - drawn[:, :, CA : CA + 1]
     assert torch.allclose(within, within[:1].expand_as(within), atol=1e-9)
     core = everywhere()
     core[LENGTH // 2 :] = 0
-    part = rivals.network_sampling(training, core, 40, generator_for(2))[:, :, CA]
-    assert spread(part, core > 0) == pytest.approx(spread(ca, core > 0), rel=1e-3)
-    assert spread(part) != pytest.approx(spread(ca), rel=1e-2)
+    part = baselines.network_sampling(training, core, 40, generator_for(2))[:, :, CA]
+    assert mean_rmsd(part, core > 0) == pytest.approx(mean_rmsd(ca, core > 0), rel=1e-3)
+    assert mean_rmsd(part) != pytest.approx(mean_rmsd(ca), rel=1e-2)
 
 
 def test_network_reconstruction_follows_its_modes(training):
     start = training[0]
-    variance, modes = rivals.network_modes(start[:, CA])
+    variance, modes = baselines.network_modes(start[:, CA])
     move = (0.3 * modes[:, :3].sum(1)).unflatten(0, (LENGTH, 3))
     target = (start + move[:, None])[None]
-    rebuilt = rivals.network_reconstruction(start, everywhere(), target)
+    rebuilt = baselines.network_reconstruction(start, everywhere(), target)
     before = float(aligned_rmsd(target[:, :, CA], start[None, :, CA]))
     after = float(aligned_rmsd(target[:, :, CA], rebuilt[:, :, CA]))
     assert after < 0.05 * before
@@ -113,7 +113,7 @@ def test_network_reconstruction_follows_its_modes(training):
 
 
 def test_noise_has_the_training_fluctuations(training):
-    drawn = rivals.noise_sampling(training, everywhere(), 4000, generator_for(4))
+    drawn = baselines.noise_sampling(training, everywhere(), 4000, generator_for(4))
     moved, mean = superpose_on_mean(training.flatten(1, 2))
     expected = (moved - mean).square().unflatten(1, (-1, 3)).mean((0, 2, 3)).sqrt()
     got = drawn.std(0).square().mean((1, 2)).sqrt()
@@ -126,18 +126,18 @@ def test_constraints_make_draws_valid(training, name):
         mask = torch.ones(x.shape[:2], dtype=torch.bool)
         return project(x, bonded().expand(mask.shape), mask)
 
-    plain = rivals.RIVALS[name]
+    plain = baselines.RIVALS[name]
     raw = plain(training, everywhere(), 5, generator_for(5))
-    fixed = rivals.constrained(plain, fix)(training, everywhere(), 5, generator_for(5))
+    fixed = baselines.constrained(plain, fix)(training, everywhere(), 5, generator_for(5))
     mask = torch.ones(5, LENGTH, dtype=torch.bool)
     assert not inside_tolerance(raw, bonded().expand(5, LENGTH), mask).all()
     assert inside_tolerance(fixed, bonded().expand(5, LENGTH), mask).all()
     assert torch.equal(fixed, fix(raw))
 
 
-@pytest.mark.parametrize("name", sorted(rivals.RIVALS))
+@pytest.mark.parametrize("name", sorted(baselines.RIVALS))
 def test_draws_depend_on_the_generator_only(training, name):
-    rival = rivals.RIVALS[name]
+    rival = baselines.RIVALS[name]
     first, again = (rival(training, everywhere(), 4, generator_for(6)) for _ in range(2))
     other = rival(training, everywhere(), 4, generator_for(7))
     assert first.shape == (4, LENGTH, 3, 3)
@@ -147,6 +147,6 @@ def test_draws_depend_on_the_generator_only(training, name):
 
 def test_bad_input_is_named(training):
     with pytest.raises(ValueError, match="M >= 2 models"):
-        rivals.pca_sampling(training[:1], everywhere(), 2, generator_for(0))
+        baselines.pca_sampling(training[:1], everywhere(), 2, generator_for(0))
     with pytest.raises(ValueError, match=r"ca must be \(L, 3\)"):
-        rivals.network_modes(training[0])
+        baselines.network_modes(training[0])

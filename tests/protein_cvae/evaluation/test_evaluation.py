@@ -42,8 +42,10 @@ from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.geometry.dihedrals import Torsions
 from protein_cvae.geometry.nerf import build_backbone
 from protein_cvae.geometry.refine import FinishOptions
-from protein_cvae.model.sampling import encode
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.kl import kl_terms
+from protein_cvae.model.latents import Latents
+from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.residues import ALPHABET
 
 SETTINGS = EvaluationSettings(count=5, chunk=3, figures=1)
@@ -78,22 +80,26 @@ def make_ensemble(name: str, length: int = 26, models: int = 8) -> Ensemble:
 def make_cases(*ensembles: Ensemble, unseen: tuple[str, ...] = ()) -> EvaluationCases:
     split = EnsembleSplit.declare(ensembles, unseen, held_out_fraction=0.25)
     prepared = [
-        PreparedEnsemble.build(i, ensemble, entry)
+        PreparedEnsemble.build(i, ensemble, entry.train, entry.heldout)
         for i, (ensemble, entry) in enumerate(zip(ensembles, split.entries, strict=True))
     ]
     return EvaluationCases(
-        [p for p in prepared if not p.entry.unseen], [p for p in prepared if p.entry.unseen], 0.25
+        [p for p in prepared if not p.unseen], [p for p in prepared if p.unseen], 0.25
     )
 
 
-def make_module(**options: object) -> ProteinCVAEModule:
+def means(network: ProteinCVAE, batch: ProteinBatch) -> Latents:
+    return network.encode(batch, network.condition(batch)).mean()
+
+
+def make_network(**options: object) -> ProteinCVAE:
     torch.manual_seed(0)
     settings = {
         "width": 16, "layers": 1, "condition_layers": 1, "heads": 2, "feed_forward": 16,
         "dropout": 0.2, "d_global": 4, "d_local": 11, "hidden": 8, "decoder_layers": 1,
         "chain_neighbors": 2, "spatial_neighbors": 4,
     }  # fmt: skip
-    return ProteinCVAEModule(**(settings | options))
+    return ProteinCVAE(NetworkSettings(**(settings | options)))
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +164,8 @@ def test_an_unseen_case_is_divided_and_judged_models_decide_nothing():
     # Spoil the judged models: the same core and centre must come out.
     spoiled = beta.coordinates.clone()
     spoiled[list(unseen.judged)] = torch.randn(2, 31, 3, 3, generator=torch.Generator())
-    entry = unseen.prepared.entry
-    other = PreparedEnsemble.build(0, dataclasses.replace(beta, coordinates=spoiled), entry)
+    changed = dataclasses.replace(beta, coordinates=spoiled)
+    other = PreparedEnsemble.build(0, changed, unseen.given, unseen.judged)
     assert torch.equal(other.core, unseen.prepared.core)
     assert other.central == unseen.prepared.central
 
@@ -282,9 +288,9 @@ def test_pooled_moments_are_those_of_the_union():
 
 
 def test_one_protein_is_scored_as_its_parts_say(case):
-    module = make_module().train()
-    result, conformers = evaluate_case(module, case, SETTINGS, None)
-    assert module.training
+    network = make_network().train()
+    result, conformers = evaluate_case(network, case, SETTINGS, None)
+    assert network.training
     assert list(conformers) == list(result.conformers) == ["real", *MODES]
     assert {m: len(x) for m, x in conformers.items()} == {"real": 6, "ensemble": 5, "prior": 5}
     for mode in MODES:
@@ -293,16 +299,16 @@ def test_one_protein_is_scored_as_its_parts_say(case):
         assert result.conformers[mode].seconds > 0
     assert torch.equal(conformers["real"], case.coordinates[list(case.given)])
 
-    module.eval()
+    network.eval()
     judged = list(case.judged)
     truth = case.prepared.ensemble.aatype
     with torch.no_grad():
         batch = collate([case.item(m) for m in judged])
-        decoded, posterior, condition = module.reconstruct(batch)
-        kl = module.kl_terms(posterior, condition, posterior.mean(), batch.weight)
-        hidden, *_ = module.reconstruct(collate([case.item(m, sequence=False) for m in judged]))
-        free, *_ = module.reconstruct(collate([case.item(m, template=False) for m in judged]))
-        everything = encode(module, collate([case.item(m) for m in (*case.given, *judged)]))
+        decoded, posterior, condition = network.reconstruct(batch)
+        kl = kl_terms(network, posterior, condition, posterior.mean(), batch.weight)
+        hidden, *_ = network.reconstruct(collate([case.item(m, sequence=False) for m in judged]))
+        free, *_ = network.reconstruct(collate([case.item(m, template=False) for m in judged]))
+        everything = means(network, collate([case.item(m) for m in (*case.given, *judged)]))
     assert result.reconstruction == reconstruction(decoded.coordinates, case)
     assert result.reconstruction_free == reconstruction(free.coordinates, case)
     assert result.reconstruction != result.reconstruction_free
@@ -325,18 +331,18 @@ def test_one_protein_is_scored_as_its_parts_say(case):
 
 
 def test_draws_depend_on_seed_and_name_only(case):
-    module = make_module().eval()
+    network = make_network().eval()
     with torch.no_grad():
-        first, _ = generate(module, case, SETTINGS, None)
-        chunked, _ = generate(module, case, dataclasses.replace(SETTINGS, chunk=1), None)
-        other, _ = generate(module, case, dataclasses.replace(SETTINGS, seed=1), None)
+        first, _ = generate(network, case, SETTINGS, None)
+        chunked, _ = generate(network, case, dataclasses.replace(SETTINGS, chunk=1), None)
+        other, _ = generate(network, case, dataclasses.replace(SETTINGS, seed=1), None)
     for mode in MODES:
         torch.testing.assert_close(first[mode], chunked[mode], atol=1e-4, rtol=1e-4)
         assert not torch.allclose(first[mode], other[mode], atol=1e-2)
 
 
 def test_the_prior_knows_the_template_and_nothing_of_the_other_models(case):
-    module = make_module().eval()
+    network = make_network().eval()
     ensemble, central = case.prepared.ensemble, case.prepared.central
     spoiled = torch.randn(ensemble.coordinates.shape, generator=torch.Generator())
     spoiled[central] = ensemble.coordinates[central]
@@ -347,15 +353,15 @@ def test_the_prior_knows_the_template_and_nothing_of_the_other_models(case):
         ),
     )
     with torch.no_grad():
-        first, second = (generate(module, c, SETTINGS, None)[0] for c in (case, other))
+        first, second = (generate(network, c, SETTINGS, None)[0] for c in (case, other))
     assert torch.equal(first["prior"], second["prior"])
     assert not torch.allclose(first["ensemble"], second["ensemble"], atol=1e-2)
 
 
 def test_everything_generated_goes_through_the_finisher(case):
-    module = make_module()
-    plain, x = evaluate_case(module, case, SETTINGS, None)
-    marked, y = evaluate_case(module, case, SETTINGS, unfinished)
+    network = make_network()
+    plain, x = evaluate_case(network, case, SETTINGS, None)
+    marked, y = evaluate_case(network, case, SETTINGS, unfinished)
     for mode in MODES:
         torch.testing.assert_close(y[mode], 2 * x[mode])
     assert torch.equal(y["real"], x["real"])
@@ -419,7 +425,7 @@ def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.Cap
     names = "alpha", "gamma", "beta"
     cases = make_cases(*(make_ensemble(n) for n in names), unseen=("beta",))
     projection = geometry_finisher(options=FinishOptions(steps=0))
-    rows = evaluate(make_module(), cases, SETTINGS, tmp_path, projection)
+    rows = evaluate(make_network(), cases, SETTINGS, tmp_path, projection)
     written = [
         json.loads(line) for line in (tmp_path / "evaluation.jsonl").read_text().splitlines()
     ]
@@ -446,7 +452,7 @@ def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_rows_of_a_case_carry_every_number(case):
-    result, _ = evaluate_case(make_module(), case, SETTINGS, None)
+    result, _ = evaluate_case(make_network(), case, SETTINGS, None)
     rows = case_rows(result)
     named = {row["kind"]: row for row in rows}
     assert set(named) == {"conformers", "reconstruction", "sequence", "latents"}

@@ -24,8 +24,9 @@ from protein_cvae.evaluation.latent_effects import (
 from protein_cvae.evaluation.plots.effects import effects_figure
 from protein_cvae.geometry.constants import CA
 from protein_cvae.model.latents import Latents
-from protein_cvae.model.sampling import encode, sample_prior
-from protein_cvae.module import ProteinCVAEModule
+from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.sampling import sample_prior
+from protein_cvae.model.settings import NetworkSettings
 
 LENGTH, CHAIN, SPATIAL = 26, 4, 5
 ROUNDING = 1e-11  # Å; places in a batch differ by this much
@@ -61,43 +62,49 @@ def conformer(seed: int = 0) -> ProteinBatch:
 
 
 @pytest.fixture(scope="module")
-def module() -> ProteinCVAEModule:
+def network() -> ProteinCVAE:
     """One decoder layer: a residue is heard by its neighbours in the start and by no other."""
     torch.manual_seed(0)
-    module = ProteinCVAEModule(
+    settings = NetworkSettings(
         width=32, layers=1, condition_layers=1, heads=4, feed_forward=32, d_global=5, d_local=10,
         hidden=16, decoder_layers=1, chain_neighbors=CHAIN, spatial_neighbors=SPATIAL,
-    ).double()  # fmt: skip
+    )  # fmt: skip
+    network = ProteinCVAE(settings).double()
     generator = torch.Generator().manual_seed(1)
-    for parameter in module.parameters():  # layers that start at 0 would hide what they do
+    for parameter in network.parameters():  # layers that start at 0 would hide what they do
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.data += 0.1 * noise
-    return module
+    return network
 
 
-def means(module: ProteinCVAEModule, item: ProteinBatch, count: int = 12) -> Latents:
+@torch.no_grad()
+def encode(network: ProteinCVAE, item: ProteinBatch) -> Latents:
+    return network.encode(item, network.condition(item)).mean()
+
+
+def means(network: ProteinCVAE, item: ProteinBatch, count: int = 12) -> Latents:
     """Latents that vary more in later dimensions, in no particular way else."""
     generator = torch.Generator().manual_seed(2)
     found = []
     for field in dataclasses.fields(Latents):
-        z = getattr(encode(module, item), field.name)
+        z = getattr(encode(network, item), field.name)
         noise = torch.randn(count, *z.shape[1:], generator=generator, dtype=z.dtype)
         found.append(z + noise * 3.0 ** torch.arange(z.shape[-1]))
     return Latents(*found)
 
 
 def effects_of(
-    module: ProteinCVAEModule, item: ProteinBatch, options: EffectOptions = OPTIONS
+    network: ProteinCVAE, item: ProteinBatch, options: EffectOptions = OPTIONS
 ) -> LatentEffects:
     generator = torch.Generator().manual_seed(3)
-    return latent_effects(module, item, means(module, item), generator, options)
+    return latent_effects(network, item, means(network, item), generator, options)
 
 
 @pytest.fixture(scope="module")
-def effects(module: ProteinCVAEModule) -> LatentEffects:
-    module.train()
-    found = effects_of(module, conformer())
-    assert module.training  # its mode is restored
+def effects(network: ProteinCVAE) -> LatentEffects:
+    network.train()
+    found = effects_of(network, conformer())
+    assert network.training  # its mode is restored
     return found
 
 
@@ -114,8 +121,8 @@ def test_every_latent_moves_in_the_dimensions_that_vary_most(effects: LatentEffe
     assert len(effects.moves) == 3 * (2 + 2 + 3 * (3 + 3 + 2))
 
 
-def test_no_move_changes_nothing_and_a_move_does(module: ProteinCVAEModule, effects: LatentEffects):
-    still = effects_of(module, conformer(), dataclasses.replace(OPTIONS, sizes=(0.0,)))
+def test_no_move_changes_nothing_and_a_move_does(network: ProteinCVAE, effects: LatentEffects):
+    still = effects_of(network, conformer(), dataclasses.replace(OPTIONS, sizes=(0.0,)))
     assert float(still.displacement().max()) < 1e-9
     assert float(still.distance_change(0).abs().max()) < 1e-12
     assert all(row["still"] == 1 for row in effect_rows(still))
@@ -123,7 +130,7 @@ def test_no_move_changes_nothing_and_a_move_does(module: ProteinCVAEModule, effe
 
 
 @pytest.mark.parametrize("unit", ["prior", "posterior"])
-def test_effects_do_not_depend_on_any_pose(module: ProteinCVAEModule, unit: str):
+def test_effects_do_not_depend_on_any_pose(network: ProteinCVAE, unit: str):
     options = dataclasses.replace(OPTIONS, units=(unit,))
     item = conformer()
     turns = torch.from_numpy(Rotation.random(2, random_state=4).as_matrix())
@@ -132,7 +139,7 @@ def test_effects_do_not_depend_on_any_pose(module: ProteinCVAEModule, unit: str)
         coordinates=item.coordinates @ turns[0].T + 7.0,
         template=item.template @ turns[1].T - 30.0,
     )
-    here, there = effects_of(module, item, options), effects_of(module, turned, options)
+    here, there = effects_of(network, item, options), effects_of(network, turned, options)
     torch.testing.assert_close(here.displacement(), there.displacement(), rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(
         here.distance_change(5), there.distance_change(5), rtol=1e-7, atol=1e-9
@@ -147,7 +154,7 @@ def reached(effects: LatentEffects, move: int) -> torch.Tensor:
 
 
 def test_a_local_move_leaves_all_residues_that_do_not_hear_it(
-    module: ProteinCVAEModule, effects: LatentEffects
+    network: ProteinCVAE, effects: LatentEffects
 ):
     item = conformer()
     start = item.coordinates[0, :, CA].numpy()
@@ -175,9 +182,9 @@ def test_a_local_move_leaves_all_residues_that_do_not_hear_it(
         assert float(apart.abs().max()) < ROUNDING
 
 
-def test_a_shift_reaches_the_neighbours_before_and_after_it(module: ProteinCVAEModule):
+def test_a_shift_reaches_the_neighbours_before_and_after_it(network: ProteinCVAE):
     options = EffectOptions(residues=1, dimensions=1, sizes=(0.5,), draws=8)
-    effects = effects_of(module, conformer(), options)
+    effects = effects_of(network, conformer(), options)
     (place,) = {move.residue for move in effects.moves if move.residue is not None}
     for m in effects.chosen("shift", "prior"):
         changed = reached(effects, m)
@@ -190,32 +197,32 @@ def test_a_shift_reaches_the_neighbours_before_and_after_it(module: ProteinCVAEM
 
 
 def test_local_latents_follow_z_global_by_what_their_prior_means_change(
-    module: ProteinCVAEModule, effects: LatentEffects
+    network: ProteinCVAE, effects: LatentEffects
 ):
     item = conformer()
-    module.eval()
+    network.eval()
     (m, *_) = effects.chosen(FOLLOWED, "prior", 2.0)
     move = effects.moves[m]
     with torch.no_grad():
-        condition, start = module.model.condition(item), encode(module, item)
+        condition, start = network.condition(item), encode(network, item)
         alone = effects.chosen(GLOBAL, "prior", 2.0)[0]
         assert effects.moves[alone] == dataclasses.replace(move, latent=GLOBAL)
         draws = torch.Generator().manual_seed(3)
-        width = sample_prior(module, item, OPTIONS.draws, draws).z_global.std(0)
+        width = sample_prior(network, item, OPTIONS.draws, draws).z_global.std(0)
         z = start.z_global.clone()
         z[0, move.dimension] += 2 * width[move.dimension]
         locals_ = []
         for at in (start.z_global, z):
-            shift = module.model.prior_shift(condition, at)
-            prior = module.model.prior_local(condition, at, shift)
+            shift = network.prior_shift(condition, at)
+            prior = network.prior_local(condition, at, shift)
             locals_.append((shift, prior.turn.mean, prior.detail.mean))
         change = [b - a for a, b in zip(*locals_, strict=True)]
         latents = Latents(
             z, start.shift + change[0], start.turn + change[1], start.detail + change[2]
         )
-        wanted = module.decode(item, condition, latents).coordinates[0]
+        wanted = network.decode(item, condition, latents).coordinates[0]
         held = Latents(z, start.shift, start.turn, start.detail)
-        unfollowed = module.decode(item, condition, held).coordinates[0]
+        unfollowed = network.decode(item, condition, held).coordinates[0]
     torch.testing.assert_close(effects.moved[m], wanted, rtol=0, atol=1e-9)
     torch.testing.assert_close(effects.moved[alone], unfollowed, rtol=0, atol=1e-9)
     assert float((wanted - unfollowed).abs().max()) > 1e-3
@@ -302,15 +309,15 @@ def test_figure_shows_displacements_and_the_largest_distance_change(effects: Lat
         effects_figure("x", effects, "posterior")
 
 
-def test_what_cannot_be_moved_is_refused(module: ProteinCVAEModule):
+def test_what_cannot_be_moved_is_refused(network: ProteinCVAE):
     item = conformer()
-    found, generator = means(module, item), torch.Generator()
+    found, generator = means(network, item), torch.Generator()
     absent = dataclasses.replace(item, template_mask=torch.zeros_like(item.mask))
     with pytest.raises(ValueError, match=f"item: .* {LENGTH} residues missing"):
-        latent_effects(module, absent, found, generator)
+        latent_effects(network, absent, found, generator)
     one = Latents(*(getattr(found, f.name)[:1] for f in dataclasses.fields(Latents)))
     with pytest.raises(ValueError, match="means: expected at least 2"):
-        latent_effects(module, item, one, generator)
+        latent_effects(network, item, one, generator)
     for options, name in (
         ({"residues": 0}, "residues"), ({"draws": 1}, "draws"), ({"units": ("sd",)}, "units"),
     ):  # fmt: skip

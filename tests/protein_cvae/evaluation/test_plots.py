@@ -16,9 +16,9 @@ from scipy.spatial.transform import Rotation
 from sklearn.decomposition import PCA
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from protein_cvae.data.datamodule import EnsembleDataModule, SimulationSettings
+from protein_cvae.data.datamodule import EnsembleDataModule
+from protein_cvae.data.settings import SimulationSettings
 from protein_cvae.evaluation.latent_effects import FOLLOWED, GLOBAL, LOCAL
-from protein_cvae.evaluation.metrics import rmsf
 from protein_cvae.evaluation.plots.ensembles import (
     distance_difference,
     distance_figure,
@@ -33,6 +33,8 @@ from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.geometry.dihedrals import Torsions
 from protein_cvae.geometry.nerf import build_backbone
 from protein_cvae.geometry.ramachandran import CLASS_NAMES
+from protein_cvae.geometry.superposition import rmsf
+from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.module import ProteinCVAEModule
 from protein_cvae.residues import encode_sequence
 
@@ -149,11 +151,11 @@ def test_lightning_test_writes_the_evaluation(tmp_path: Path, capsys: pytest.Cap
     data = EnsembleDataModule(
         simulate=SimulationSettings(num_proteins=2, num_models=5, min_length=24, max_length=26)
     )
-    module = ProteinCVAEModule(
+    sizes = NetworkSettings(
         width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4, d_local=9,
         hidden=8, decoder_layers=1, chain_neighbors=2, spatial_neighbors=4,
-        evaluation=EvaluationSettings(count=2, figures=1),
     )  # fmt: skip
+    module = ProteinCVAEModule(sizes, evaluation=EvaluationSettings(count=2, figures=1))
     assert "evaluation" not in module.hparams
     logger = TensorBoardLogger(tmp_path, name="", version="run")
     trainer = pl.Trainer(

@@ -24,27 +24,24 @@ from common.cli import main as cli
 from protein_cvae.data.batch import collate
 from protein_cvae.data.simulate import simulate_ensembles
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.evaluation.metrics import pairwise_rmsd, spread
-from protein_cvae.generation import (
-    EncodeDataModule,
-    GenerateDataModule,
-    GenerateOptions,
-    InterpolateDataModule,
-    InterpolateOptions,
-    encode_models,
-    generate,
-    interpolate,
-    read_input,
-    sequence_ensemble,
-)
-from protein_cvae.generation.inputs import prepare
+from protein_cvae.generation.commands.encode import EncodeDataModule
+from protein_cvae.generation.commands.generate import GenerateDataModule
+from protein_cvae.generation.commands.interpolate import InterpolateDataModule, PathEnds
+from protein_cvae.generation.encode import encode_models
+from protein_cvae.generation.generate import GenerateOptions, generate
+from protein_cvae.generation.inputs import ReadingOptions, prepare, read_input, sequence_ensemble
+from protein_cvae.generation.interpolate import InterpolateOptions, interpolate
 from protein_cvae.generation.outputs import bundle, check_validity, written_rmsf
 from protein_cvae.geometry.dihedrals import Torsions, backbone_dihedrals
 from protein_cvae.geometry.frames import rotation_from_axis_angle
 from protein_cvae.geometry.nerf import build_backbone
 from protein_cvae.geometry.projection import inside_tolerance
+from protein_cvae.geometry.superposition import mean_rmsd, pairwise_rmsd
 from protein_cvae.io import read_structure, write_ensemble
 from protein_cvae.model import sampling
+from protein_cvae.model.kl import kl_terms
+from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.module import ProteinCVAEModule
 
 # The checkpoint brings its sizes in place of the defaults.
@@ -57,17 +54,27 @@ SIZES = {
     "d_global": 6, "d_local": 10, "hidden": 8, "decoder_layers": 1, "chain_neighbors": 4,
     "spatial_neighbors": 6,
 }  # fmt: skip
+# Options of the tasks that belong to a group.
+GROUPS = {
+    "options": ("mode", "count", "model", "temperature", "bandwidth", "seed", "finish", "steps"),
+    "ends": ("second", "first_model", "second_model"),
+    "reading": ("chains", "incomplete", "max_frames"),
+}
 DRAWING = ["ensemble", "around", "prior", "sequence"]
 
 
 def tiny_module(**options: int) -> ProteinCVAEModule:
     torch.manual_seed(0)
-    return ProteinCVAEModule(**(SIZES | options))  # type: ignore[arg-type]
+    return ProteinCVAEModule(NetworkSettings(**(SIZES | options)))  # type: ignore[arg-type]
+
+
+def tiny_network(**options: int) -> ProteinCVAE:
+    return tiny_module(**options).model
 
 
 @pytest.fixture(scope="module")
-def module() -> ProteinCVAEModule:
-    return tiny_module()
+def network() -> ProteinCVAE:
+    return tiny_network()
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +82,20 @@ def protein() -> Ensemble:
     """Six models of 26 residues."""
     (ensemble,) = simulate_ensembles(1, 6, 26, 26, seed=3)
     return ensemble
+
+
+def generate_data(output: str, input: str | None = None, **flat: Any) -> GenerateDataModule:
+    """The data module with options of :data:`GROUPS` given by name."""
+    groups: dict[str, dict[str, Any]] = {"options": {}, "reading": {}}
+    for group, found in groups.items():
+        found |= {name: flat.pop(name) for name in GROUPS[group] if name in flat}
+    return GenerateDataModule(
+        flat.pop("output", output),
+        input,
+        options=GenerateOptions(**groups["options"]),
+        reading=ReadingOptions(**groups["reading"]),
+        **flat,
+    )
 
 
 def made_of(ensemble: Ensemble, **changes: object) -> Ensemble:
@@ -91,17 +112,17 @@ def all_inside(ensemble: Ensemble, cis: torch.Tensor | None = None) -> bool:
 
 @pytest.mark.parametrize("mode", DRAWING)
 def test_conformers_are_valid_reproducible_and_new(
-    module: ProteinCVAEModule, protein: Ensemble, mode: str
+    network: ProteinCVAE, protein: Ensemble, mode: str
 ) -> None:
     options = GenerateOptions(mode, count=4)  # type: ignore[arg-type]
-    made = generate(module, protein, options)
+    made = generate(network, protein, options)
     assert made.coordinates.shape == (4, 26, 3, 3)
     assert made.model_numbers == (1, 2, 3, 4)
     assert made.sequence == protein.sequence
     assert all_inside(made)
-    again = generate(module, protein, options)
+    again = generate(network, protein, options)
     assert torch.equal(made.coordinates, again.coordinates)
-    other = generate(module, protein, dataclasses.replace(options, seed=1))
+    other = generate(network, protein, dataclasses.replace(options, seed=1))
     rmsd = pairwise_rmsd(made.coordinates[:, :, CA], other.coordinates[:, :, CA])
     assert rmsd.min() > 1e-3
     rmsd = pairwise_rmsd(made.coordinates[:, :, CA], made.coordinates[:, :, CA])
@@ -111,92 +132,88 @@ def test_conformers_are_valid_reproducible_and_new(
 def test_the_global_generator_and_the_modules_mode_are_left_alone(
     protein: Ensemble,
 ) -> None:
-    module = tiny_module(dropout=0.5)  # type: ignore[arg-type]
-    module.train()
+    network = tiny_network(dropout=0.5)  # type: ignore[arg-type]
+    network.train()
     state = torch.get_rng_state()
-    first = generate(module, protein, GenerateOptions("prior", count=2))
+    first = generate(network, protein, GenerateOptions("prior", count=2))
     assert torch.equal(torch.get_rng_state(), state)
-    assert module.training
-    module.eval()
-    second = generate(module, protein, GenerateOptions("prior", count=2))
+    assert network.training
+    network.eval()
+    second = generate(network, protein, GenerateOptions("prior", count=2))
     assert torch.equal(first.coordinates, second.coordinates)
 
 
 def test_an_ensemble_without_bandwidth_repeats_its_models(
-    module: ProteinCVAEModule, protein: Ensemble
+    network: ProteinCVAE, protein: Ensemble
 ) -> None:
     made = generate(
-        module, protein, GenerateOptions("ensemble", count=6, bandwidth=0, finish=False)
+        network, protein, GenerateOptions("ensemble", count=6, bandwidth=0, finish=False)
     )
     prepared = prepare(protein, None)
-    module.eval()
+    network.eval()
     with torch.no_grad():
         batch = collate([prepared.item(m, prepared.central) for m in range(6)])
-        expected = module.reconstruct(batch)[0].coordinates
+        expected = network.reconstruct(batch)[0].coordinates
     rmsd = pairwise_rmsd(made.coordinates[:, :, CA], expected[:, :, CA])
     assert rmsd.amin(0).max() < 1e-3
     assert sorted(rmsd.argmin(1).tolist()) == list(range(6))  # each once
 
 
-def test_temperature_0_gives_one_conformer(module: ProteinCVAEModule, protein: Ensemble) -> None:
+def test_temperature_0_gives_one_conformer(network: ProteinCVAE, protein: Ensemble) -> None:
     for mode in DRAWING:
         options = GenerateOptions(mode, count=3, temperature=0, finish=False)  # type: ignore[arg-type]
-        assert spread(generate(module, protein, options).coordinates[:, :, CA]) < 1e-3
+        assert mean_rmsd(generate(network, protein, options).coordinates[:, :, CA]) < 1e-3
 
 
 def test_around_draws_from_the_posterior_of_the_model_that_is_named(
-    module: ProteinCVAEModule, protein: Ensemble
+    network: ProteinCVAE, protein: Ensemble
 ) -> None:
     prepared = prepare(protein, None)
     named = (prepared.central + 1) % 6
     numbered = made_of(protein, model_numbers=(11, 12, 13, 14, 15, 16))
     options = GenerateOptions("around", count=2, model=11 + named, temperature=0, finish=False)
-    made = generate(module, numbered, options)
-    module.eval()
+    made = generate(network, numbered, options)
+    network.eval()
     with torch.no_grad():
-        expected = module.reconstruct(prepared.item(named, prepared.central))[0].coordinates
+        expected = network.reconstruct(prepared.item(named, prepared.central))[0].coordinates
     assert pairwise_rmsd(made.coordinates[:, :, CA], expected[:, :, CA]).max() < 1e-3
 
 
 def test_the_prior_has_the_template_that_is_named_and_its_pose(
-    module: ProteinCVAEModule, protein: Ensemble
+    network: ProteinCVAE, protein: Ensemble
 ) -> None:
     for number in (1, 5):
         options = GenerateOptions("prior", count=3, model=number, temperature=0)
-        made = generate(module, protein, options).coordinates[:, :, CA]
+        made = generate(network, protein, options).coordinates[:, :, CA]
         # An untrained decoder hardly moves its template.
         gap = (made - protein.coordinates[number - 1, :, CA]).square().sum(-1).mean(-1).sqrt()
         assert gap.max() < 1.0
 
 
-def test_nothing_depends_on_the_pose_of_the_input(
-    module: ProteinCVAEModule, protein: Ensemble
-) -> None:
+def test_nothing_depends_on_the_pose_of_the_input(network: ProteinCVAE, protein: Ensemble) -> None:
     turn = rotation_from_axis_angle(torch.tensor([0.3, -1.1, 0.7]))
     moved = made_of(protein, coordinates=protein.coordinates @ turn.mT + 7.0)
     # The draws of the elastic prior are made in the pose of the template: only their distribution
     # does not depend on it.
     for mode, temperature in (("ensemble", 1.0), ("around", 1.0), ("prior", 0.0)):
         options = GenerateOptions(mode, 3, temperature=temperature, finish=False)  # type: ignore[arg-type]
-        first, second = (generate(module, e, options).coordinates for e in (protein, moved))
+        first, second = (generate(network, e, options).coordinates for e in (protein, moved))
         assert torch.allclose(first @ turn.mT + 7.0, second, atol=2e-3)
 
 
-def test_a_sequence_uses_no_structure(module: ProteinCVAEModule, protein: Ensemble) -> None:
+def test_a_sequence_uses_no_structure(network: ProteinCVAE, protein: Ensemble) -> None:
     options = GenerateOptions("sequence", count=2)
     bare = sequence_ensemble(protein.sequence)
     assert bare.residue_numbers.tolist() == list(range(1, 27))
     assert bare.chain_ids == ("A",)
-    made = generate(module, bare, options)
+    made = generate(network, bare, options)
     assert torch.allclose(
-        made.coordinates, generate(module, protein, options).coordinates, atol=1e-5
+        made.coordinates, generate(network, protein, options).coordinates, atol=1e-5
     )
     assert all_inside(made)
 
 
-def test_cis_peptides_of_the_template_stay_cis(
-    module: ProteinCVAEModule, protein: Ensemble
-) -> None:
+def test_cis_peptides_of_the_template_stay_cis(network: ProteinCVAE, protein: Ensemble) -> None:
     angles, _ = backbone_dihedrals(
         protein.coordinates.double(), protein.bonded.expand(protein.mask.shape), protein.mask
     )
@@ -207,13 +224,13 @@ def test_cis_peptides_of_the_template_stay_cis(
     cis = (omega == 0)[:2]
     ensemble = made_of(protein, coordinates=bent)
     for options in (GenerateOptions("ensemble", count=2), GenerateOptions("prior", count=2)):
-        assert all_inside(generate(module, ensemble, options), cis)
+        assert all_inside(generate(network, ensemble, options), cis)
     first, second = (ensemble.select_models([i]) for i in (0, 1))
-    path = interpolate(module, first, second, InterpolateOptions(steps=2))
+    path = interpolate(network, first, second, InterpolateOptions(steps=2))
     assert all_inside(path, cis)
 
 
-def test_length_500_in_two_chains(module: ProteinCVAEModule) -> None:
+def test_length_500_in_two_chains(network: ProteinCVAE) -> None:
     generator = torch.Generator().manual_seed(0)
     shape, length = (3, 500), 500
     angles = torch.deg2rad(torch.tensor([-62.0, -43.0]))
@@ -236,7 +253,7 @@ def test_length_500_in_two_chains(module: ProteinCVAEModule) -> None:
         source="helices",
         model_numbers=(1, 2, 3),
     )
-    made = generate(module, long, GenerateOptions("ensemble", count=2))
+    made = generate(network, long, GenerateOptions("ensemble", count=2))
     assert made.chain_ids == ("A", "B")
     assert all_inside(made)
     assert not bool(check_validity(made).broken.any())
@@ -247,11 +264,11 @@ def test_length_500_in_two_chains(module: ProteinCVAEModule) -> None:
 
 @pytest.mark.parametrize("templates", ["both", "first"])
 def test_a_path_goes_from_one_end_to_the_other_in_even_valid_steps(
-    module: ProteinCVAEModule, protein: Ensemble, templates: str
+    network: ProteinCVAE, protein: Ensemble, templates: str
 ) -> None:
     first, second = protein.select_models([0]), protein.select_models([3])
     options = InterpolateOptions(steps=9, templates=templates)  # type: ignore[arg-type]
-    path = interpolate(module, first, second, options)
+    path = interpolate(network, first, second, options)
     assert path.num_models == 9
     assert all_inside(path)
     ca = path.coordinates[:, :, CA]
@@ -266,26 +283,26 @@ def test_a_path_goes_from_one_end_to_the_other_in_even_valid_steps(
 
 
 def test_a_path_read_backwards_is_the_path_between_exchanged_ends(
-    module: ProteinCVAEModule, protein: Ensemble
+    network: ProteinCVAE, protein: Ensemble
 ) -> None:
     first, second = protein.select_models([0]), protein.select_models([3])
     options = InterpolateOptions(steps=4, finish=False)
-    there = interpolate(module, first, second, options).coordinates[:, :, CA]
-    back = interpolate(module, second, first, options).coordinates[:, :, CA]
+    there = interpolate(network, first, second, options).coordinates[:, :, CA]
+    back = interpolate(network, second, first, options).coordinates[:, :, CA]
     assert aligned_rmsd(there, back.flip(0)).max() < 2e-3
 
 
 def test_one_template_is_the_straight_path_in_latents(
-    module: ProteinCVAEModule, protein: Ensemble
+    network: ProteinCVAE, protein: Ensemble
 ) -> None:
     first, second = protein.select_models([0]), protein.select_models([3])
     options = InterpolateOptions(steps=5, templates="first", finish=False)
-    path = interpolate(module, first, second, options)
+    path = interpolate(network, first, second, options)
     pair = prepare(protein.select_models([0, 3]), None)
-    module.eval()
-    latents = [sampling.encode(module, pair.item(i, 0)) for i in (0, 1)]
+    network.eval()
+    latents = [sampling.posterior_means(network, pair, [i], 0) for i in (0, 1)]
     straight = sampling.interpolate(latents[0], latents[1], 5)
-    expected = sampling.decode(module, pair.item(0, 0), straight, None)
+    expected = sampling.decode(network, pair.item(0, 0), straight, None)
     assert aligned_rmsd(path.coordinates[:, :, CA], expected[:, :, CA]).max() < 2e-3
 
 
@@ -293,21 +310,21 @@ def test_one_template_is_the_straight_path_in_latents(
 
 
 def test_latents_are_those_of_the_module_with_their_kl(
-    module: ProteinCVAEModule, protein: Ensemble, tmp_path: Path
+    network: ProteinCVAE, protein: Ensemble, tmp_path: Path
 ) -> None:
     many = made_of(
         protein.select_models([*range(6)] * 2), model_numbers=tuple(range(3, 15))
     )  # more than are encoded at once
-    latents = encode_models(module, many, template=5)
+    latents = encode_models(network, many, template=5)
     assert latents.template_model == 5
     prepared = prepare(many, None)
-    module.eval()
+    network.eval()
     for m in (0, 11):
         with torch.no_grad():
             batch = prepared.item(m, 2)
-            condition = module.model.condition(batch)
-            posterior = module.model.encode(batch, condition)
-            kl = module.kl_terms(posterior, condition, posterior.mean(), batch.weight)
+            condition = network.condition(batch)
+            posterior = network.encode(batch, condition)
+            kl = kl_terms(network, posterior, condition, posterior.mean(), batch.weight)
         mean = posterior.mean()
         assert np.allclose(latents.z_global[m], mean.z_global[0], atol=1e-4)
         assert np.allclose(latents.z_local[m], mean.z_local[0], atol=1e-4)
@@ -356,14 +373,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     for ensemble in simulate_ensembles(2, 6, 24, 26, seed=3):
         write_ensemble(folder / f"{ensemble.name}.pdb", ensemble)
-    data = {"structures": [str(folder)], "draws_per_epoch": 1, "batch_proteins": 1}
+    data = {
+        "sources": {"structures": [str(folder)]},
+        "draws": {"per_epoch": 1, "batch_proteins": 1},
+    }
     config = {
         "model": {
-            "class_path": "protein_cvae.module.ProteinCVAEModule",
-            "init_args": SIZES | {"export": str(folder / "model.ckpt")},
+            "class_path": "protein_cvae.ProteinCVAEModule",
+            "init_args": {"network": SIZES, "export": str(folder / "model.ckpt")},
         },
         "data": {
-            "class_path": "protein_cvae.data.datamodule.EnsembleDataModule",
+            "class_path": "protein_cvae.EnsembleDataModule",
             "init_args": data,
         },
         "trainer": {
@@ -388,7 +408,12 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Path) -> C
 
     def run(task: str, output: str, **options: object) -> Path:
         path = tmp_path / output
-        arguments = {"output": str(path)} | options
+        groups = {name: group for group, names in GROUPS.items() for name in names}
+        named = {
+            f"{groups[key]}.{key}" if key in groups else key: value
+            for key, value in options.items()
+        }
+        arguments = {"output": str(path)} | named
         cli.main(
             [
                 "predict",
@@ -430,16 +455,16 @@ def test_generate_by_command(
     assert str(trained) not in json.dumps(summary)
 
     # The same, as a Python call.
-    module = ProteinCVAEModule.load_from_checkpoint(trained / "model.ckpt")
+    network = ProteinCVAEModule.load_from_checkpoint(trained / "model.ckpt").model
     ensemble = read_structure(given)
-    made = generate(module, ensemble, GenerateOptions(count=3, seed=5))
+    made = generate(network, ensemble, GenerateOptions(count=3, seed=5))
     written = read_structure(path)
     assert torch.allclose(written.coordinates, made.coordinates, atol=6e-4)
     ca = made.coordinates[:, :, CA]
     found = summary["generated"]["mean_pairwise_ca_rmsd"]["all"]
-    assert found == pytest.approx(spread(ca), rel=1e-5)
-    given_spread = summary["given"]["mean_pairwise_ca_rmsd"]["all"]
-    assert given_spread == pytest.approx(spread(ensemble.coordinates[:, :, CA]), rel=1e-5)
+    assert found == pytest.approx(mean_rmsd(ca), rel=1e-5)
+    given_rmsd = summary["given"]["mean_pairwise_ca_rmsd"]["all"]
+    assert given_rmsd == pytest.approx(mean_rmsd(ensemble.coordinates[:, :, CA]), rel=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["pdb", "cif"])
@@ -504,7 +529,7 @@ def test_one_conformer_and_one_model(command: Command, trained: Path, tmp_path: 
     assert summary["input"]["template_model"] == 5
     assert summary["generated"]["mean_pairwise_ca_rmsd"] == {"core": None, "all": None}
     assert read_structure(path).num_models == 1
-    around = generate(tiny_module(), read_structure(one), GenerateOptions("around", count=1))
+    around = generate(tiny_network(), read_structure(one), GenerateOptions("around", count=1))
     assert all_inside(around)
 
 
@@ -538,8 +563,8 @@ def test_encode_by_command(
     path = command("encode", "z.npz", input=structure_file(trained), template=2)
     assert "6 models encoded" in capsys.readouterr().out
     ensemble = read_structure(structure_file(trained))
-    module = ProteinCVAEModule.load_from_checkpoint(trained / "model.ckpt")
-    expected = encode_models(module, ensemble, template=2)
+    network = ProteinCVAEModule.load_from_checkpoint(trained / "model.ckpt").model
+    expected = encode_models(network, ensemble, template=2)
     with np.load(path, allow_pickle=False) as stored:
         for field in dataclasses.fields(expected):
             value = np.array(getattr(expected, field.name))
@@ -552,15 +577,15 @@ def test_encode_by_command(
 
 
 def test_a_trajectory_folder_is_an_ensemble(
-    module: ProteinCVAEModule, protein: Ensemble, tmp_path: Path
+    network: ProteinCVAE, protein: Ensemble, tmp_path: Path
 ) -> None:
     write_ensemble(tmp_path / "topology.pdb", protein.select_models([0]))
     write_ensemble(tmp_path / "all.pdb", protein)
     mdtraj.load(str(tmp_path / "all.pdb")).save_xtc(str(tmp_path / "frames.xtc"))
     (tmp_path / "all.pdb").unlink()
-    frames = read_input(tmp_path, "input", max_frames=4)
+    frames = read_input(tmp_path, "input", ReadingOptions(max_frames=4))
     assert frames.num_models == 4
-    assert generate(module, frames, GenerateOptions(count=2)).num_models == 2
+    assert generate(network, frames, GenerateOptions(count=2)).num_models == 2
 
 
 # -- embedder -------------------------------------------------------------------------------------
@@ -584,20 +609,20 @@ class EmbedderModule(ProteinCVAEModule):
     """As if trained with the embedder called "letters"."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        checkpoint["EnsembleDataModule"] = {"embedder": "letters"}
+        checkpoint["protein_cvae_data"] = {"embedder": "letters"}
 
 
 def test_the_embedder_is_that_of_the_training(protein: Ensemble, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module = EmbedderModule(d_embedding=21, **SIZES)  # type: ignore[arg-type]
-    made = generate(module, protein, GenerateOptions("prior", count=2), FakeEmbedder())
+    module = EmbedderModule(NetworkSettings(d_embedding=21, **SIZES))  # type: ignore[arg-type]
+    made = generate(module.model, protein, GenerateOptions("prior", count=2), FakeEmbedder())
     assert all_inside(made)
     with pytest.raises(ValueError, match="width 21, none is given"):
-        generate(module, protein)
+        generate(module.model, protein)
     with pytest.raises(ValueError, match="width 21, one of width 22 is given"):
-        encode_models(module, protein, embedder=FakeEmbedder(22))
+        encode_models(module.model, protein, embedder=FakeEmbedder(22))
     with pytest.raises(ValueError, match="learned without a sequence embedder"):
-        generate(tiny_module(), protein, embedder=FakeEmbedder())
+        generate(tiny_network(), protein, embedder=FakeEmbedder())
 
     write_ensemble(tmp_path / "given.pdb", protein)
     trainer = pl.Trainer(
@@ -609,15 +634,15 @@ def test_the_embedder_is_that_of_the_training(protein: Ensemble, tmp_path: Path)
         data = GenerateDataModule(
             str(tmp_path / f"{identity}.pdb"),
             str(tmp_path / "given.pdb"),
-            count=1,
+            options=GenerateOptions(count=1),
             embedder=FakeEmbedder(identity=identity),
         )
         if identity == "other":
             with pytest.raises(ValueError, match="trained with letters, given is other"):
-                trainer.predict(module, data, ckpt_path=tmp_path / "model.ckpt")
+                trainer.predict(network, data, ckpt_path=tmp_path / "model.ckpt")
             assert not (tmp_path / "other.pdb").exists()
         else:
-            trainer.predict(module, data, ckpt_path=tmp_path / "model.ckpt")
+            trainer.predict(network, data, ckpt_path=tmp_path / "model.ckpt")
             summary = json.loads((tmp_path / "letters.pdb.json").read_text())
             assert summary["embedder"] == "letters"
 
@@ -646,17 +671,16 @@ def spoiled(protein: Ensemble, model: int, residue: int) -> Ensemble:
         ({"input": None, "sequence": "ACD"}, "mode ensemble needs a structure"),
     ],
 )
-def test_options_of_generate(options: dict[str, object], message: str) -> None:
-    arguments = {"output": "made.pdb", "input": "given.pdb"} | options
+def test_options_of_generate(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        GenerateDataModule(**arguments)  # type: ignore[arg-type]
+        generate_data("made.pdb", **({"input": "given.pdb"} | options))
 
 
 def test_options_of_the_others() -> None:
     with pytest.raises(ValueError, match="steps must be at least 2, both ends, got 1"):
-        InterpolateDataModule("a.pdb", "b.pdb", steps=1)
+        InterpolateOptions(steps=1)
     with pytest.raises(ValueError, match="templates must be 'both' or 'first', got 'second'"):
-        InterpolateDataModule("a.pdb", "b.pdb", templates="second")  # type: ignore[arg-type]
+        InterpolateOptions(templates="second")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"latents.csv must end in .npz"):
         EncodeDataModule("a.pdb", "latents.csv")
 
@@ -676,10 +700,6 @@ def test_outputs_that_exist_or_are_inputs(tmp_path: Path, protein: Ensemble) -> 
         GenerateDataModule(str(tmp_path / "folder.pdb"), str(given))
 
 
-def read_with(data: GenerateDataModule | InterpolateDataModule | EncodeDataModule) -> None:
-    data.read()
-
-
 def test_inputs_that_cannot_be_used(tmp_path: Path, protein: Ensemble) -> None:
     given, out = tmp_path / "given.pdb", str(tmp_path / "made.pdb")
     write_ensemble(given, protein)
@@ -688,7 +708,7 @@ def test_inputs_that_cannot_be_used(tmp_path: Path, protein: Ensemble) -> None:
         message: str, kind: type[Exception] = ValueError, path: Path = given, **options: Any
     ) -> None:
         with pytest.raises(kind, match=message):
-            GenerateDataModule(out, str(path), **options).read()
+            generate_data(out, str(path), **options).read()
 
     bad("input: no such file or folder: .*nowhere.pdb", FileNotFoundError, tmp_path / "nowhere.pdb")
     bad("given.pdb: no chain 'Q'; chains must be .*A \\(26 residues\\)", chains="Q")
@@ -710,8 +730,8 @@ def test_inputs_that_cannot_be_used(tmp_path: Path, protein: Ensemble) -> None:
     label = protein.label(9)
     bad(f"holes.cif: model 4, residue {label}: N, CA or C is missing", path=holes)
     bad(f"model 4, residue {label}", path=holes, mode="prior", model=4)
-    assert GenerateDataModule(out, str(holes), mode="prior", model=3).read().ensemble.length == 26
-    dropped = GenerateDataModule(out, str(holes), incomplete="drop").read().ensemble
+    assert generate_data(out, str(holes), mode="prior", model=3).read().ensemble.length == 26
+    dropped = generate_data(out, str(holes), incomplete="drop").read().ensemble
     assert dropped.length == 25
     assert not dropped.bonded[8]
     with pytest.raises(ValueError, match=f"model 4, residue {label}"):
@@ -739,12 +759,12 @@ def test_ends_of_a_path_that_do_not_agree(tmp_path: Path, protein: Ensemble) -> 
     write_ensemble(second, made_of(protein, sequence=other))
     out = str(tmp_path / "path.pdb")
     with pytest.raises(ValueError, match=r"sequences differ at residue 8: .*first.pdb.*second.pdb"):
-        InterpolateDataModule(str(first), out, str(second)).read()
+        InterpolateDataModule(str(first), out, PathEnds(str(second))).read()
     write_ensemble(second, protein.select_residues(torch.arange(26) < 20))
     with pytest.raises(ValueError, match=r"first.pdb has 26 residues and .*second.pdb has 20"):
-        InterpolateDataModule(str(first), out, str(second)).read()
+        InterpolateDataModule(str(first), out, PathEnds(str(second))).read()
     with pytest.raises(ValueError, match=r"second.pdb: second_model 8: no such model"):
-        InterpolateDataModule(str(first), out, str(second), second_model=8).read()
+        InterpolateDataModule(str(first), out, PathEnds(str(second), second_model=8)).read()
 
 
 def test_a_bad_command_says_so_in_one_line_and_writes_nothing(
@@ -767,27 +787,8 @@ def test_predict_needs_one_of_these_data_modules(tmp_path: Path, protein: Ensemb
     write_ensemble(tmp_path / "given.pdb", protein)
     data = GenerateDataModule(str(tmp_path / "made.pdb"), str(tmp_path / "given.pdb"))
     trainer = pl.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
-    with pytest.raises(
-        ValueError, match=r"needs protein_cvae\.module\.ProteinCVAEModule, got Boring"
-    ):
+    with pytest.raises(ValueError, match=r"needs protein_cvae\.ProteinCVAEModule, got Boring"):
         trainer.predict(BoringModel(), data)
     with pytest.warns(UserWarning, match="no --ckpt_path is given"):
         trainer.predict(tiny_module(), data)
     assert (tmp_path / "made.pdb").is_file()
-
-
-def test_each_key_of_the_configs_is_an_option_with_its_default() -> None:
-    for task, kind in (
-        ("generate", GenerateDataModule),
-        ("interpolate", InterpolateDataModule),
-        ("encode", EncodeDataModule),
-    ):
-        config = yaml.safe_load((ROOT / "configs" / "protein_cvae" / f"{task}.yaml").read_text())
-        parameters = kind.__init__.__annotations__.keys() - {"return"}
-        given = config["data"]["init_args"]
-        assert set(given) == parameters
-        defaults = kind.__init__.__defaults__ or ()
-        names = kind.__init__.__code__.co_varnames[: kind.__init__.__code__.co_argcount]
-        for name, default in zip(names[-len(defaults) :], defaults, strict=True):
-            if name != "input":
-                assert given[name] == default, (task, name)

@@ -16,9 +16,10 @@ from protein_cvae.model.elastic import (
     elastic_network,
     most_probable_amplitude,
 )
-from protein_cvae.model.kl import free_bits, gaussian_kl
-from protein_cvae.model.latents import Gaussian, bounded
+from protein_cvae.model.kl import free_bits
+from protein_cvae.model.latents import Gaussian, bounded, gaussian_kl
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.settings import NetworkSettings
 
 
 def setup(length=12, items=2, seed=0):
@@ -212,7 +213,7 @@ def test_gradients_of_the_kl():
 
 
 def test_checkpoints_with_a_learned_network_are_refused():
-    model = ProteinCVAE(0, 16, 1, 1, 2, 16, 0.0, 4, 8, 8, 1, 4, 4)
+    model = ProteinCVAE(NetworkSettings(0, 16, 1, 1, 2, 16, 0.0, 4, 8, 8, 1, 4, 4))
     state = model.state_dict() | {"elastic.isotropy": torch.zeros(())}
     with pytest.raises(ValueError, match=r"elastic\.isotropy .* train the model anew"):
         model.load_state_dict(state)

@@ -13,10 +13,11 @@ from protein_cvae.model.losses import (
     fit_terms,
     geometry_terms,
     weighted,
-    weighted_geometry,
 )
 from protein_cvae.model.motion import axis_angle, displacement
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.settings import NetworkSettings
+from protein_cvae.model.states import Decoded
 from protein_cvae.module import ProteinCVAEModule
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
@@ -69,7 +70,7 @@ def conformer(
 
 def small_model(**options: object) -> ProteinCVAE:
     torch.manual_seed(0)
-    model = ProteinCVAE(**(SMALL | options)).double().eval()
+    model = ProteinCVAE(NetworkSettings(**(SMALL | options))).double().eval()
     # Layers that start at 0 would hide what they do.
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -222,9 +223,9 @@ def test_losses_ignore_padding():
     logits = torch.randn(2, 30, 20, generator=generator, dtype=torch.float64)
 
     def score(x, logits, batch):
-        fit = fit_terms(x, logits, batch, batch.mask, weights.tail)
-        shape = geometry_terms(x, batch.aatype, batch.bonded, batch.mask)
-        return weighted(weights, fit, 0.5) + weighted_geometry(weights, shape, 0.5)
+        fit = fit_terms(Decoded(x, logits), batch, batch.mask, weights.tail)
+        shape = geometry_terms(Decoded(x, logits), batch, batch.mask)
+        return weighted(weights, fit, 0.5) + weighted(weights, shape, 0.5)
 
     together = score(x, logits, joined)
     alone = score(x[:1, :18], logits[:1, :18], items[0])
@@ -283,7 +284,7 @@ class Training(ProteinCVAEModule):
 @pytest.mark.parametrize("design", ["direct", "shared", "separate"])
 def test_a_training_step_gives_every_parameter_a_finite_gradient(design):
     """Also what DDP asks for: no parameter without a gradient."""
-    module = Training(sequence_design=design, **SMALL).double()
+    module = Training(NetworkSettings(sequence_design=design, **SMALL)).double()
     items = [conformer(18, 0), conformer(24, 1, templated=False), conformer(21, 2, sequence=False)]
     batch = collate([dataclasses.replace(i, weight=i.weight.float()) for i in items])
     module.training_step(batch, 0).backward()
@@ -293,34 +294,34 @@ def test_a_training_step_gives_every_parameter_a_finite_gradient(design):
 
 
 def test_a_training_step_repeats_and_its_noise_ignores_the_neighbours():
-    module = Training(**SMALL).double()
+    module = Training(NetworkSettings(**SMALL)).double()
     items = [conformer(18, 0), conformer(24, 1)]
     batch = collate([dataclasses.replace(i, weight=i.weight.float()) for i in items])
     assert torch.equal(module.training_step(batch, 0), module.training_step(batch, 0))
-    together, alone = module.noise(batch, 3, 0), module.noise(items[0], 3, 0)
+    together, alone = (module.model.noise(x, 0, 3, 0) for x in (batch, items[0]))
     assert torch.equal(together.z_global[:1], alone.z_global)
     assert torch.equal(together.detail[:1, :18], alone.detail)
-    assert not torch.equal(module.noise(batch, 4, 0).shift, together.shift)
+    assert not torch.equal(module.model.noise(batch, 0, 4, 0).shift, together.shift)
 
 
 def test_noise_is_drawn_on_the_device_of_the_batch():
     """On the one without storage, which stands for a GPU: a copy to the CPU would raise."""
-    module = Training(**SMALL)
+    module = Training(NetworkSettings(**SMALL))
     batch = conformer(18, 0)
-    noise = module.noise(batch.to("meta"), 3, 0)
+    noise = module.model.noise(batch.to("meta"), 0, 3, 0)
     assert {getattr(noise, f.name).device.type for f in dataclasses.fields(noise)} == {"meta"}
 
 
 @pytest.mark.parametrize("design", ["direct", "separate"])
 def test_an_item_of_weight_zero_counts_for_nothing(design):
     """Samplers fill batches up with them; a score that saw them would depend on the processes."""
-    module = Training(sequence_design=design, **SMALL).double()
+    module = Training(NetworkSettings(sequence_design=design, **SMALL)).double()
     items = [conformer(18, 0), conformer(24, 1)]
     filler = dataclasses.replace(conformer(21, 2), weight=torch.zeros(1, dtype=torch.float64))
     module.eval()
     with torch.no_grad():
-        without, *_ = module.scores(collate(items))
-        filled, *_ = module.scores(collate([*items, filler]))
+        without = module.scores(collate(items)).values
+        filled = module.scores(collate([*items, filler])).values
     assert {"loss", "kl_global", "kl_shift", "kl_turn", "kl_detail"} <= set(without)
     for name, value in without.items():
         torch.testing.assert_close(filled[name], value, msg=lambda m, n=name: f"{n}: {m}")

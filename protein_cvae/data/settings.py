@@ -1,0 +1,141 @@
+"""Settings of the data, by subject: where it comes from, how it is split, what is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.errors import UserError
+
+Chains = Literal["longest", "all"]
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ValueError, naming it, unless every number is at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name} must be at least 1, got {count}")
+
+
+def check_shares(**shares: float) -> None:
+    """Raise ValueError, naming it, unless every number lies in [0, 1]."""
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"{name} must lie in [0, 1], got {share}")
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """Simulated ensembles, called "simulated_<seed>_<number>"; see
+    :mod:`protein_cvae.data.simulate`.
+
+    Attributes:
+        num_proteins: how many.
+        num_models: of each.
+        min_length: fewest residues.
+        max_length: most residues.
+        seed: of all.
+    """
+
+    num_proteins: int = 6
+    num_models: int = 20
+    min_length: int = 40
+    max_length: int = 80
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where ensembles come from, and which are taken.
+
+    Attributes:
+        structures: PDB and mmCIF files, folders or glob patterns.  Without any, and without
+            ``trajectories``, ensembles are simulated.
+        trajectories: folders with a topology and trajectories, folders of such, or patterns.  Such
+            an ensemble is called "md_" and the folder's name.
+        chains: the longest chain of each structure, or all.
+        max_length: longest protein, in residues; longer ones are left out with a warning.
+        max_frames: most frames of each trajectory folder, evenly spaced.
+        min_models: fewest models; ensembles with fewer are left out with a warning.
+
+    Raises:
+        ValueError: on a number out of range.
+    """
+
+    structures: tuple[str, ...] = ()
+    trajectories: tuple[str, ...] = ()
+    chains: Chains = "longest"
+    max_length: int = 400
+    max_frames: int = 100
+    min_models: int = 5
+
+    def __post_init__(self) -> None:
+        check_counts(
+            max_length=self.max_length, max_frames=self.max_frames, min_models=self.min_models
+        )
+        if self.chains not in ("longest", "all"):
+            raise UserError(f"chains must be 'longest' or 'all', got {self.chains!r}")
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Which models are held out.
+
+    Attributes:
+        families_held_out: names of ensembles kept out of training with all their relatives.
+        families: names of relatives that sequence identity does not see.
+        held_out_fraction: of the models of each other ensemble.
+        seed: of the choice of held-out models.
+
+    Raises:
+        ValueError: on a fraction outside [0, 1], or 0 with ``families_held_out``.
+    """
+
+    families_held_out: tuple[str, ...] = ()
+    families: tuple[tuple[str, ...], ...] = ()
+    held_out_fraction: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_shares(held_out_fraction=self.held_out_fraction)
+        if self.families_held_out and self.held_out_fraction == 0:
+            raise UserError(
+                "held_out_fraction must be positive with families_held_out: the first validation "
+                "loader is that of known proteins"
+            )
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """What is drawn in training and validation.
+
+    Attributes:
+        batch_proteins: proteins per step and process.
+        models_per_protein: conformers of each of them.
+        template_dropout: share of training items without template.
+        sequence_dropout: share of training items without the sequence modality.
+        per_epoch: training draws per epoch over all processes, of ``models_per_protein``
+            conformers each.
+        val_models_per_protein: most held-out models of each protein in validation; null for all.
+        seed: of all draws.
+
+    Raises:
+        ValueError: on a number out of range.
+    """
+
+    batch_proteins: int = 4
+    models_per_protein: int = 2
+    template_dropout: float = 0.1
+    sequence_dropout: float = 0.1
+    per_epoch: int = 256
+    val_models_per_protein: int | None = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_counts(
+            batch_proteins=self.batch_proteins,
+            models_per_protein=self.models_per_protein,
+            per_epoch=self.per_epoch,
+            val_models_per_protein=self.val_models_per_protein or 1,
+        )
+        check_shares(template_dropout=self.template_dropout, sequence_dropout=self.sequence_dropout)

@@ -1,0 +1,62 @@
+"""Sizes of the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.errors import UserError
+
+SequenceDesign = Literal["direct", "shared", "separate"]
+SEQUENCE_DESIGNS = ("direct", "shared", "separate")
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Sizes of :class:`~protein_cvae.model.network.ProteinCVAE`; checkpoints keep them.
+
+    Attributes:
+        d_embedding: width of the given sequence embedding (1280 for ESM-2 650M); 0 learns one from
+            the residue type and the position.
+        width: of encoder and condition states (512 in the reference).
+        layers: Transformer layers of the encoder (6).
+        condition_layers: Transformer layers of the conditioner.
+        heads: attention heads.
+        feed_forward: width of the feed-forward layers (1024).
+        dropout: in the encoders.
+        d_global: dimensions of z_global (512).
+        d_local: dimensions of z_local, shift and turn included (256).
+        hidden: width of the decoder (256).
+        decoder_layers: equivariant layers (8).
+        chain_neighbors: edges along the sequence (20).
+        spatial_neighbors: k of the spatial graphs (30).
+        sequence_design: where the amino-acid logits come from.
+
+    Raises:
+        ValueError: if ``d_local`` leaves no room for the detail, or on another design.
+    """
+
+    d_embedding: int = 0
+    width: int = 512
+    layers: int = 6
+    condition_layers: int = 2
+    heads: int = 8
+    feed_forward: int = 1024
+    dropout: float = 0.1
+    d_global: int = 512
+    d_local: int = 256
+    hidden: int = 256
+    decoder_layers: int = 8
+    chain_neighbors: int = 20
+    spatial_neighbors: int = 30
+    sequence_design: SequenceDesign = "direct"
+
+    def __post_init__(self) -> None:
+        if self.d_local <= 6:
+            raise UserError(
+                f"d_local holds 6 numbers of shift and turn and more, got {self.d_local}"
+            )
+        if self.sequence_design not in SEQUENCE_DESIGNS:
+            raise UserError(
+                f"sequence_design must be direct, shared or separate, got {self.sequence_design!r}"
+            )
