@@ -35,7 +35,7 @@ from common.rng import generator_for
 from common.training.trainer import quiet_trainer
 from spatial_ipa.data.expression import normalise
 from spatial_ipa.data.read import gene_panel, read_slide, reindex
-from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import FrozenEncoder, check_split, load_encoder
 from spatial_ipa.encoder.module import EncoderModule
@@ -45,7 +45,7 @@ from spatial_ipa.evaluation.scorer import SlideScorer
 from spatial_ipa.geometry.metrics import adaptive_k, neighbour_recall
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.placement import Placement, towards_outline, typical_aspect
-from spatial_ipa.model.minisets import Augmentation, EmbeddedSlide, build_miniset, draw_members
+from spatial_ipa.model.minisets import Augmentation, build_miniset, draw_members
 from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings
 from spatial_ipa.training.module import GraphMode, SpatialIPAModule
 
@@ -285,7 +285,7 @@ class Runner:
                 yield "whole", module(item)[0].x.numpy()
             return
         for mode in ("whole", "stitched"):
-            layout = module.place(h, mode, self.args.num_draws, self.seed).xy.numpy()
+            layout = module.placer().layout(h, mode, self.args.num_draws, self.seed).xy.numpy()
             folder = Path(self.args.out) / "layouts" / self.args.tag
             folder.mkdir(parents=True, exist_ok=True)
             name = f"{slide.name}_{condition.features}_{condition.graph}_{condition.num_candidates}"

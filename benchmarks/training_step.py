@@ -31,9 +31,10 @@ from common.sparse import Backend, use_backend
 from common.sparse.backend import extension_loaded
 from spatial_ipa.data.expression import normalise
 from spatial_ipa.data.read import gene_panel, read_slides, reindex
+from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.evaluation.baselines.regression import pca_features
 from spatial_ipa.model.losses import geometry_terms, loss_gate
-from spatial_ipa.model.minisets import EmbeddedSlide, Miniset, collate
+from spatial_ipa.model.minisets import Miniset, collate
 from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings
 from spatial_ipa.training.module import LAMBDA_GATE, SpatialIPAModule
 

@@ -106,6 +106,12 @@ class EdgewiseCLI(LightningCLI):
         if options.get("weights_only") is None:
             options["weights_only"] = True  # never unpickle code from a checkpoint
 
+    def before_fit(self) -> None:
+        """Refuse settings that the fit could not end with, before any data is prepared."""
+        check = getattr(self.model, "check_settings", None)
+        if check is not None:
+            check(self.trainer)
+
     def before_instantiate_classes(self) -> None:
         """Warn of settings that the hyperparameters of ``--ckpt_path`` have replaced."""
         if self.subcommand is None:

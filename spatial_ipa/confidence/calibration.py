@@ -40,9 +40,9 @@ from common.files.identity import check_version
 from common.rng import numpy_generator_for
 from spatial_ipa.confidence.identifiability import NEIGHBOURS, slide_identifiability
 from spatial_ipa.confidence.reference_cells import ReferenceCells
+from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.metrics import gauge_fix, procrustes_rotation
 from spatial_ipa.layout.placement import Placement
-from spatial_ipa.model.minisets import EmbeddedSlide
 
 CALIBRATION_VERSION = 1
 MIN_CELLS = 50

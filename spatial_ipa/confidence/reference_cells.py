@@ -24,9 +24,10 @@ import torch
 
 from common.errors import UserError
 from common.rng import numpy_generator_for
-from spatial_ipa.confidence.identifiability import NEIGHBOURS, is_split, nearest
+from spatial_ipa.confidence.identifiability import NEIGHBOURS, is_split
+from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.metrics import gauge_fix
-from spatial_ipa.model.minisets import EmbeddedSlide
+from spatial_ipa.geometry.neighbours import nearest
 
 MAX_SLIDES = 16
 _BLOCK = 65_536  # new cells at once

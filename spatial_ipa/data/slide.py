@@ -99,14 +99,29 @@ class Slide:
         return int(self.counts.shape[0])
 
     @cached_property
-    def totals(self) -> np.ndarray:
-        """(n,) float64 sum of each row over all genes."""
-        return np.asarray(self.counts.sum(axis=1, dtype=np.float64)).ravel()
-
-    @cached_property
     def is_empty(self) -> np.ndarray:
         """(n,) bool, rows without any count: their position cannot be predicted."""
         return np.diff(self.counts.indptr) == 0
+
+
+@dataclass(frozen=True)
+class EmbeddedSlide:
+    """A slide after the frozen encoder.
+
+    Attributes:
+        name: for messages and tables.
+        h: (n, d) float32 embeddings, possibly memory-mapped.
+        xy: (n, 2) float32 coordinates in the slide's own unit.
+    """
+
+    name: str
+    h: np.ndarray
+    xy: np.ndarray
+
+    def check_finite(self) -> None:
+        """Raise ValueError, naming the slide, if embeddings hold NaN or infinity."""
+        if not np.isfinite(self.h).all():
+            raise UserError(f"slide {self.name}: embeddings hold NaN or infinity")
 
 
 def canonical_csr(counts: sp.spmatrix | np.ndarray) -> sp.csr_matrix:

@@ -41,11 +41,11 @@ from common.align import align
 from common.errors import UserError
 from common.files.identity import check_version
 from common.rng import numpy_generator_for
-from spatial_ipa.confidence.identifiability import nearest
+from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.metrics import gauge_fix
+from spatial_ipa.geometry.neighbours import nearest
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.layout.registration import slide_rotations
-from spatial_ipa.model.minisets import EmbeddedSlide
 
 Array = NDArray[np.float64]
 

@@ -45,12 +45,9 @@ from spatial_ipa.evaluation.scorer import SlideScorer
 from spatial_ipa.geometry.metrics import FULL_SIZE, MIN_POINTS
 from spatial_ipa.layout.frame_regression import FRAME_VERSION
 from spatial_ipa.layout.placement import Placement
-from spatial_ipa.placing.command import (
-    CellPrediction,
-    InferenceMode,
-    PlacementOptions,
-    write_prediction_file,
-)
+from spatial_ipa.placing.options import InferenceMode, PlacementOptions
+from spatial_ipa.placing.placer import Placer
+from spatial_ipa.placing.result import CellPrediction
 from spatial_ipa.training.datamodule import yaml_list
 from spatial_ipa.training.module import SpatialIPAModule
 
@@ -207,11 +204,10 @@ def run(
         ),
     )
     print("[4/4] evaluation and prediction", flush=True)
-    module = SpatialIPAModule.load_from_checkpoint(
+    placer = SpatialIPAModule.load_from_checkpoint(
         checkpoint, map_location="cpu", weights_only=True
-    )
-    own = module.context.encoder if module.context is not None else None
-    if own is None or own.weights_hash != encoder.weights_hash:
+    ).placer()
+    if placer.encoder.weights_hash != encoder.weights_hash:
         raise UserError(
             f"{checkpoint} was not trained on embeddings of {encoder_path}; delete both, or choose "
             "another out"
@@ -219,7 +215,7 @@ def run(
     rows: list[dict[str, Any]] = []
     radii: dict[str, dict[str, float]] = {}
     for slide, path in zip(test, slide_files(holdout), strict=True):
-        rows += _evaluate(module, encoder, train, slide, folder, num_draws, max_scored, seed)
+        rows += _evaluate(placer, encoder, train, slide, folder, num_draws, max_scored, seed)
         # The file has all its rows, also the empty ones, which scoring leaves out.
         every = read_slide(
             path,
@@ -229,10 +225,10 @@ def run(
             min_spots=2,
             name=slide.name,
         )
-        radii |= _predict_slide(module, slide, every, path, folder, num_draws, seed)
+        radii |= _predict_slide(placer, slide, every, path, folder, num_draws, seed)
     for sample, file in zip(samples, sample_files, strict=True):
         rows += _place_sample(
-            module, sample, file, truth, folder, num_draws, max_scored, seed, radii
+            placer, sample, file, truth, folder, num_draws, max_scored, seed, radii
         )
     _write_table(rows, folder)
     judged = [
@@ -319,7 +315,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _evaluate(
-    module: SpatialIPAModule,
+    placer: Placer,
     encoder: FrozenEncoder,
     train: list[Slide],
     slide: Slide,
@@ -342,12 +338,11 @@ def _evaluate(
     h = torch.from_numpy(np.array(embed(encoder, slide, "st", folder / "cache")))
     layouts: dict[str, np.ndarray] = {}
     placements: dict[str, Placement] = {}
-    assert module.context is not None
-    fits = len(slide) <= module.context.size  # then stitching is placing the whole
+    used = placer.context.mode_for(len(slide))
     for mode in modes:
-        repeated = mode == "stitched" and fits
+        repeated = mode == "stitched" and used == "whole"  # then they are the same
         placements[mode] = (
-            placements["whole"] if repeated else module.place(h, mode, num_draws, seed)
+            placements["whole"] if repeated else placer.layout(h, mode, num_draws, seed)
         )
         layouts[f"spatial_ipa, {mode}"] = placements[mode].xy.numpy()[scored]
     share = max_scored // len(train)
@@ -369,8 +364,6 @@ def _evaluate(
         {"slide": slide.name, "method": name, **scorer.score(layout)}
         for name, layout in layouts.items()
     ]
-    # What `predict` does by itself: stitched above the trained size, whole up to it.
-    used = "whole" if fits else "stitched"
     shown = {name: layouts[name] for name in (f"spatial_ipa, {used}", "svr")}
     figure = layout_figure(slide.name, xy, shown, placements[used].spread.numpy()[scored])
     save_figure(figure, folder / f"layout_{_file_name(slide)}.png")
@@ -378,7 +371,7 @@ def _evaluate(
 
 
 def _predict_slide(
-    module: SpatialIPAModule,
+    placer: Placer,
     slide: Slide,
     every: Slide,
     path: Path,
@@ -394,8 +387,8 @@ def _predict_slide(
     """
     assert slide.xy is not None
     target = folder / f"predicted_{_file_name(slide)}.h5ad"
-    prediction = module.predict_cells(every, "st", PlacementOptions("auto", num_draws, seed=seed))
-    write_prediction_file(prediction, path, target, overwrite=True)
+    prediction = placer.place(every, "st", PlacementOptions("auto", num_draws, seed=seed))
+    prediction.write(path, target, overwrite=True)
     print(f"      wrote {target}", flush=True)
     known = _placed(prediction, every)
     return _radii(slide.name, prediction, slide.xy[known])
@@ -425,7 +418,7 @@ def _radii(name: str, prediction: CellPrediction, xy: np.ndarray) -> dict[str, d
 
 
 def _place_sample(
-    module: SpatialIPAModule,
+    placer: Placer,
     sample: Slide,
     path: Path,
     truth: Path | None,
@@ -438,8 +431,8 @@ def _place_sample(
     """Place one dissociated sample; score it where its true positions are known."""
     target = folder / f"predicted_{sample.name}.h5ad"
     options = PlacementOptions("auto", num_draws, seed=seed)
-    prediction = module.predict_cells(sample, "scrna", options)
-    write_prediction_file(prediction, path, target, overwrite=True)
+    prediction = placer.place(sample, "scrna", options)
+    prediction.write(path, target, overwrite=True)
     print(f"      wrote {target}", flush=True)
     if truth is None:
         return []

@@ -13,98 +13,17 @@ from torch.utils.data import DataLoader
 from common.errors import MissingFile, UserError
 from common.training.sampler import DrawSampler, epoch_to_draw
 from common.training.stage import run_stage
-from spatial_ipa.confidence.calibration import Calibration
-from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.data.read import read_slides
 from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
-from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.encoder.cache import embed
 from spatial_ipa.encoder.frozen import FrozenEncoder, check_split, load_encoder
-from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.placement import typical_aspect
-from spatial_ipa.model.minisets import (
-    Augmentation,
-    EmbeddedSlide,
-    Miniset,
-    MinisetDataset,
-    check_sizes,
-    collate,
-)
+from spatial_ipa.model.minisets import Augmentation, Miniset, MinisetDataset, check_sizes, collate
+from spatial_ipa.placing.context import PlacementContext
 
 # Validation minisets are drawn from another seed than training ones.
 _VALIDATION_SEED_OFFSET = 1_000_003
-
-
-@dataclass(frozen=True)
-class PlacementContext:
-    """What a trained model needs to place new cells; kept in its checkpoint.
-
-    Attributes:
-        encoder: the frozen encoder; None where features came from elsewhere.
-        num_candidates: k of the candidate graph it was trained with.
-        size: the largest miniset it was trained on.
-        noise_h: the noise on the embeddings it was trained with.
-        aspect: aspect ratio of the training slides, their geometric mean; None where unknown.
-        reference: training cells by which new ones are judged; in exported checkpoints only.
-        calibration: error radii; in exported checkpoints of fits with validation slides only.
-        frame: regression of positions that layouts are averaged with; None for none.
-    """
-
-    encoder: FrozenEncoder | None
-    num_candidates: int
-    size: int
-    noise_h: float
-    aspect: float | None = None
-    reference: ReferenceCells | None = None
-    calibration: Calibration | None = None
-    frame: FrameRegression | None = None
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain types only, for ``torch.load(weights_only=True)``."""
-        return {
-            "encoder": None if self.encoder is None else self.encoder.state(),
-            "num_candidates": self.num_candidates,
-            "size": self.size,
-            "noise_h": self.noise_h,
-            "aspect": self.aspect,
-            "reference": None if self.reference is None else self.reference.state(),
-            "calibration": None if self.calibration is None else self.calibration.state(),
-            "frame": None if self.frame is None else self.frame.state(),
-        }
-
-    def differences(self, other: PlacementContext) -> list[str]:
-        """What ``other`` has otherwise, as ``name: own, not other's``."""
-        own, others = (
-            {
-                "encoder": None if c.encoder is None else c.encoder.weights_hash[:12],
-                "num_candidates": c.num_candidates,
-                "size_max": c.size,
-                "noise_h": c.noise_h,
-            }
-            for c in (self, other)
-        )
-        return [
-            f"{name}: {value}, not {others[name]}"
-            for name, value in own.items()
-            if value != others[name]
-        ]
-
-    @staticmethod
-    def from_state(state: dict[str, Any]) -> PlacementContext:
-        encoder = state["encoder"]
-        # Checkpoints from before there were these have none.
-        reference, calibration = state.get("reference"), state.get("calibration")
-        aspect, frame = state.get("aspect"), state.get("frame")
-        return PlacementContext(
-            None if encoder is None else FrozenEncoder.from_state(encoder),
-            int(state["num_candidates"]),
-            int(state["size"]),
-            float(state["noise_h"]),
-            None if aspect is None else float(aspect),
-            None if reference is None else ReferenceCells.from_state(reference),
-            None if calibration is None else Calibration.from_state(calibration),
-            None if frame is None else FrameRegression.from_state(frame),
-        )
 
 
 @dataclass(frozen=True)
@@ -281,12 +200,7 @@ class SlideDataModule(MinisetDataModule):
     def prepare_data(self) -> None:
         if self.simulate is not None:
             ensure_tissue(self.simulate, self.simulate_dir)
-        # What may be wrong with settings and files is found before anything is trained.
-        module = None if self.trainer is None else self.trainer.lightning_module
-        check = getattr(module, "check_settings", None)
-        if check is not None:
-            check()
-        slides = self._read()
+        slides = self._read()  # what is wrong with files is found before anything is trained
         if not self.encoder_path.exists():
             if self.encoder_config is None:
                 raise MissingFile(

@@ -2,54 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from common.errors import UserError
-from common.files.identity import tensor_hash
 from common.files.outputs import prepare_output
 from common.graph.edges import EdgeList
-from common.graph.knn import knn_edges
-from common.report.resources import Stopwatch
-from common.sparse import edge_softmax
+from common.training.export import ExportCheckpoint
 from common.training.schedules import linear_ramp, ramp_reached
-from spatial_ipa.confidence.calibration import calibrate_slides, check_slides
+from spatial_ipa.confidence.calibration import check_slides
 from spatial_ipa.confidence.reference_cells import ReferenceCells
-from spatial_ipa.data.slide import Slide
-from spatial_ipa.encoder.frozen import EmbeddingKind
 from spatial_ipa.layout.frame_regression import FrameRegression
-from spatial_ipa.layout.placement import Placement, place_stitched, place_whole, towards_outline
 from spatial_ipa.model.block import DistanceTerm
 from spatial_ipa.model.diagnostics import health_checks
 from spatial_ipa.model.gate import EdgeGateSoft
 from spatial_ipa.model.losses import geometry_terms, loss_gate
-from spatial_ipa.model.minisets import EmbeddedSlide, Miniset
+from spatial_ipa.model.minisets import Miniset
 from spatial_ipa.model.network import IPALiteModel, Layout
-from spatial_ipa.placing.command import (
-    CellPrediction,
-    InferenceMode,
-    PlacementOptions,
-    PredictionRequest,
-    as_numpy,
-    graph_matrix,
-    provenance,
-    write_prediction_file,
-)
-from spatial_ipa.placing.judge import check_options, judge_cells
-from spatial_ipa.training.datamodule import MinisetDataModule, PlacementContext
-from spatial_ipa.training.export import MONITOR, export_checkpoint
+from spatial_ipa.placing.command import PredictionRequest
+from spatial_ipa.placing.context import PlacementContext
+from spatial_ipa.placing.placer import Placer
+from spatial_ipa.training.datamodule import MinisetDataModule
 from spatial_ipa.training.gate_pretraining import pretrain_gate
 
+MONITOR = "val/e_geo"
 GraphMode = Literal["gated", "candidates", "true"]
 LAMBDA_GATE = 0.05
 
@@ -149,20 +133,18 @@ class SpatialIPAModule(pl.LightningModule):
         self.calibration_draws = calibration_draws
         self.context: PlacementContext | None = None
 
-    def check_settings(self) -> None:
-        """Refuse settings that a fit under the current trainer could not end with.
+    def check_settings(self, trainer: pl.Trainer) -> None:
+        """Refuse settings that a fit under ``trainer`` could not end with.
 
         Raises:
             ValueError: on the number of epochs, of recycles, or the place of the export.
         """
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        epochs = self.trainer.max_epochs
+        epochs = trainer.max_epochs
         if epochs is None or epochs < 1:
             raise UserError(
                 "trainer.max_epochs must be set, to at least 1: the cosine decay runs over it"
             )
-        if self.model.recycles < 2 and self.trainer.world_size > 1:
+        if self.model.recycles < 2 and trainer.world_size > 1:
             raise UserError(
                 "model.init_args.recycles must be at least 2 on several processes: one pass leaves "
                 "the state update without gradient, which DDP refuses"
@@ -170,8 +152,14 @@ class SpatialIPAModule(pl.LightningModule):
         if self.export is not None:
             prepare_output(self.export, "model.export")
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        if self.export is None:
+            return []
+        return [ExportCheckpoint(self.export, MONITOR, self._complete_export)]
+
     def setup(self, stage: str) -> None:
-        self.check_settings()
+        if stage == "fit":
+            self.check_settings(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, MinisetDataModule):
             return
@@ -180,25 +168,23 @@ class SpatialIPAModule(pl.LightningModule):
                 f"model.d_input is {self.model.to_start[0].in_features}, but the embeddings "
                 f"are {data.width} wide; set model.init_args.d_input to {data.width}"
             )
-        kept, self.context = self.context, data.context
-        if stage == "fit" and self.export is not None:
-            # What could not be judged in the end is refused before anything is trained.
-            ReferenceCells.sample(data.train)
-            if self.calibrates_on(data):
-                check_slides(data.train, data.val)
         if stage == "fit":
-            if self.common_frame and self.graph != "true":
-                self.context = replace(self.context, frame=FrameRegression.fit(data.train))
-        elif kept is not None:  # what a fit has left is not the data module's to know
-            self.context = replace(
-                self.context,
-                frame=kept.frame,
-                reference=kept.reference,
-                calibration=kept.calibration,
-            )
+            self._prepare_fit(data)
+        elif self.context is None:
+            self.context = data.context
+
+    def _prepare_fit(self, data: MinisetDataModule) -> None:
+        """Take the context of the data, refuse what could not be exported, pretrain the gate."""
+        if self.export is not None:
+            ReferenceCells.sample(data.train)
+            if self._calibrates_on(data):
+                check_slides(data.train, data.val)
+        with_frame = self.common_frame and self.graph != "true"
+        frame = FrameRegression.fit(data.train) if with_frame else None
+        self.context = replace(data.context, frame=frame)
         # A resumed run restores the gate from its checkpoint right after this.
         resumes = self.trainer.ckpt_path is not None
-        if stage == "fit" and self.gate is not None and self.gate_steps > 0 and not resumes:
+        if self.gate is not None and self.gate_steps > 0 and not resumes:
             # Lightning moves the module to its device later only.
             home = self.gate.w1.device
             self.gate.to(self.trainer.strategy.root_device)
@@ -211,40 +197,39 @@ class SpatialIPAModule(pl.LightningModule):
         for step, value in enumerate(getattr(self, "gate_history", [])):
             for logger in self.loggers:
                 logger.log_metrics({"gate_pretraining/kl": value}, step=step)
-        if self.context is not None:  # those of a checkpoint are of other weights
-            self.context = replace(self.context, reference=None, calibration=None)
 
-    def on_fit_end(self) -> None:
-        if self.export is None or getattr(self.trainer, "fast_dev_run", False):
-            return
-        export_checkpoint(self, self.export)
-
-    def calibrates_on(self, data: MinisetDataModule) -> bool:
+    def _calibrates_on(self, data: MinisetDataModule) -> bool:
         """Whether the end of a fit on ``data`` gives error radii."""
         return bool(data.val) and self.calibration_draws > 0 and self.graph != "true"
 
-    def calibrate(
-        self, train: Sequence[EmbeddedSlide], val: Sequence[EmbeddedSlide], num_draws: int = 16
-    ) -> None:
-        """Put error radii from validation slides into the context; see
-        `spatial_ipa.confidence.calibration`.
+    def _complete_export(self, checkpoint: dict[str, Any]) -> None:
+        """Put training cells and, with validation slides, error radii into a checkpoint.
 
-        Args:
-            train: slides of the training.
-            val: slides with coordinates that were not trained on.
-            num_draws: draws per placement.
+        They are those of the checkpoint's weights, which need not be the last ones.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, MinisetDataModule):
+            return
+        selected = deepcopy((self.model, self.gate))
+        placer = Placer(*selected, PlacementContext.from_state(checkpoint["placement_context"]))
+        placer.load_weights(checkpoint["state_dict"])
+        if self._calibrates_on(data):
+            placer = placer.calibrated(data.train, data.val, self.calibration_draws)
+        else:
+            placer = placer.with_reference(data.train)
+        checkpoint["placement_context"] = placer.context.state()
+
+    def placer(self) -> Placer:
+        """Gate, network and context for placing new cells; the weights are shared, not copied.
 
         Raises:
-            ValueError: without placement context, on too few cells, or a slide in both lists.
+            ValueError: if the model needs coordinates, or has no context.
         """
+        if self.graph == "true":
+            raise UserError("a model trained with graph=true needs coordinates and places no cells")
         if self.context is None:
             raise UserError("the module has no placement context; load it from a checkpoint")
-
-        def place(h: np.ndarray) -> Placement:
-            return self.place(torch.from_numpy(np.array(h)).to(self.device), "auto", num_draws)
-
-        reference, calibration = calibrate_slides(train, val, place, num_draws)
-        self.context = replace(self.context, reference=reference, calibration=calibration)
+        return Placer(self.model, self.gate, self.context)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.context is not None:
@@ -264,8 +249,9 @@ class SpatialIPAModule(pl.LightningModule):
             )
         if self.context is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._check_decay(checkpoint)
-            # The frame follows from the training slides and `common_frame`, resumed or not.
-            saved = replace(saved, frame=self.context.frame)
+            # The frame follows from the training slides and `common_frame`, resumed or not;
+            # training cells and radii are those of other weights.
+            saved = replace(saved, frame=self.context.frame, reference=None, calibration=None)
         self.context = saved
 
     def _check_decay(self, checkpoint: dict[str, Any]) -> None:
@@ -344,139 +330,13 @@ class SpatialIPAModule(pl.LightningModule):
         checks = health_checks(self.model, batch, layout, edges, gate)
         return scores, {f"health/{name}": value for name, value in checks.items()}
 
-    def place(
-        self,
-        h: Tensor,
-        inference: InferenceMode = "auto",
-        num_draws: int = 16,
-        seed: int = 0,
-    ) -> Placement:
-        """Coordinates of cells from their embeddings (n, d).
-
-        See :mod:`spatial_ipa.layout.placement`; then, unless it is switched off,
-        :mod:`spatial_ipa.layout.frame_regression`.
-        """
-        if self.graph == "true":
-            raise UserError("a model trained with graph=true needs coordinates and places no cells")
-        if self.context is None:
-            raise UserError("the module has no placement context; load it from a checkpoint")
-        if inference == "auto":
-            inference = "whole" if h.shape[0] <= self.context.size else "stitched"
-
-        def place_graph(
-            h: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int, noise: Tensor
-        ) -> Tensor:
-            gate = None if self.gate is None else self.gate(h, edges)
-            return self.model(h, edges, gate, graph, num_graphs, noise).x
-
-        self.eval()
-        k = self.context.num_candidates
-        noise_h, size, aspect = self.context.noise_h, self.context.size, self.context.aspect
-        frame = self.context.frame
-        if inference == "whole":
-            placement = place_whole(place_graph, h, k, num_draws, seed, noise_h)
-        else:
-            placement = place_stitched(place_graph, h, k, num_draws, seed, noise_h, size)
-        if aspect is not None:  # before the regression: it has the lower E_geo of both orders
-            placement = towards_outline(placement, aspect)
-        return placement if frame is None else frame.refine(placement, h.cpu().numpy(), seed)
-
-    @torch.no_grad()
-    def gate_graph(
-        self, h: Tensor, approximate_above: int | None = None
-    ) -> tuple[Tensor, EdgeList]:
-        """Row-softmax (E,) of the gate on the candidate graph; uniform without gate.
-
-        Args:
-            h: (n, d) embeddings.
-            approximate_above: cells above which the candidates are searched approximately; never
-                when None.
-        """
-        if self.context is None:
-            raise UserError("the module has no placement context; load it from a checkpoint")
-        edges = knn_edges(h, self.context.num_candidates, approximate_above=approximate_above)
-        logit = h.new_zeros(edges.num_edges) if self.gate is None else self.gate(h, edges)
-        return edge_softmax(logit, edges), edges
-
-    def predict_cells(
-        self,
-        slide: Slide,
-        kind: EmbeddingKind,
-        options: PlacementOptions,
-        clock: Stopwatch | None = None,
-    ) -> CellPrediction:
-        """Embed and place one file's cells, with everything that is written about them.
-
-        ``clock`` is given the seconds of the stages embed, place, graph and judge.
-        """
-        if self.context is None or self.context.encoder is None:
-            raise UserError(
-                "the checkpoint holds no encoder, so expression cannot be embedded; train with "
-                "spatial_ipa.training.datamodule.SlideDataModule"
-            )
-        encoder = self.context.encoder
-        clock = Stopwatch() if clock is None else clock
-        adapted = kind == "scrna" and encoder.adapter is not None
-        if kind == "scrna" and not adapted:
-            rank_zero_warn(
-                "the encoder was trained without dissociated cells (data.init_args.scrna), or not "
-                "beyond its start: these are embedded as if they were spots, and nothing aligns "
-                "them with the slides"
-            )
-        with clock.stage("embed"):
-            placed = encoder.has_counts(slide)
-            if placed.sum() < 2:
-                raise UserError(
-                    f"{slide.name}: {placed.sum()} of {len(slide)} cells have counts on the "
-                    f"encoder's {len(encoder.panel)} genes; at least 2 are needed"
-                )
-            h = torch.from_numpy(np.array(encoder.embed(slide, kind))[placed]).to(self.device)
-        check_options(self.context, h.cpu().numpy(), options)
-        with clock.stage("place"):
-            placement = self.place(h, options.inference, options.num_draws, options.seed)
-        with clock.stage("judge"):
-            columns, judged = judge_cells(self.context, h.cpu().numpy(), placement, options)
-        graph = None
-        if options.write_graph:
-            with clock.stage("graph"):
-                graph = graph_matrix(*self.gate_graph(h, options.approximate_above))
-        used = {name: value for name, value in asdict(options).items() if value is not None}
-        prediction = CellPrediction(
-            as_numpy(placement.xy),
-            as_numpy(placement.spread),
-            np.zeros(len(h), dtype=bool),
-            graph,
-            provenance(
-                encoder=encoder.weights_hash,
-                model=self.weights_hash(),
-                input=slide.expression_hash,
-                seen_by_encoder=encoder.has_seen(slide),
-                kind=kind,
-                adapter=adapted,
-                num_candidates=self.context.num_candidates,
-                genes=len(encoder.panel),
-                genes_missing=len(set(encoder.panel).difference(slide.genes)),
-                common_frame=self.context.frame is not None,
-                calibration=judged,
-                **used,
-            ),
-            columns,
-        )
-        return prediction.over(placed)
-
-    def weights_hash(self) -> str:
-        """SHA-256 of the parameters of gate and model."""
-        return tensor_hash(self.state_dict())
-
     def predict_step(self, request: PredictionRequest, batch_idx: int) -> dict[str, str]:
         """Place the cells of one file and write the result, on rank zero."""
         clock = request.clock
-        prediction = self.predict_cells(request.slide, request.kind, request.options, clock)
+        prediction = self.placer().place(request.slide, request.kind, request.options, clock)
         if self.trainer.is_global_zero:
             with clock.stage("write"):
-                write_prediction_file(
-                    prediction, request.path_in, request.path_out, request.overwrite
-                )
+                prediction.write(request.path_in, request.path_out, request.overwrite)
             print(f"{clock.table()}\nwrote {request.path_out}", flush=True)
         return {"output": str(request.path_out)}
 

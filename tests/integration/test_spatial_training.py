@@ -27,7 +27,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from spatial_ipa.data.read import read_slide
 from spatial_ipa.encoder.frozen import load_encoder, save_encoder
-from spatial_ipa.placing.command import CellPrediction, PlacementOptions
+from spatial_ipa.placing.options import PlacementOptions
+from spatial_ipa.placing.placer import Placer
+from spatial_ipa.placing.result import CellPrediction
 from spatial_ipa.training.module import SpatialIPAModule
 
 MODEL = "model.init_args"
@@ -309,21 +311,21 @@ def test_predict_writes_the_same_file_with_coordinates(
     assert not list(tmp_path.glob(".*partial"))
 
 
-def predicted(module: SpatialIPAModule, data: ad.AnnData, path: Path) -> CellPrediction:
+def predicted(placer: Placer, data: ad.AnnData, path: Path) -> CellPrediction:
     data.write_h5ad(path)
     slide = read_slide(path, require_spatial=False)
-    return module.predict_cells(slide, "scrna", PlacementOptions(num_draws=3))
+    return placer.place(slide, "scrna", PlacementOptions(num_draws=3))
 
 
 def test_cells_without_counts_of_the_panel_change_nothing(
     tissue: Path, trained: Path, tmp_path: Path
 ) -> None:
     """Rows without any count, or with counts on other genes only: not placed, and in no graph."""
-    module = SpatialIPAModule.load_from_checkpoint(
+    placer = SpatialIPAModule.load_from_checkpoint(
         trained / "model.ckpt", map_location="cpu", weights_only=True
-    )
+    ).placer()
     cells = ad.read_h5ad(tissue / "tissue/scrna.h5ad")
-    before = predicted(module, cells, tmp_path / "cells.h5ad")
+    before = predicted(placer, cells, tmp_path / "cells.h5ad")
     assert not before.empty.any()
     assert before.settings["seen_by_encoder"]
     assert before.settings["adapter"]
@@ -337,7 +339,7 @@ def test_cells_without_counts_of_the_panel_change_nothing(
     blank.X[3:, -1] = 7
     at = 40
     joined = ad.concat([wider[:at], blank, wider[at:]])
-    after = predicted(module, joined, tmp_path / "joined.h5ad")
+    after = predicted(placer, joined, tmp_path / "joined.h5ad")
     placed = ~after.empty
     assert np.flatnonzero(after.empty).tolist() == list(range(at, at + 5))
     np.testing.assert_array_equal(after.xy[placed], before.xy)
@@ -357,16 +359,14 @@ def test_cells_without_counts_of_the_panel_change_nothing(
 def test_cells_without_an_adapter_are_warned_about(
     tissue: Path, trained: Path, tmp_path: Path
 ) -> None:
-    module = SpatialIPAModule.load_from_checkpoint(
+    placer = SpatialIPAModule.load_from_checkpoint(
         trained / "model.ckpt", map_location="cpu", weights_only=True
-    )
-    assert module.context is not None
-    assert module.context.encoder is not None
-    without = replace(module.context.encoder, adapter=None)
-    module.context = replace(module.context, encoder=without)
+    ).placer()
+    without = replace(placer.encoder, adapter=None)
+    placer = replace(placer, context=replace(placer.context, encoder=without))
     cells = ad.read_h5ad(tissue / "tissue/scrna.h5ad")
     with pytest.warns(UserWarning, match="trained without dissociated cells"):
-        found = predicted(module, cells, tmp_path / "cells.h5ad")
+        found = predicted(placer, cells, tmp_path / "cells.h5ad")
     assert not found.settings["adapter"]
 
 

@@ -31,12 +31,13 @@ from spatial_ipa.confidence.reference_cells import MAX_CELLS, MAX_SLIDES, Refere
 from spatial_ipa.data.expression import normalise
 from spatial_ipa.data.h5ad import write_prediction
 from spatial_ipa.data.simulation.files import TissueSpec, simulate_tissue
+from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.metrics import procrustes_rmse
 from spatial_ipa.layout.placement import Placement, consensus
-from spatial_ipa.model.minisets import EmbeddedSlide
-from spatial_ipa.placing.command import PlacementOptions
+from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.judge import check_options, judge_cells
-from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings, PlacementContext
+from spatial_ipa.placing.options import PlacementOptions
+from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings
 from spatial_ipa.training.module import SpatialIPAModule
 
 WEIGHTS = (0.6, 0.0, 0.9)
@@ -495,9 +496,9 @@ def test_a_fit_exports_radii_of_the_exported_weights(monitored: bool, tmp_path: 
     weights, last = exported.state_dict(), module.state_dict()
     same = all(torch.equal(weights[name], last[name]) for name in weights)
     assert same != monitored
-    exported.calibrate([embedded("a"), embedded("b", seed=1)], [val], 3)
-    assert exported.context.calibration is not None
-    np.testing.assert_allclose(exported.context.calibration.scores, calibration.scores, rtol=1e-5)
+    again = exported.placer().calibrated([embedded("a"), embedded("b", seed=1)], [val], 3)
+    assert again.context.calibration is not None
+    np.testing.assert_allclose(again.context.calibration.scores, calibration.scores, rtol=1e-5)
 
 
 @OVERRIDDEN

@@ -13,11 +13,11 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import cdist
 
+from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.metrics import gauge_fix
 from spatial_ipa.layout import frame_regression as common_frame
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.placement import Placement
-from spatial_ipa.model.minisets import EmbeddedSlide
 from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings, PlacementContext
 from spatial_ipa.training.module import GraphMode, SpatialIPAModule
 

@@ -15,21 +15,22 @@ import numpy as np
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
-from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from common.training.stage import run_stage
-from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.encoder.cache import embed
 from spatial_ipa.encoder.frozen import FrozenEncoder, ScRNAAdapter, SharedEncoder, Split
 from spatial_ipa.model.gate import EdgeGateSoft
 from spatial_ipa.model.losses import geometry_terms, loss_gate
-from spatial_ipa.model.minisets import Augmentation, EmbeddedSlide, Miniset, MinisetDataset, collate
-from spatial_ipa.placing.command import CellDataModule, PlacementOptions
+from spatial_ipa.model.minisets import Augmentation, Miniset, MinisetDataset, collate
+from spatial_ipa.placing.command import CellDataModule
+from spatial_ipa.placing.context import PlacementContext
+from spatial_ipa.placing.options import PlacementOptions
+from spatial_ipa.placing.placer import Placer
 from spatial_ipa.training.datamodule import (
     MinisetDataModule,
     MinisetSettings,
-    PlacementContext,
     SlideDataModule,
     yaml_list,
 )
@@ -247,14 +248,12 @@ def test_one_recycle_is_refused_on_several_processes() -> None:
     """One pass leaves the state update without gradient, which DDP would refuse less clearly."""
     module = SpatialIPAModule(recycles=1)
     for world_size in (1, 2):
-        module.trainer = SimpleNamespace(  # type: ignore[assignment]
-            state=SimpleNamespace(fn=TrainerFn.FITTING), max_epochs=1, world_size=world_size
-        )
+        trainer = cast(pl.Trainer, SimpleNamespace(max_epochs=1, world_size=world_size))
         if world_size == 1:
-            module.check_settings()
+            module.check_settings(trainer)
         else:
             with pytest.raises(ValueError, match="recycles must be at least 2 on several proc"):
-                module.check_settings()
+                module.check_settings(trainer)
 
 
 # ---- the checkpoint's context, and the embedding cache
@@ -431,7 +430,7 @@ def test_cells_bring_their_gene_names_in_a_column(tmp_path: Path) -> None:
     files = str(tmp_path / "cells.h5ad"), str(tmp_path / "out.h5ad")
     module = CellDataModule(*files, gene_key="feature_name")
     module.setup("predict")
-    assert module.slide.genes == tuple("ABCDE")
+    assert module.request.slide.genes == tuple("ABCDE")
     with pytest.raises(ValueError, match="var has no column 'name'"):
         CellDataModule(*files, gene_key="name").setup("predict")
 
@@ -465,18 +464,18 @@ def test_a_graph_that_needs_faiss_is_refused_before_any_work(
     for options in ({"approximate_above": 12}, {"approximate_above": 1, "write_graph": False}):
         data = module(**options)
         data.setup("predict")
-        assert list(data.clock.seconds) == ["read"]
+        assert list(data.request.clock.seconds) == ["read"]
 
 
 def test_an_approximate_gate_graph_holds_nearly_the_exact_one() -> None:
     pytest.importorskip("faiss")
     torch.manual_seed(0)
     module = SpatialIPAModule(d_input=D)
-    module.context = PlacementContext(None, 20, 100, 0.0)
+    placer = Placer(module.model, module.gate, PlacementContext(None, 20, 100, 0.0))
     h = torch.from_numpy(learnable_slide("many", 3000).h)
-    exact_weight, exact = module.gate_graph(h)
-    weight, edges = module.gate_graph(h, approximate_above=2999)
-    same_weight, same = module.gate_graph(h, approximate_above=3000)
+    exact_weight, exact = placer.gate_graph(h)
+    weight, edges = placer.gate_graph(h, approximate_above=2999)
+    same_weight, same = placer.gate_graph(h, approximate_above=3000)
     assert torch.equal(same.edge_index, exact.edge_index)
     assert torch.equal(same_weight, exact_weight)
     pairs = [set(map(tuple, e.edge_index.T.tolist())) for e in (edges, exact)]
