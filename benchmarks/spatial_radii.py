@@ -25,7 +25,7 @@ from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.data.read import read_slides
 from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.layout.placement import Placement
-from spatial_ipa.training.module import SpatialIPAModule
+from spatial_ipa.placing.load import load
 
 
 def main() -> None:
@@ -37,9 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    placer = SpatialIPAModule.load_from_checkpoint(
-        args.checkpoint, map_location="cpu", weights_only=True
-    ).placer()
+    placer = load(args.checkpoint)
     encoder = placer.encoder
     train, heldout = (
         [

@@ -41,7 +41,7 @@ from scipy.spatial.distance import cdist
 
 from common.errors import UserError
 from common.rng import numpy_generator_for
-from spatial_ipa.geometry.metrics import gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.geometry.neighbours import nearest
 
 Array = NDArray[np.float64]
@@ -132,7 +132,7 @@ def slide_identifiability(
         ValueError: for wrong shapes, values that are not finite, k out of range, or coordinates
             that all coincide.
     """
-    h, x = np.asarray(embedding, dtype=np.float64), gauge_fix(xy)
+    h, x = np.asarray(embedding, dtype=np.float64), gauge_fix_array(xy)
     n = len(x)
     if h.ndim != 2 or len(h) != n or not np.isfinite(h).all():
         raise UserError(f"embedding must be finite and ({n}, d) like xy, got shape {h.shape}")

@@ -13,10 +13,12 @@ from common.errors import ExistingFile, MissingFile, MissingPackage, UserError
 from common.prediction import RequestDataModule
 from common.report.resources import Stopwatch
 from spatial_ipa.data.h5ad import earlier_prediction
+from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.frozen import EmbeddingKind
 from spatial_ipa.placing.options import PlacementOptions
+from spatial_ipa.placing.placer import Placer
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class PredictionRequest:
     overwrite: bool
     clock: Stopwatch
 
+    def run(self, placer: Placer, *, write: bool) -> dict[str, str]:
+        """Place the cells and, with ``write``, write the result and print the seconds."""
+        prediction = placer.predict(self.slide, self.kind, self.options, self.clock)
+        if write:
+            with self.clock.stage("write"):
+                prediction.write(self.path_in, self.path_out, self.overwrite)
+            print(f"{self.clock.table()}\nwrote {self.path_out}", flush=True)
+        return {"output": str(self.path_out)}
+
 
 class CellDataModule(RequestDataModule):
     """One h5ad file to predict coordinates for.
@@ -40,8 +51,7 @@ class CellDataModule(RequestDataModule):
         output: file to write.
         kind: ``scrna`` for dissociated cells, ``st`` for a slide.
         placement: how they are placed.
-        layer: layer of the counts; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
-        gene_key: column of ``var`` with the gene names; its index when null.
+        keys: where in the file matrix and gene names are.
         overwrite: replace an existing output, and an earlier prediction in the copy.
     """
 
@@ -51,15 +61,13 @@ class CellDataModule(RequestDataModule):
         output: str,
         kind: EmbeddingKind = "scrna",
         placement: PlacementOptions = PlacementOptions(),
-        layer: str | None = None,
-        gene_key: str | None = None,
+        keys: SlideKeys = SlideKeys(),
         overwrite: bool = False,
     ) -> None:
         super().__init__()
         self.input, self.output = Path(input), Path(output)
         self.kind: EmbeddingKind = kind
-        self.placement, self.overwrite = placement, overwrite
-        self.layer, self.gene_key = layer, gene_key
+        self.placement, self.keys, self.overwrite = placement, keys, overwrite
         # Refuse before any model is loaded.
         if self.output.exists() and not overwrite:
             raise ExistingFile(
@@ -73,13 +81,7 @@ class CellDataModule(RequestDataModule):
     def read(self) -> PredictionRequest:
         clock = Stopwatch()
         with clock.stage("read"):
-            slide = read_slide(
-                self.input,
-                require_spatial=False,
-                layer=self.layer,
-                gene_key=self.gene_key,
-                min_spots=2,
-            )
+            slide = read_slide(self.input, self.keys, require_spatial=False, min_spots=2)
         if not self.overwrite and (there := earlier_prediction(self.input)):
             raise UserError(
                 f"{self.input} holds an earlier prediction ({', '.join(there)}); set "

@@ -126,7 +126,7 @@ class Placer:
         logit = h.new_zeros(edges.num_edges) if self.gate is None else self.gate(h, edges)
         return edge_softmax(logit, edges), edges
 
-    def place(
+    def predict(
         self,
         slide: Slide,
         kind: EmbeddingKind = "scrna",
