@@ -30,12 +30,15 @@ from common.report.tables import to_json
 from common.sparse import Backend, use_backend
 from common.sparse.extension import extension_loaded
 from spatial_ipa.data.expression import normalise
-from spatial_ipa.data.read import gene_panel, read_slides, reindex
+from spatial_ipa.data.panels import gene_panel, reindex
+from spatial_ipa.data.read import read_slides
+from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.evaluation.baselines.regression import pca_features
 from spatial_ipa.model.losses import geometry_terms, loss_gate
-from spatial_ipa.model.minisets import EmbeddedSlide, Miniset, collate
-from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings
-from spatial_ipa.training.module import LAMBDA_GATE, SpatialIPAModule
+from spatial_ipa.model.minisets import Miniset, collate
+from spatial_ipa.training.datamodule import MinisetDataModule
+from spatial_ipa.training.module import SpatialIPAModule
+from spatial_ipa.training.settings import MinisetSettings
 
 # Operations of the profile, by kind of work.  The forward of a custom operator is timed
 # under the name of the autograd node that calls it.
@@ -80,7 +83,7 @@ def loss_of(module: SpatialIPAModule, batch: Miniset) -> tuple[Tensor, dict[str,
     mark()
     terms = geometry_terms(layout.x, batch.target)
     kl = loss_gate(gate, edges, batch.wanted, batch.target).mean()
-    loss = terms.energy(module.rw_cap).mean() + LAMBDA_GATE * kl
+    loss = terms.energy(module.weights).mean() + module.weights.gate * kl
     mark()
     names = ("gate forward", "model forward", "losses forward")
     return loss, dict(zip(names, np.diff(marks), strict=True))

@@ -20,7 +20,8 @@ import numpy as np
 from common.errors import UserError
 from common.report.machine import describe_machine
 from spatial_ipa.data.expression import normalise
-from spatial_ipa.data.read import gene_panel, read_slides, reindex
+from spatial_ipa.data.panels import gene_panel, reindex
+from spatial_ipa.data.read import read_slides
 from spatial_ipa.evaluation.baselines.regression import RIVALS, pca_features, predict
 from spatial_ipa.evaluation.scorer import SlideScorer
 

@@ -27,8 +27,9 @@ from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.losses import domain_mixing
 from spatial_ipa.encoder.module import EncoderModule
+from spatial_ipa.encoder.settings import DrawSettings, EncoderWeights
 from spatial_ipa.geometry.graphs import adaptive_k
-from spatial_ipa.geometry.metrics import neighbour_recall
+from spatial_ipa.geometry.neighbours import neighbour_recall
 
 
 def train(slides: list[str], scrna: str, epochs: int, seed: int, w_scrna: float) -> FrozenEncoder:
@@ -36,8 +37,9 @@ def train(slides: list[str], scrna: str, epochs: int, seed: int, w_scrna: float)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.pt"
         optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
-        data = EncoderDataModule(slides, scrna=[scrna], seed=seed)
-        module = EncoderModule(str(path), w_scrna=w_scrna, optimizer=optimizer, seed=seed)
+        data = EncoderDataModule(slides, scrna=[scrna], draws=DrawSettings(seed=seed))
+        weights = EncoderWeights(scrna=w_scrna)
+        module = EncoderModule(str(path), weights=weights, optimizer=optimizer, seed=seed)
         quiet_trainer(epochs).fit(module, datamodule=data)
         return load_encoder(path)
 

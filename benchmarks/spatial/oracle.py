@@ -64,8 +64,8 @@ def main() -> None:
         found = minimise(union_targets(targets), generator, args.steps)
         columns = {
             "total energy": found.energy,
-            "L_RW": found.terms.rw,
-            "L_stress": found.terms.stress,
+            "L_RW": found.terms["rw"],
+            "L_stress": found.terms["stress"],
             "E_geo": found.terms.e_geo,
             "eigenvalue ratio": found.eigenvalue_ratio,
             "median distance": found.median_distance,

@@ -23,9 +23,9 @@ from spatial_ipa.confidence.calibration import PlacedSlide, calibrate, check_sli
 from spatial_ipa.confidence.identifiability import slide_identifiability
 from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.data.read import read_slides
+from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.layout.placement import Placement
-from spatial_ipa.model.minisets import EmbeddedSlide
-from spatial_ipa.training.module import SpatialIPAModule
+from spatial_ipa.placing.load import load
 
 
 def main() -> None:
@@ -37,12 +37,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    module = SpatialIPAModule.load_from_checkpoint(
-        args.checkpoint, map_location="cpu", weights_only=True
-    )
-    if module.context is None or module.context.encoder is None:
-        raise SystemExit(f"{args.checkpoint} holds no encoder")
-    encoder = module.context.encoder
+    placer = load(args.checkpoint)
+    encoder = placer.encoder
     train, heldout = (
         [
             EmbeddedSlide(s.name, encoder.embed(s, "st"), s.xy)
@@ -55,7 +51,7 @@ def main() -> None:
     reference = ReferenceCells.sample(train)
 
     def place(h: np.ndarray) -> Placement:
-        return module.place(torch.from_numpy(np.array(h)), "auto", args.num_draws)
+        return placer.layout(torch.from_numpy(np.array(h)), "auto", args.num_draws)
 
     print(f"command: {' '.join(sys.argv)}")
     print(f"{describe_machine()}\n")

@@ -31,22 +31,25 @@ from sklearn.svm import SVR
 
 from common.report.machine import describe_machine
 from common.training.trainer import quiet_trainer
-from spatial_ipa.data.expression import gene_scale
-from spatial_ipa.data.log_expression import LogExpression
+from spatial_ipa.data.expression import LogExpression
 from spatial_ipa.data.read import read_slides
 from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import load_encoder
-from spatial_ipa.encoder.module import EncoderModule, Start
-from spatial_ipa.encoder.spatial_pca import principal_components
-from spatial_ipa.geometry.metrics import (
-    adaptive_k,
-    distance_spearman,
-    gauge_fix,
-    neighbour_recall,
-    procrustes_rmse,
+from spatial_ipa.encoder.module import EncoderModule
+from spatial_ipa.encoder.settings import (
+    DrawSettings,
+    EncoderWeights,
+    GeneSettings,
+    Start,
+    StartSettings,
 )
+from spatial_ipa.encoder.spatial_pca import principal_components
+from spatial_ipa.geometry.gauge import gauge_fix_array
+from spatial_ipa.geometry.graphs import adaptive_k
+from spatial_ipa.geometry.metrics import distance_spearman, procrustes_rmse
+from spatial_ipa.geometry.neighbours import neighbour_recall
 
 CANDIDATES = (60, 80, 100, 120)
 COLUMNS = (*(f"recall@{c}" for c in CANDIDATES), "recall@k", "SVR Spearman", "SVR RMSE", "s")
@@ -97,11 +100,13 @@ def features_of(
     with TemporaryDirectory() as folder:
         module = EncoderModule(
             str(Path(folder) / "encoder.pt"),
-            start=condition.start,
-            w_vicreg=condition.vicreg,
-            w_neighbours=condition.neighbours,
-            w_coral=condition.align,
-            w_anchor=0.0 if from_scratch else 1.0,
+            StartSettings(condition.start),
+            weights=EncoderWeights(
+                vicreg=condition.vicreg,
+                neighbours=condition.neighbours,
+                coral=condition.align,
+                anchor=0.0 if from_scratch else 1.0,
+            ),
             first_layer_lr=3e-4 if from_scratch else 0.0,
             optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2),
             seed=seed,
@@ -115,10 +120,12 @@ def pca_features(
     data: _InMemory, slides: Sequence[Slide], rank: int, unit_variance: bool, seed: int
 ) -> list[np.ndarray]:
     """PCA of the training slides on the same genes, optionally of genes at unit variance."""
-    expression = [LogExpression.of_slide(s, data.panel, data.target_sum) for s in slides]
+    expression = [LogExpression.of_slide(s, data.panel, data.genes.target_sum) for s in slides]
     num_train = len(data.fit_slides)
     if unit_variance:
-        scale = gene_scale([x.rows(slice(None)) for x in expression[:num_train]])
+        rows = np.concatenate([x.rows(slice(None)) for x in expression[:num_train]])
+        square = np.square(rows, dtype=np.float64).mean(axis=0)
+        scale = np.where(square > 0, np.sqrt(square), 1.0).astype(np.float32)
         expression = [
             LogExpression(
                 x.values.multiply(1 / scale).tocsr().astype(np.float32), x.mean / scale, x.filled
@@ -136,7 +143,7 @@ def score(features: Sequence[np.ndarray], slides: Sequence[Slide], seed: int) ->
     k = adaptive_k(n)
     row = [neighbour_recall(h, xy[-1], k, min(c, n - 1)) for c in (*CANDIDATES, k)]
     x = np.concatenate(features[:-1])
-    y = np.concatenate([gauge_fix(a) for a in xy[:-1]])
+    y = np.concatenate([gauge_fix_array(a) for a in xy[:-1]])
     chosen = np.random.default_rng(seed).permutation(len(x))[:_SVR_SPOTS]
     predicted = np.stack(
         [SVR(C=1.0).fit(x[chosen], y[chosen, axis]).predict(h) for axis in (0, 1)], axis=1
@@ -186,8 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chance = [min(c / (n - 1), 1.0) for c in (*CANDIDATES, adaptive_k(n))]
         for seed in given.seeds:
             data = _InMemory(
-                [], steps_per_epoch=given.steps, spots=given.spots, num_genes=given.num_genes,
-                seed=seed,
+                [], genes=GeneSettings(num_genes=given.num_genes),
+                draws=DrawSettings(steps_per_epoch=given.steps, spots=given.spots, seed=seed),
             )  # fmt: skip
             data.train_set, data.test_set = train, test
             data.setup("fit")

@@ -34,20 +34,28 @@ from common.report.machine import describe_machine, machines_of
 from common.rng import generator_for
 from common.training.trainer import quiet_trainer
 from spatial_ipa.data.expression import normalise
-from spatial_ipa.data.read import gene_panel, read_slide, reindex
-from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.panels import gene_panel, reindex
+from spatial_ipa.data.read import read_slide
+from spatial_ipa.data.slide import EmbeddedSlide, Slide
+from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.datamodule import EncoderDataModule
-from spatial_ipa.encoder.frozen import FrozenEncoder, check_split, load_encoder
+from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.module import EncoderModule
+from spatial_ipa.encoder.settings import DrawSettings
 from spatial_ipa.evaluation.baselines.regression import RIVALS, pca_features, predict
 from spatial_ipa.evaluation.oracle import minimise_slide
-from spatial_ipa.evaluation.scorer import SlideScorer
-from spatial_ipa.geometry.metrics import adaptive_k, neighbour_recall
+from spatial_ipa.evaluation.scorer import COLUMNS, SlideScorer
+from spatial_ipa.geometry.graphs import adaptive_k
+from spatial_ipa.geometry.neighbours import neighbour_recall
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.placement import Placement, towards_outline, typical_aspect
-from spatial_ipa.model.minisets import Augmentation, EmbeddedSlide, build_miniset, draw_members
-from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings
-from spatial_ipa.training.module import GraphMode, SpatialIPAModule
+from spatial_ipa.model.losses import LossWeights
+from spatial_ipa.model.minisets import Augmentation, build_miniset, draw_members
+from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.pair import GraphMode
+from spatial_ipa.training.datamodule import MinisetDataModule
+from spatial_ipa.training.module import SpatialIPAModule
+from spatial_ipa.training.settings import MinisetSettings
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ class _SlidesInMemory(EncoderDataModule):
     """The encoder's data from slides that are in memory, such as turned ones."""
 
     def __init__(self, train: list[Slide], heldout: list[Slide], seed: int) -> None:
-        super().__init__([], [], seed=seed)
+        super().__init__([], [], draws=DrawSettings(seed=seed))
         self.given = train, heldout
 
     def setup(self, stage: str) -> None:
@@ -257,9 +265,9 @@ class Runner:
         data = MinisetDataModule(slides[:split], [], settings)
         torch.manual_seed(self.seed)
         module = SpatialIPAModule(
-            d_input=slides[0].h.shape[1],
-            graph=condition.graph,
-            w_procrustes=args.w_procrustes,
+            NetworkSettings(d_input=slides[0].h.shape[1]),
+            condition.graph,
+            LossWeights(procrustes=args.w_procrustes),
             common_frame=args.common_frame,
         )
         start = time.perf_counter()
@@ -285,7 +293,7 @@ class Runner:
                 yield "whole", module(item)[0].x.numpy()
             return
         for mode in ("whole", "stitched"):
-            layout = module.place(h, mode, self.args.num_draws, self.seed).xy.numpy()
+            layout = module.placer().layout(h, mode, self.args.num_draws, self.seed).xy.numpy()
             folder = Path(self.args.out) / "layouts" / self.args.tag
             folder.mkdir(parents=True, exist_ok=True)
             name = f"{slide.name}_{condition.features}_{condition.graph}_{condition.num_candidates}"
@@ -403,19 +411,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-COLUMNS = {
-    "e_geo": "E_geo",
-    "e_geo_minisets": "minisets",
-    "spearman": "Spearman",
-    "recall_k": "recall@k",
-    "recall_10": "recall@10",
-    "procrustes_rmse": "RMSE",
-    "trustworthiness": "trust.",
-    "continuity": "cont.",
-    "sliced_wasserstein": "SW",
-}
 
 
 def _cell(by_seed: Sequence[float]) -> str:

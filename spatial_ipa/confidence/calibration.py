@@ -40,9 +40,9 @@ from common.files.identity import check_version
 from common.rng import numpy_generator_for
 from spatial_ipa.confidence.identifiability import NEIGHBOURS, slide_identifiability
 from spatial_ipa.confidence.reference_cells import ReferenceCells
-from spatial_ipa.geometry.metrics import gauge_fix, procrustes_rotation
+from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.geometry.gauge import gauge_fix_array, procrustes_rotation
 from spatial_ipa.layout.placement import Placement
-from spatial_ipa.model.minisets import EmbeddedSlide
 
 CALIBRATION_VERSION = 1
 MIN_CELLS = 50
@@ -194,7 +194,7 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
 def placement_errors(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, float]:
     """Errors (n,) of a layout (n, 2) in RMS radii of the true one, and the scale it was given."""
     rotation, scale = procrustes_rotation(pred, true)
-    off = scale * gauge_fix(pred) @ rotation - gauge_fix(true)
+    off = scale * gauge_fix_array(pred) @ rotation - gauge_fix_array(true)
     return np.linalg.norm(off, axis=1), scale
 
 
@@ -222,7 +222,7 @@ def place_slide(
     """Place one slide from its embeddings alone and compare with its coordinates."""
     placement, evidence = place(slide.h), reference.judge(slide.h)
     error, scale = placement_errors(placement.xy.double().cpu().numpy(), slide.xy)
-    x = gauge_fix(slide.xy)
+    x = gauge_fix_array(slide.xy)
     rng = numpy_generator_for(0)
     i = rng.integers(len(x), size=10_000)
     j = (i + rng.integers(1, len(x), size=i.size)) % len(x)  # never i itself

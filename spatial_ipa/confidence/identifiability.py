@@ -38,11 +38,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
-from sklearn.neighbors import NearestNeighbors
 
 from common.errors import UserError
 from common.rng import numpy_generator_for
-from spatial_ipa.geometry.metrics import gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix_array
+from spatial_ipa.geometry.neighbours import nearest
 
 Array = NDArray[np.float64]
 
@@ -132,7 +132,7 @@ def slide_identifiability(
         ValueError: for wrong shapes, values that are not finite, k out of range, or coordinates
             that all coincide.
     """
-    h, x = np.asarray(embedding, dtype=np.float64), gauge_fix(xy)
+    h, x = np.asarray(embedding, dtype=np.float64), gauge_fix_array(xy)
     n = len(x)
     if h.ndim != 2 or len(h) != n or not np.isfinite(h).all():
         raise UserError(f"embedding must be finite and ({n}, d) like xy, got shape {h.shape}")
@@ -159,23 +159,6 @@ def slide_identifiability(
         mirror,
         half_turn,
     )
-
-
-def nearest(
-    query: np.ndarray, points: np.ndarray, k: int, *, same: bool = False
-) -> tuple[Array, NDArray[np.intp]]:
-    """Distances and indices (n, k) of the k nearest points, in Euclidean distance.
-
-    Args:
-        query: (n, d).
-        points: (m, d).
-        k: at most m, or m - 1 with ``same``.
-        same: ``query`` is ``points``: leave each point out of its own neighbours.
-    """
-    # The query of no points leaves each fitted point out of its own neighbours, also among ties.
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points)
-    distance, index = search.kneighbors(None if same else query)
-    return distance, index
 
 
 def is_split(positions: np.ndarray) -> NDArray[np.bool_]:

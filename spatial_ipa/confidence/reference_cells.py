@@ -24,9 +24,10 @@ import torch
 
 from common.errors import UserError
 from common.rng import numpy_generator_for
-from spatial_ipa.confidence.identifiability import NEIGHBOURS, is_split, nearest
-from spatial_ipa.geometry.metrics import gauge_fix
-from spatial_ipa.model.minisets import EmbeddedSlide
+from spatial_ipa.confidence.identifiability import NEIGHBOURS, is_split
+from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.geometry.gauge import gauge_fix_array
+from spatial_ipa.geometry.neighbours import nearest
 
 MAX_SLIDES = 16
 _BLOCK = 65_536  # new cells at once
@@ -80,7 +81,7 @@ class ReferenceCells:
             n = len(slide.xy)
             rows = np.sort(rng.choice(n, min(n, MAX_CELLS), replace=False))
             h.append(np.array(slide.h[rows], dtype=np.float32))
-            xy.append(gauge_fix(slide.xy[rows]).astype(np.float32))
+            xy.append(gauge_fix_array(slide.xy[rows]).astype(np.float32))
         return ReferenceCells(tuple(slides[i].name for i in chosen), tuple(h), tuple(xy))
 
     def judge(self, h: np.ndarray) -> Evidence:

@@ -1,97 +1,132 @@
-"""Normalised expression: the input of the encoder (specification, section 1).
+"""Log-normalised expression of one slide, kept sparse.
 
-For counts x of one slide, library sizes t_i and target sum S,
+For counts x, library sizes t_i and target sum S (Zheng et al., Nat. Commun. 8:14049, 2017, as
+``normalize_total`` and ``log1p`` of scanpy),
 
-    y_ig = log(1 + S x_ig / t_i),        z_ig = (y_ig - mean_i y_ig) / sigma_g,
+    y_ig = log(1 + S x_ig / t_i),        z_ig = y_ig - mean_i y_ig,
 
-with the mean over the slide's own non-empty rows, and sigma_g either 1 or the standard deviation
-of gene g over the training slides.  Values that are logged already enter as y.  A row without
-counts has no expression: its z is 0, the slide's mean.
+with t the row sum over the genes given and the mean over the slide's own non-empty rows.  Values
+that are logged already enter as y.  A row without counts has no expression: its z is 0, the slide's
+mean.
+
+y is sparse and z is not, so y and its mean are kept apart and rows are made dense a block at a
+time: a sample of 10^6 cells never exists as a dense matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
 from common.errors import UserError
+from spatial_ipa.data.panels import reindex
+from spatial_ipa.data.slide import Slide
+
+
+@dataclass(frozen=True, eq=False)
+class LogExpression:
+    """Expression of n spots on G genes.
+
+    Attributes:
+        values: (n, G) float32 CSR, y before centring.
+        mean: (G,) float32 over non-empty rows.
+        filled: (n,) bool, rows with counts; the others are the slide's mean, z = 0.
+    """
+
+    values: sp.csr_matrix
+    mean: np.ndarray
+    filled: np.ndarray
+
+    @staticmethod
+    def of_slide(
+        slide: Slide, panel: Sequence[str], target_sum: float, max_missing: float = 0.5
+    ) -> LogExpression:
+        """Reindex a slide to a panel and normalise it.
+
+        Genes of the panel that the slide lacks enter as its mean, 0.
+
+        Raises:
+            ValueError: if the slide lacks more than ``max_missing`` of the panel.
+        """
+        counts, _ = reindex(slide, panel, max_missing)
+        return LogExpression.of_counts(counts, target_sum, slide.is_logged)
+
+    @staticmethod
+    def of_counts(counts: sp.csr_matrix, target_sum: float, logged: bool) -> LogExpression:
+        """Normalise (n, G) counts, or only centre them where ``logged``.
+
+        Raises:
+            ValueError: if ``target_sum`` is not positive.
+        """
+        values, filled = log_normalised(counts, target_sum, logged)
+        total = np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
+        mean = (total / max(int(filled.sum()), 1)).astype(np.float32)
+        return LogExpression(values, mean, filled)
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
+    def rows(self, index: np.ndarray | slice) -> np.ndarray:
+        """(m, G) float32 centred rows, dense."""
+        dense: np.ndarray = self.values[index].toarray()
+        dense -= self.mean
+        dense[~self.filled[index]] = 0.0
+        return dense
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Centred rows in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.rows(slice(start, start + size))
+
+    def project(self, components: np.ndarray) -> np.ndarray:
+        """(n, r) float64 centred rows times ``components`` (G, r)."""
+        weights = components.astype(np.float64)
+        projected = np.asarray(self.values @ weights) - self.mean @ weights
+        projected[~self.filled] = 0.0
+        return projected
+
+
+def log_normalised(
+    counts: sp.csr_matrix, target_sum: float, logged: bool
+) -> tuple[sp.csr_matrix, np.ndarray]:
+    """(n, G) float32 CSR of y and (n,) bool, the rows with counts; see the module.
+
+    Raises:
+        ValueError: if ``target_sum`` is not positive.
+    """
+    if not target_sum > 0:
+        raise UserError(f"target_sum must be positive, got {target_sum}")
+    sizes = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    filled = sizes > 0
+    values = sp.csr_matrix(counts, dtype=np.float32, copy=True)
+    if not logged:
+        factor = np.where(filled, target_sum / np.where(filled, sizes, 1.0), 0.0)
+        rows = np.repeat(factor.astype(np.float32), np.diff(values.indptr))
+        values.data = np.log1p(values.data * rows)
+    return values, filled
 
 
 def normalise(
-    counts: sp.csr_matrix,
-    *,
-    totals: np.ndarray | None = None,
-    target_sum: float = 1e4,
-    logged: bool = False,
-    gene_std: np.ndarray | None = None,
+    counts: sp.csr_matrix, *, target_sum: float = 1e4, logged: bool = False
 ) -> np.ndarray:
-    """Library size to ``target_sum``, log1p, centred per slide, optionally scaled per gene.
+    """(n, G) float32 z of one slide, dense and finite.
+
+    Its mean is summed in float64; that of :class:`LogExpression`, a sparse product, in float32.
 
     Args:
-        counts: (n, G) non-negative, one slide.
-        totals: (n,) library sizes t; the row sums of ``counts`` if None.  Leave it None where
-            slides have different gene panels: sums over the shared genes are comparable between
-            them, sums over all genes are not.
+        counts: (n, G) non-negative, canonical.
         target_sum: S.
-        logged: the values are log-normalised already and are only centred and scaled.
-        gene_std: (G,) positive sigma from :func:`gene_scale` on the training slides.
-
-    Returns:
-        (n, G) float32, dense, finite; rows without counts are 0.
+        logged: the values are log-normalised already and are only centred.
 
     Raises:
-        ValueError: if a shape disagrees, ``target_sum`` or a ``gene_std`` is not positive, or a
-            row with counts has no library size.
+        ValueError: if ``target_sum`` is not positive.
     """
-    num_rows, num_genes = counts.shape
-    if not target_sum > 0:
-        raise UserError(f"target_sum must be positive, got {target_sum}")
-    row_sums = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    filled = row_sums > 0
-    values = counts.toarray().astype(np.float32, copy=False)
-    if not logged:
-        sizes = row_sums if totals is None else np.asarray(totals, dtype=np.float64)
-        if sizes.shape != (num_rows,):
-            raise UserError(f"totals must have shape ({num_rows},), got {sizes.shape}")
-        if not (sizes[filled] > 0).all():
-            raise UserError("totals must be positive in every row that has counts")
-        # A row that has counts, but none of these genes, is expression 0 and not an empty row.
-        filled = sizes > 0
-        factor = np.where(filled, target_sum / np.where(filled, sizes, 1.0), 0.0)
-        values = np.log1p(values * factor[:, None].astype(np.float32))
+    sparse, filled = log_normalised(counts, target_sum, logged)
+    values: np.ndarray = sparse.toarray()
     if filled.any():
         values -= values[filled].mean(axis=0, dtype=np.float64).astype(np.float32)
     values[~filled] = 0.0
-    if gene_std is not None:
-        if gene_std.shape != (num_genes,) or not (gene_std > 0).all():
-            raise UserError(
-                f"gene_std must be ({num_genes},) and positive, got shape {gene_std.shape} with "
-                f"minimum {gene_std.min(initial=np.inf):.4g}"
-            )
-        values /= gene_std.astype(np.float32)
     return values
-
-
-def gene_scale(slides: Sequence[np.ndarray]) -> np.ndarray:
-    """(G,) float32 standard deviation of each gene over the training slides, each centred.
-
-    Args:
-        slides: (n_s, G) outputs of :func:`normalise` without ``gene_std``, training slides only.
-
-    Returns:
-        sqrt of the mean square over all rows.  A gene that never varies gets 1, which leaves its
-        zeros at zero.
-
-    Raises:
-        ValueError: if there are no rows or the slides differ in the number of genes.
-    """
-    widths = {slide.shape[1] for slide in slides}
-    num_rows = sum(slide.shape[0] for slide in slides)
-    if len(widths) != 1 or num_rows == 0:
-        raise UserError(
-            f"slides must have rows and one number of genes, got {num_rows} rows and {widths}"
-        )
-    square = sum(np.square(slide, dtype=np.float64).sum(axis=0) for slide in slides) / num_rows
-    return np.where(square > 0, np.sqrt(square), 1.0).astype(np.float32)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -30,14 +30,10 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.files.outputs import prepare_output
 from common.rng import generator_for
-from spatial_ipa.data.log_expression import LogExpression
-from spatial_ipa.encoder.datamodule import DomainBatch, EncoderDataModule
-from spatial_ipa.encoder.frozen import (
-    FrozenEncoder,
-    ScRNAAdapter,
-    SharedEncoder,
-    save_encoder,
-)
+from common.training.hyperparameters import make_plain
+from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.encoder.datamodule import EncoderDataModule
+from spatial_ipa.encoder.frozen import FrozenEncoder, save_encoder
 from spatial_ipa.encoder.losses import (
     coral,
     domain_mixing,
@@ -48,13 +44,12 @@ from spatial_ipa.encoder.losses import (
     spatial_kernel,
     vicreg,
 )
+from spatial_ipa.encoder.network import ScRNAAdapter, SharedEncoder
+from spatial_ipa.encoder.settings import EncoderWeights, StartSettings, TrunkSettings
 from spatial_ipa.encoder.spatial_pca import principal_components, spatial_components
+from spatial_ipa.encoder.views import DomainBatch
 from spatial_ipa.geometry.graphs import adaptive_k
-from spatial_ipa.geometry.metrics import neighbour_recall
-
-__all__ = ["EncoderDataModule", "EncoderModule"]
-
-Start = Literal["spatial", "pca", "random"]
+from spatial_ipa.geometry.neighbours import neighbour_recall
 
 _CANDIDATES = 80  # kNN of H in which the selection slide's spatial neighbours are looked for
 _MIXING_SPOTS = 400  # about so many per slide, for the mixing of slides in H,
@@ -68,81 +63,47 @@ class EncoderModule(pl.LightningModule):
     Args:
         output: file the frozen encoder is written to when the fit ends.
         start: what the trunk computes before training.
-        d_out: width of H.
-        hidden: widths of the hidden layers.
-        dropout: of the hidden units.
-        rank: principal components within which spatial components are sought.
-        num_neighbours: spatial neighbours they average over.
-        ridge: their shrinkage.
-        w_vicreg: weight of the self-supervised term.
-        w_neighbours: weight of the spatial neighbourhoods.
-        w_stress: weight of the spatial distances.
-        w_coral: weight of the alignment of covariances.
-        w_mmd: weight of the alignment of distributions.
-        w_scrna: weight of the distance of scRNA-seq from the slides, which are held still for it;
-            without scRNA-seq it does nothing.
-        w_adversary: weight of the domain adversary.
-        w_anchor: weight of the distance from the start.
+        trunk: size of the trunk.
+        weights: of the loss terms.
         tau: temperature of the neighbourhoods.
         optimizer: called with the parameters.
         first_layer_lr: learning rate of the gene layer, which holds most weights; 0 keeps it as it
-            starts (not with start=random).
+            starts (not with start.kind=random).
         seed: of the initial weights.
     """
 
     def __init__(
         self,
         output: str,
-        start: Start = "spatial",
-        d_out: int = 128,
-        hidden: tuple[int, int] = (512, 256),
-        dropout: float = 0.1,
-        rank: int = 256,
-        num_neighbours: int = 40,
-        ridge: float = 0.3,
-        w_vicreg: float = 1.0,
-        w_neighbours: float = 1.0,
-        w_stress: float = 0.0,
-        w_coral: float = 1.0,
-        w_mmd: float = 0.0,
-        w_scrna: float = 10.0,
-        w_adversary: float = 0.0,
-        w_anchor: float = 1.0,
+        start: StartSettings = StartSettings(),
+        trunk: TrunkSettings = TrunkSettings(),
+        weights: EncoderWeights = EncoderWeights(),
         tau: float = 0.25,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         first_layer_lr: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if start not in ("spatial", "pca", "random"):
-            raise UserError(f"start must be spatial, pca or random, got {start!r}")
-        limit = _start_width(d_out, hidden)
-        if start == "spatial" and rank < limit:
-            raise UserError(f"rank must be at least {limit}, the width of the start; got {rank}")
-        if start == "random" and first_layer_lr == 0:
-            raise UserError("start=random needs first_layer_lr > 0: the gene layer must learn")
-        if start == "random" and w_anchor > 0:
-            raise UserError("start=random has nothing to be anchored to; set w_anchor to 0")
-        weights = {
-            "w_vicreg": w_vicreg,
-            "w_neighbours": w_neighbours,
-            "w_stress": w_stress,
-            "w_coral": w_coral,
-            "w_mmd": w_mmd,
-            "w_scrna": w_scrna,
-            "w_adversary": w_adversary,
-            "w_anchor": w_anchor,
-        }
-        for name, value in (weights | {"first_layer_lr": first_layer_lr}).items():
-            if value < 0:
-                raise UserError(f"{name} must not be negative, got {value}")
+        limit = trunk.start_width
+        if start.kind == "spatial" and start.rank < limit:
+            raise UserError(
+                f"start.rank must be at least {limit}, the width of the start; got {start.rank}"
+            )
+        if start.kind == "random" and first_layer_lr == 0:
+            raise UserError("start.kind=random needs first_layer_lr > 0: the gene layer must learn")
+        if start.kind == "random" and weights.anchor > 0:
+            raise UserError(
+                "start.kind=random has nothing to be anchored to; set weights.anchor to 0"
+            )
+        if first_layer_lr < 0:
+            raise UserError(f"first_layer_lr must not be negative, got {first_layer_lr}")
         # A checkpoint holds plain types only; the optimizer comes from the configuration, and so
         # does the output: a checkpoint must not bring back the path of an earlier run.
         self.save_hyperparameters(ignore=["optimizer", "output"])
-        self.output, self.start, self.weights = Path(output), start, weights
-        self.d_out, self.hidden, self.dropout = d_out, (hidden[0], hidden[1]), dropout
-        self.rank, self.num_neighbours, self.ridge, self.tau = rank, num_neighbours, ridge, tau
-        self.optimizer, self.first_layer_lr, self.seed = optimizer, first_layer_lr, seed
+        make_plain(self)
+        self.output, self.start, self.trunk, self.weights = Path(output), start, trunk, weights
+        self.tau, self.optimizer = tau, optimizer
+        self.first_layer_lr, self.seed = first_layer_lr, seed
         self.encoder: SharedEncoder | None = None
         self.adapter: ScRNAAdapter | None = None
         self.anchor: Tensor
@@ -159,7 +120,11 @@ class EncoderModule(pl.LightningModule):
         if stage != "fit":
             return
         prepare_output(self.output, "model.output")
-        acting = {k: v for k, v in self.weights.items() if k != "w_scrna" or self.data.scrna}
+        acting = {
+            f"weights.{name}": value
+            for name, value in vars(self.weights).items()
+            if name != "scrna" or self.data.scrna
+        }
         if self.trainer.max_epochs != 0 and not any(acting.values()):
             raise UserError(
                 f"{', '.join(acting)} are all 0, so there is nothing to train; set one of "
@@ -176,13 +141,14 @@ class EncoderModule(pl.LightningModule):
 
     def _build(self, generator: torch.Generator) -> None:
         data = self.data
-        num_genes, d = len(data.panel), self.d_out
-        encoder = SharedEncoder(num_genes, d, self.hidden, self.dropout, generator)
+        trunk, w = self.trunk, self.weights
+        num_genes, d = len(data.panel), trunk.d_out
+        encoder = SharedEncoder(num_genes, d, trunk.hidden, trunk.dropout, generator)
         expression = data.expression()
-        if self.start != "random":
+        if self.start.kind != "random":
             components = self._linear_start(expression)
             encoder.set_linear(components, generator)
-            if self.weights["w_anchor"]:
+            if w.anchor:
                 anchor = F.pad(components, (0, d - components.shape[1]))
                 self.register_buffer("anchor", anchor, persistent=False)
         encoder.out_scale.fill_(unit_scale(encoder, expression))
@@ -190,29 +156,29 @@ class EncoderModule(pl.LightningModule):
         if self.first_layer_lr == 0:
             encoder.first.requires_grad_(False)
         if data.scrna:
-            aligning = ("w_coral", "w_mmd", "w_scrna", "w_adversary")
-            if not any(self.weights[w] for w in aligning):
+            if not (w.coral or w.mmd or w.scrna or w.adversary):
                 raise UserError(
-                    f"scrna is given, but {', '.join(aligning)} are all 0: the adapter would "
-                    "learn nothing. Set one of them, or leave scrna out"
+                    "scrna is given, but the weights coral, mmd, scrna and adversary are all 0: "
+                    "the adapter would learn nothing. Set one of them, or leave scrna out"
                 )
             self.adapter = ScRNAAdapter(num_genes, generator=generator)
         # Heads see H through layers of their own, so that H itself keeps its spectrum.
-        w = self.weights
-        self.expander = _mlp(d, 2 * d, 2 * d, generator) if w["w_vicreg"] else None
-        self.locator = _identity(d) if w["w_neighbours"] or w["w_stress"] else None
+        self.expander = _mlp(d, 2 * d, 2 * d, generator) if w.vicreg else None
+        self.locator = _identity(d) if w.neighbours or w.stress else None
         domains = len(data.fit_slides) + len(data.seen_heldout) + len(data.scrna)
-        self.critic = _mlp(d, d, domains, generator) if w["w_adversary"] else None
+        self.critic = _mlp(d, d, domains, generator) if w.adversary else None
 
     def training_step(self, batch: list[DomainBatch], batch_idx: int) -> Tensor:
         # Dropout of this step: a function of (seed, step, rank), so that a resumed run repeats it.
         draws = generator_for(self.seed, 1, self.global_step, self.global_rank)
         views = [self._embed_views(part, draws) for part in batch]
         terms = self._terms(batch, views)
-        loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        loss = torch.stack(
+            [getattr(self.weights, name) * term for name, term in terms.items()]
+        ).sum()
         self.log("train/loss", loss, batch_size=1, prog_bar=True)
         for name, term in terms.items():
-            self.log(f"train/{name.removeprefix('w_')}", term.detach(), batch_size=1)
+            self.log(f"train/{name}", term.detach(), batch_size=1)
         return loss
 
     def _embed_views(self, part: DomainBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -239,24 +205,24 @@ class EncoderModule(pl.LightningModule):
                 for part, (a, b) in zip(batch, views, strict=True)
                 if not part.is_scrna
             ]
-            terms["w_vicreg"] = torch.stack(each).mean()
+            terms["vicreg"] = torch.stack(each).mean()
         if self.locator is not None:
             place = self.locator(first)
-            if w["w_neighbours"]:
+            if w.neighbours:
                 kernel = spatial_kernel(located)
-                terms["w_neighbours"] = neighbour_kl(place, kernel, self.tau)
-            if w["w_stress"]:
-                terms["w_stress"] = log_stress(place, located)
+                terms["neighbours"] = neighbour_kl(place, kernel, self.tau)
+            if w.stress:
+                terms["stress"] = log_stress(place, located)
         pairs = list(combinations([a for a, _ in views], 2))
-        for name, distance in (("w_coral", coral), ("w_mmd", rbf_mmd)):
-            if w[name]:
+        for name, distance in (("coral", coral), ("mmd", rbf_mmd)):
+            if getattr(w, name):
                 each = [distance(a, b) for a, b in pairs] or [first.sum() * 0]
                 terms[name] = torch.stack(each).mean()
         cells = [a for part, (a, _) in zip(batch, views, strict=True) if part.is_scrna]
-        if w["w_scrna"] and cells:
+        if w.scrna and cells:
             spots = [a for part, (a, _) in zip(batch, views, strict=True) if not part.is_scrna]
             each = [rbf_mmd(a.detach(), b) for a in spots for b in cells]
-            terms["w_scrna"] = torch.stack(each).mean()
+            terms["scrna"] = torch.stack(each).mean()
         if self.critic is not None:
             logits = self.critic(reverse_gradient(torch.cat([a for a, _ in views])))
             domain = torch.cat(
@@ -265,13 +231,13 @@ class EncoderModule(pl.LightningModule):
                     for p, (a, _) in zip(batch, views, strict=True)
                 ]
             )
-            terms["w_adversary"] = F.cross_entropy(logits, domain)
-        if w["w_anchor"]:
+            terms["adversary"] = F.cross_entropy(logits, domain)
+        if w.anchor:
             each = []
             for part, (a, _) in zip(batch, views, strict=True):
                 start = part.views[0] @ self.anchor * self.encoder.out_scale
                 each.append((a - start).square().mean())
-            terms["w_anchor"] = torch.stack(each).mean()
+            terms["anchor"] = torch.stack(each).mean()
         return terms
 
     def on_train_start(self) -> None:
@@ -289,7 +255,7 @@ class EncoderModule(pl.LightningModule):
         assert self.encoder is not None
         data, scores = self.data, dict[str, float]()
         sampled = [
-            _embed(self.encoder, LogExpression.of_slide(s, data.panel, data.target_sum))
+            _embed(self.encoder, LogExpression.of_slide(s, data.panel, data.genes.target_sum))
             for s in data.fit_slides
         ]
         if len(sampled) > 1:
@@ -300,7 +266,9 @@ class EncoderModule(pl.LightningModule):
             scores["val/mixing"] = domain_mixing(torch.cat(shown), domain)
         slide = data.selection
         if slide is not None and slide.xy is not None:
-            h = _embed(self.encoder, LogExpression.of_slide(slide, data.panel, data.target_sum))
+            h = _embed(
+                self.encoder, LogExpression.of_slide(slide, data.panel, data.genes.target_sum)
+            )
             n = len(slide)
             recall = neighbour_recall(h.numpy(), slide.xy, adaptive_k(n), min(_CANDIDATES, n - 1))
             scores["val/recall"] = recall
@@ -319,7 +287,8 @@ class EncoderModule(pl.LightningModule):
         """The encoder as it would be written now, with its best weights."""
         assert self.encoder is not None
         data = self.data
-        encoder = SharedEncoder(len(data.panel), self.d_out, self.hidden, self.dropout)
+        trunk = self.trunk
+        encoder = SharedEncoder(len(data.panel), trunk.d_out, trunk.hidden, trunk.dropout)
         adapter = None if self.adapter is None else ScRNAAdapter(len(data.panel))
         for part, source, target in (
             ("encoder.", self.encoder, encoder),
@@ -335,7 +304,7 @@ class EncoderModule(pl.LightningModule):
         # Without training, or with the start chosen by the selection slide, it aligns nothing.
         if adapter is not None and adapter.is_identity:
             adapter = None
-        return FrozenEncoder(encoder, adapter, data.panel, data.split, data.target_sum)
+        return FrozenEncoder(encoder, adapter, data.panel, data.split, data.genes.target_sum)
 
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
@@ -366,24 +335,19 @@ class EncoderModule(pl.LightningModule):
 
     def _linear_start(self, expression: list[LogExpression]) -> Tensor:
         """(G, r) the linear map that the trunk starts as."""
-        limit = _start_width(self.d_out, self.hidden)
-        if self.start == "pca":
+        start, limit = self.start, self.trunk.start_width
+        if start.kind == "pca":
             return torch.from_numpy(principal_components(expression, limit, self.seed))
-        basis = principal_components(expression, self.rank, self.seed)
+        basis = principal_components(expression, start.rank, self.seed)
         found, _ = spatial_components(
             expression,
             [s.xy for s in self.data.fit_slides if s.xy is not None],
             basis,
             num_components=limit,
-            num_neighbours=self.num_neighbours,
-            ridge=self.ridge,
+            num_neighbours=start.num_neighbours,
+            ridge=start.ridge,
         )
         return torch.from_numpy(found)
-
-
-def _start_width(d_out: int, hidden: tuple[int, int]) -> int:
-    """Most components that a trunk of these widths can compute."""
-    return min(d_out, hidden[0] // 2, hidden[1] // 2)
 
 
 @torch.no_grad()

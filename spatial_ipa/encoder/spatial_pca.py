@@ -23,7 +23,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.extmath import randomized_svd
 
 from common.errors import UserError
-from spatial_ipa.data.log_expression import LogExpression
+from spatial_ipa.data.expression import LogExpression
 
 _EXACT = 4000  # rows or genes up to which the eigenproblem is solved exactly: some seconds
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from spatial_ipa.geometry.walks import gauge_fix
-from spatial_ipa.model.losses import GeometryTerms, collapse_diagnostics, geometry_terms
+from spatial_ipa.geometry.gauge import gauge_fix
+from spatial_ipa.model.losses import E_GEO, GeometryTerms, collapse_diagnostics, geometry_terms
 from spatial_ipa.model.targets import Target, build_target, union_targets
 
 # Share of the steps over which the weight of the walks rises from 0 to 1.
@@ -73,7 +73,7 @@ def minimise(
         w_rw = min(1.0, step / (_RAMP * steps))
         optimizer.zero_grad()
         drawn = replace(target, rows=_draw_rows(target, rows_per_step, generator))
-        geometry_terms(x, drawn).energy(w_rw).sum().backward()  # type: ignore[no-untyped-call]
+        geometry_terms(x, drawn).energy(replace(E_GEO, rw=w_rw)).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return _score(x, target)
@@ -124,7 +124,7 @@ def _score(x: Tensor, target: Target) -> OracleResult:
         ratio, median = collapse_diagnostics(
             final, target.graph, target.num_graphs, target.random_pairs
         )
-    return OracleResult(final, terms, terms.energy(1.0), ratio, median)
+    return OracleResult(final, terms, terms.energy(E_GEO), ratio, median)
 
 
 def _draw_rows(target: Target, count: int, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from common.align import align
 from spatial_ipa.confidence.identifiability import SYMMETRIC, Identifiability
-from spatial_ipa.geometry.walks import gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix
 
 
 def superpose(pred: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,14 +9,27 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.rng import generator_for
-from spatial_ipa.geometry.metrics import layout_metrics
-from spatial_ipa.geometry.walks import gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix
+from spatial_ipa.geometry.metrics import METRICS, Metric, layout_metrics
 from spatial_ipa.model.losses import collapse_diagnostics, geometry_terms
 from spatial_ipa.model.minisets import draw_members
 from spatial_ipa.model.targets import build_target, union_targets
 
 # Above this many nodes the whole-slide walks are compared on a random sample of rows.
 MAX_ROWS = 512
+
+
+SCORES: dict[str, Metric] = {
+    "e_geo": Metric(None, "E_geo", "low"),
+    "e_geo_minisets": Metric(None, "minisets", "low"),
+    **METRICS,
+}
+"""Everything a layout is compared by; the first two need the slide's walks."""
+
+COLUMNS: dict[str, str] = {
+    name: metric.title for name, metric in SCORES.items() if metric.better is not None
+}
+"""Title of each column of a table of scores, in order."""
 
 
 class SlideScorer:
@@ -79,8 +92,8 @@ class SlideScorer:
         return {
             "e_geo": float(whole.e_geo),
             "e_geo_minisets": float(parts.e_geo.mean()),
-            "rw": float(whole.rw),
-            "stress": float(whole.stress),
+            "rw": float(whole["rw"]),
+            "stress": float(whole["stress"]),
             **layout_metrics(x.numpy(), self.xy.numpy(), seed=self.seed),
             "eigenvalue_ratio": float(ratio),
             "median_distance": float(median),

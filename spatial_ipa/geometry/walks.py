@@ -1,4 +1,4 @@
-"""Gauge fixing and random-walk operators on a fixed graph.
+"""Random-walk operators on a fixed graph.
 
 On the symmetric edges of the target graph, with the stored local scales s,
 
@@ -13,45 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from common.graph.edges import EdgeList
 from common.sparse import edge_log_softmax, spmm
-
-_TINY = 1e-12
-
-
-def graph_mean(value: Tensor, graph: Tensor, num_graphs: int) -> Tensor:
-    """(B, ...) mean of ``value`` (M, ...) over the members of each graph; ``graph`` is (M,)."""
-    total = value.new_zeros(num_graphs, *value.shape[1:]).index_add(0, graph, value)
-    count = torch.bincount(graph, minlength=num_graphs).clamp(min=1).to(value.dtype)
-    return total / count.view(-1, *[1] * (value.dim() - 1))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """``x``, widened to float32 if it is of half precision."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def gauge_fix(x: Tensor, graph: Tensor | None = None, num_graphs: int = 1) -> Tensor:
-    """Subtract the mean and divide by the RMS radius, in each graph.
-
-    Args:
-        x: (N, 2) coordinates.
-        graph: (N,) int64, the graph of each node; one graph when left out.
-        num_graphs: B.
-
-    Returns:
-        (N, 2), at least float32.  A graph whose points all coincide stays at the origin, with
-        finite gradients.
-    """
-    if graph is None:
-        graph = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-    x = at_least_float32(x)
-    x = x - graph_mean(x, graph, num_graphs).index_select(0, graph)
-    radius = (graph_mean(x.square().sum(1), graph, num_graphs) + _TINY).sqrt()
-    return x / radius.index_select(0, graph)[:, None]
 
 
 def squared_distance(x: Tensor, i: Tensor, j: Tensor) -> Tensor:

@@ -41,11 +41,11 @@ from common.align import align
 from common.errors import UserError
 from common.files.identity import check_version
 from common.rng import numpy_generator_for
-from spatial_ipa.confidence.identifiability import nearest
-from spatial_ipa.geometry.metrics import gauge_fix
+from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.geometry.gauge import gauge_fix_array
+from spatial_ipa.geometry.neighbours import nearest
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.layout.registration import slide_rotations
-from spatial_ipa.model.minisets import EmbeddedSlide
 
 Array = NDArray[np.float64]
 
@@ -97,7 +97,7 @@ class FrameRegression:
         for slide in (slides[i] for i in chosen):
             rows = rng.permutation(len(slide.xy))[: MAX_CELLS // len(chosen)]
             h.append(np.asarray(slide.h[rows], dtype=np.float64))
-            xy.append(gauge_fix(slide.xy[rows]))
+            xy.append(gauge_fix_array(slide.xy[rows]))
         matched = min(_MATCHED, *(len(x) for x in xy))
         rotations = slide_rotations(
             [x[:_REGISTERED] for x in h], [x[:_REGISTERED] for x in xy], k=matched

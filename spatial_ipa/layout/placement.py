@@ -37,7 +37,7 @@ from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from common.graph.order import inverse_order, locality_order
 from common.rng import generator_for
-from spatial_ipa.geometry.walks import gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix
 
 # (h, edges, graph, num_graphs, start_noise) -> coordinates (N, 2)
 PlaceGraph = Callable[[Tensor, EdgeList, Tensor, int, Tensor], Tensor]

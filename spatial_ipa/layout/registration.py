@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from common.errors import UserError
-from spatial_ipa.geometry.metrics import gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix_array
 
 Array = NDArray[np.float64]
 
@@ -84,9 +84,9 @@ def slide_rotations(
                 f"slide {s}: train_features has {len(features)} rows, train_xy {len(xy)}"
             )
     rotations = [np.eye(2)]
-    placed = [gauge_fix(train_xy[0])]
+    placed = [gauge_fix_array(train_xy[0])]
     for s in range(1, len(train_xy)):
-        own = gauge_fix(train_xy[s])
+        own = gauge_fix_array(train_xy[s])
         source, goal = [], []
         for r, positions in enumerate(placed):
             i, j = mutual_nearest_neighbours(train_features[s], train_features[r], k)
@@ -113,7 +113,7 @@ def register_slides(
         ValueError: as :func:`slide_rotations`.
     """
     rotations = slide_rotations(train_features, train_xy, k=k, reweightings=reweightings)
-    return [gauge_fix(xy) @ r for xy, r in zip(train_xy, rotations, strict=True)]
+    return [gauge_fix_array(xy) @ r for xy, r in zip(train_xy, rotations, strict=True)]
 
 
 def _rotation(x: Array, y: Array, reweightings: int) -> Array:

@@ -11,7 +11,8 @@ from torch.nn import functional
 from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.sparse import neighbor_attention
-from spatial_ipa.geometry.walks import graph_mean, squared_distance
+from spatial_ipa.geometry.gauge import graph_mean
+from spatial_ipa.geometry.walks import squared_distance
 
 DistanceTerm = Literal["none", "rbf", "monotone"]
 

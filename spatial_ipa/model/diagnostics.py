@@ -11,7 +11,7 @@ from torch import Tensor
 from common.graph.edges import EdgeList
 from common.sparse import attention_weights
 from common.sparse.segments.blockwise import gather_dot
-from spatial_ipa.geometry.walks import graph_mean
+from spatial_ipa.geometry.gauge import graph_mean
 from spatial_ipa.model.losses import collapse_diagnostics
 from spatial_ipa.model.minisets import Miniset
 from spatial_ipa.model.network import IPALiteModel, Layout

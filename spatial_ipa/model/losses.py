@@ -5,21 +5,17 @@ Averaging those over graphs gives every miniset the same weight, whatever its si
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.sparse import edge_log_softmax
-from spatial_ipa.geometry.walks import (
-    WalkOperator,
-    at_least_float32,
-    build_predicted_rw_operator,
-    gauge_fix,
-    graph_mean,
-    squared_distance,
-)
+from spatial_ipa.geometry.gauge import at_least_float32, gauge_fix, graph_mean
+from spatial_ipa.geometry.walks import WalkOperator, build_predicted_rw_operator, squared_distance
 from spatial_ipa.model.targets import Target
 
 # Floor inside the logarithm of walk probabilities: far pairs underflow to 0 in float32.
@@ -118,23 +114,112 @@ def loss_gate(logit: Tensor, candidates: EdgeList, wanted: Tensor, target: Targe
 
 
 @dataclass(frozen=True)
-class GeometryTerms:
-    """Per-graph (B,) values of the geometric losses of one layout."""
+class LossWeights:
+    """Weight of each term; a weight of 0 switches a term off.
 
-    rw: Tensor
-    stress: Tensor
-    repulsion: Tensor
-    entropy: Tensor
-    procrustes: Tensor
+    Attributes:
+        rw: final weight of the random walks; it ramps up to this.
+        stress: of the distances.
+        repulsion: of the repulsion of random pairs.
+        entropy: of the (negative) entropy of the walks.
+        gate: of the gate's KL.
+        procrustes: of the squared Procrustes RMSE.  Off as published; 0.1 lowers the RMSE of some
+            tissues, raises E_geo and harms others (``benchmarks/reports/spatial_experiments.md``).
+
+    Raises:
+        ValueError: on a negative weight.
+    """
+
+    rw: float = 0.3
+    stress: float = 0.1
+    repulsion: float = 0.01
+    entropy: float = 0.01
+    gate: float = 0.05
+    procrustes: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise UserError(f"weights.{name} must not be negative, got {value}")
+
+
+E_GEO = LossWeights(rw=1.0)
+"""The metric E_geo has these weights of walks and stress, whatever a training has."""
+
+
+@dataclass(frozen=True)
+class ScoredLayout:
+    """What a term may look at.
+
+    Attributes:
+        x: (N, 2) gauge-fixed coordinates.
+        walks: random walks on them.
+        target: what they are scored against.
+    """
+
+    x: Tensor
+    walks: WalkOperator
+    target: Target
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss term of a layout.
+
+    Attributes:
+        function: gives (B,).
+        energy: whether it belongs to the energy, which is also minimised without a model
+            (:mod:`spatial_ipa.evaluation.oracle`); else it only enters the training loss.
+    """
+
+    function: Callable[[ScoredLayout], Tensor]
+    energy: bool = True
+
+
+def _rw(layout: ScoredLayout) -> Tensor:
+    target = layout.target
+    with torch.no_grad():
+        reference = build_predicted_rw_operator(target.xy, target.edges, target.scale)
+    return loss_rw_kl(layout.walks, reference, target)
+
+
+TERMS: dict[str, Term] = {
+    "rw": Term(_rw),
+    "stress": Term(lambda layout: loss_stress_log(layout.x, layout.target)),
+    "repulsion": Term(lambda layout: loss_repulsion(layout.x, layout.target)),
+    "entropy": Term(lambda layout: loss_entropy_reg(layout.walks, layout.target)),
+    "procrustes": Term(lambda layout: loss_procrustes(layout.x, layout.target), energy=False),
+}
+"""By name, in the order in which they are added.  A further term is a function with its row here,
+a field of :class:`LossWeights`, and a test."""
+
+
+@dataclass(frozen=True)
+class GeometryTerms:
+    """Per-graph (B,) values of the terms of one layout, by name."""
+
+    values: Mapping[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
 
     @property
     def e_geo(self) -> Tensor:
         """(B,) the metric E_geo = L_RW + 0.1 L_stress, whatever the training weights are."""
-        return self.rw + 0.1 * self.stress
+        return self["rw"] + E_GEO.stress * self["stress"]
 
-    def energy(self, w_rw: float) -> Tensor:
-        """(B,) the training energy without the gate and Procrustes terms."""
-        return w_rw * self.rw + 0.1 * self.stress + 0.01 * self.repulsion + 0.01 * self.entropy
+    def energy(self, weights: LossWeights) -> Tensor:
+        """(B,) weighted sum of the terms that belong to the energy."""
+        terms = [getattr(weights, name) * self[name] for name, term in TERMS.items() if term.energy]
+        return sum(terms[1:], start=terms[0])
+
+    def loss(self, weights: LossWeights) -> Tensor:
+        """Scalar: the mean energy and the means of the other terms, all weighted."""
+        loss = self.energy(weights).mean()
+        for name, term in TERMS.items():
+            if not term.energy:
+                loss = loss + getattr(weights, name) * self[name].mean()
+        return loss
 
 
 def geometry_terms(x: Tensor, target: Target, *, with_rw: bool = True) -> GeometryTerms:
@@ -145,19 +230,13 @@ def geometry_terms(x: Tensor, target: Target, *, with_rw: bool = True) -> Geomet
     """
     with torch.autocast(x.device.type, enabled=False):
         x = gauge_fix(x, target.graph, target.num_graphs)
-        predicted = build_predicted_rw_operator(x, target.edges, target.scale)
-        if with_rw:
-            with torch.no_grad():
-                reference = build_predicted_rw_operator(target.xy, target.edges, target.scale)
-            rw = loss_rw_kl(predicted, reference, target)
-        else:
-            rw = x.new_zeros(target.num_graphs)
+        layout = ScoredLayout(x, build_predicted_rw_operator(x, target.edges, target.scale), target)
+        nothing = x.new_zeros(target.num_graphs)
         return GeometryTerms(
-            rw=rw,
-            stress=loss_stress_log(x, target),
-            repulsion=loss_repulsion(x, target),
-            entropy=loss_entropy_reg(predicted, target),
-            procrustes=loss_procrustes(x, target),
+            {
+                name: nothing if name == "rw" and not with_rw else term.function(layout)
+                for name, term in TERMS.items()
+            }
         )
 
 

@@ -19,27 +19,8 @@ from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from common.rng import generator_for
+from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.model.targets import Target, build_target, gate_target, union_targets
-
-
-@dataclass(frozen=True)
-class EmbeddedSlide:
-    """A slide after the frozen encoder.
-
-    Attributes:
-        name: for messages and tables.
-        h: (n, d) float32 embeddings, possibly memory-mapped.
-        xy: (n, 2) float32 coordinates in the slide's own unit.
-    """
-
-    name: str
-    h: np.ndarray
-    xy: np.ndarray
-
-    def check_finite(self) -> None:
-        """Raise ValueError, naming the slide, if embeddings hold NaN or infinity."""
-        if not np.isfinite(self.h).all():
-            raise UserError(f"slide {self.name}: embeddings hold NaN or infinity")
 
 
 @dataclass(frozen=True)

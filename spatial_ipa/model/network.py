@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.graph.edges import EdgeList
-from spatial_ipa.geometry.walks import gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix
 from spatial_ipa.model.block import DistanceTerm, IPALiteBlock
 
 
@@ -28,6 +28,39 @@ class Layout:
     states: list[Tensor]
 
 
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Size and form of the network.
+
+    Attributes:
+        d_input: width of the embeddings H.
+        c_s: width of the states.
+        heads: attention heads.
+        c_head: width of a head.
+        recycles: passes through the one shared block.
+        noise_std: noise on the initial coordinates, where noise is given (in training).
+        beta: weight of the gate logits in the attention.
+        distance_term: see :class:`~spatial_ipa.model.block.IPALiteBlock`.
+
+    Raises:
+        ValueError: on a width or number of passes below 1.
+    """
+
+    d_input: int = 128
+    c_s: int = 96
+    heads: int = 4
+    c_head: int = 32
+    recycles: int = 5
+    noise_std: float = 0.05
+    beta: float = 2.0
+    distance_term: DistanceTerm = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("d_input", "c_s", "heads", "c_head", "recycles"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
 class IPALiteModel(nn.Module):
     """One attention block, its weights shared over the recycles.
 
@@ -35,36 +68,18 @@ class IPALiteModel(nn.Module):
     154,674 parameters by default, 154,678 with the monotone distance term.
 
     Args:
-        d_input: width of the embeddings H.
-        c_s: width of the states.
-        heads: attention heads.
-        c_head: width of a head.
-        recycles: number of passes through the block.
-        noise_std: scale of the noise on the initial coordinates, where noise is given.
-        beta: weight of the gate logits in the attention.
-        distance_term: see :class:`~spatial_ipa.model.block.IPALiteBlock`.
+        settings: widths, depth and weights; see :class:`NetworkSettings`.
     """
 
-    def __init__(
-        self,
-        d_input: int = 128,
-        c_s: int = 96,
-        heads: int = 4,
-        c_head: int = 32,
-        recycles: int = 5,
-        noise_std: float = 0.05,
-        beta: float = 2.0,
-        distance_term: DistanceTerm = "none",
-    ) -> None:
+    def __init__(self, settings: NetworkSettings = NetworkSettings()) -> None:
         super().__init__()
-        if recycles < 1:
-            raise UserError(f"recycles must be at least 1, got {recycles}")
-        self.recycles, self.noise_std = recycles, noise_std
+        c = settings
+        self.settings, self.recycles, self.noise_std = c, c.recycles, c.noise_std
         self.to_state = nn.Sequential(
-            nn.Linear(d_input, 2 * c_s), nn.GELU(), nn.Linear(2 * c_s, c_s)
+            nn.Linear(c.d_input, 2 * c.c_s), nn.GELU(), nn.Linear(2 * c.c_s, c.c_s)
         )
-        self.to_start = nn.Sequential(nn.Linear(d_input, c_s), nn.GELU(), nn.Linear(c_s, 2))
-        self.block = IPALiteBlock(c_s, heads, c_head, beta, distance_term)
+        self.to_start = nn.Sequential(nn.Linear(c.d_input, c.c_s), nn.GELU(), nn.Linear(c.c_s, 2))
+        self.block = IPALiteBlock(c.c_s, c.heads, c.c_head, c.beta, c.distance_term)
 
     def forward(
         self,

@@ -14,7 +14,8 @@ from torch import Tensor
 from common.errors import UserError
 from common.graph.edges import EdgeList
 from spatial_ipa.geometry import graphs
-from spatial_ipa.geometry.walks import build_predicted_rw_operator, gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix
+from spatial_ipa.geometry.walks import build_predicted_rw_operator
 
 NUM_REPULSION_PAIRS = 256
 

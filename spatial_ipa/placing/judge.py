@@ -1,8 +1,8 @@
-"""What is said about each placed cell: error radius, abstention, and how far expression fixes it.
+"""Which confidences a placement may be given: error radius, abstention, ambiguity.
 
 The quantities are those of :mod:`spatial_ipa.confidence.calibration` and
-:mod:`spatial_ipa.confidence.reference_cells`; here it is decided whether they may be given, and
-what is written about them.
+:mod:`spatial_ipa.confidence.reference_cells`.  Radii hold only for placements like those they were
+calibrated on; where they do not, the reason is given in their place.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from spatial_ipa.confidence.calibration import MIN_CELLS, cell_features, conformal_quantile
 from spatial_ipa.layout.placement import Placement
-from spatial_ipa.placing.command import PlacementOptions
-from spatial_ipa.training.datamodule import PlacementContext
+from spatial_ipa.placing.context import PlacementContext
+from spatial_ipa.placing.options import PlacementOptions
 
 
 def judge_cells(
@@ -100,7 +100,7 @@ def _why_not(context: PlacementContext, h: np.ndarray, options: PlacementOptions
         )
     if not np.ptp(h, axis=0).any():
         return "all cells have the same embedding"
-    auto = "whole" if n <= context.size else "stitched"
+    auto = context.mode_for(n)
     if options.inference not in ("auto", auto):
         return f"calibrated with inference=auto, which is {auto} here; got {options.inference}"
     return ""

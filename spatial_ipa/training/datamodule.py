@@ -3,146 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
-from common.errors import MissingFile, UserError
 from common.training.sampler import DrawSampler, epoch_to_draw
-from common.training.stage import run_stage
-from spatial_ipa.confidence.calibration import Calibration
-from spatial_ipa.confidence.reference_cells import ReferenceCells
+from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.read import read_slides
-from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
-from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.simulation.files import SimulatedTissue
+from spatial_ipa.data.slide import EmbeddedSlide, Slide
+from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.cache import embed
-from spatial_ipa.encoder.frozen import FrozenEncoder, check_split, load_encoder
-from spatial_ipa.layout.frame_regression import FrameRegression
+from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
+from spatial_ipa.encoder.stage import EncoderInputs, ensure_encoder
 from spatial_ipa.layout.placement import typical_aspect
-from spatial_ipa.model.minisets import (
-    Augmentation,
-    EmbeddedSlide,
-    Miniset,
-    MinisetDataset,
-    check_sizes,
-    collate,
-)
+from spatial_ipa.model.minisets import Miniset, MinisetDataset, collate
+from spatial_ipa.placing.context import PlacementContext
+from spatial_ipa.training.settings import EncoderFile, MinisetSettings
 
 # Validation minisets are drawn from another seed than training ones.
 _VALIDATION_SEED_OFFSET = 1_000_003
-
-
-@dataclass(frozen=True)
-class PlacementContext:
-    """What a trained model needs to place new cells; kept in its checkpoint.
-
-    Attributes:
-        encoder: the frozen encoder; None where features came from elsewhere.
-        num_candidates: k of the candidate graph it was trained with.
-        size: the largest miniset it was trained on.
-        noise_h: the noise on the embeddings it was trained with.
-        aspect: aspect ratio of the training slides, their geometric mean; None where unknown.
-        reference: training cells by which new ones are judged; in exported checkpoints only.
-        calibration: error radii; in exported checkpoints of fits with validation slides only.
-        frame: regression of positions that layouts are averaged with; None for none.
-    """
-
-    encoder: FrozenEncoder | None
-    num_candidates: int
-    size: int
-    noise_h: float
-    aspect: float | None = None
-    reference: ReferenceCells | None = None
-    calibration: Calibration | None = None
-    frame: FrameRegression | None = None
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain types only, for ``torch.load(weights_only=True)``."""
-        return {
-            "encoder": None if self.encoder is None else self.encoder.state(),
-            "num_candidates": self.num_candidates,
-            "size": self.size,
-            "noise_h": self.noise_h,
-            "aspect": self.aspect,
-            "reference": None if self.reference is None else self.reference.state(),
-            "calibration": None if self.calibration is None else self.calibration.state(),
-            "frame": None if self.frame is None else self.frame.state(),
-        }
-
-    def differences(self, other: PlacementContext) -> list[str]:
-        """What ``other`` has otherwise, as ``name: own, not other's``."""
-        own, others = (
-            {
-                "encoder": None if c.encoder is None else c.encoder.weights_hash[:12],
-                "num_candidates": c.num_candidates,
-                "size_max": c.size,
-                "noise_h": c.noise_h,
-            }
-            for c in (self, other)
-        )
-        return [
-            f"{name}: {value}, not {others[name]}"
-            for name, value in own.items()
-            if value != others[name]
-        ]
-
-    @staticmethod
-    def from_state(state: dict[str, Any]) -> PlacementContext:
-        encoder = state["encoder"]
-        # Checkpoints from before there were these have none.
-        reference, calibration = state.get("reference"), state.get("calibration")
-        aspect, frame = state.get("aspect"), state.get("frame")
-        return PlacementContext(
-            None if encoder is None else FrozenEncoder.from_state(encoder),
-            int(state["num_candidates"]),
-            int(state["size"]),
-            float(state["noise_h"]),
-            None if aspect is None else float(aspect),
-            None if reference is None else ReferenceCells.from_state(reference),
-            None if calibration is None else Calibration.from_state(calibration),
-            None if frame is None else FrameRegression.from_state(frame),
-        )
-
-
-@dataclass(frozen=True)
-class MinisetSettings:
-    """How minisets are drawn.
-
-    Attributes:
-        per_epoch: training minisets per epoch over all processes, balanced over slides.
-        val_per_slide: validation minisets of each held-out slide, the same in every epoch.
-        batch_size: minisets per step and process.
-        size_min: smallest miniset.
-        size_max: largest miniset.
-        num_candidates: k of the candidate graph in the embeddings.
-        num_rows: rows per miniset whose random walks are compared in training; null for all.
-            Validation always compares all.
-        augmentation: noise and drops in training.
-        num_workers: loader processes.
-        seed: of all draws.
-    """
-
-    per_epoch: int = 1000
-    val_per_slide: int = 50
-    batch_size: int = 8
-    size_min: int = 96
-    size_max: int = 384
-    num_candidates: int = 100
-    num_rows: int | None = None
-    augmentation: Augmentation = Augmentation()
-    num_workers: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("per_epoch", "val_per_slide", "batch_size", "num_candidates"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_rows is not None and self.num_rows < 1:
-            raise UserError(f"num_rows must be at least 1, got {self.num_rows}; null for all")
-        check_sizes(self.size_min, self.size_max)
 
 
 class MinisetDataModule(pl.LightningDataModule):
@@ -227,7 +109,7 @@ class MinisetDataModule(pl.LightningDataModule):
 
 
 class SlideDataModule(MinisetDataModule):
-    """Minisets of ``.h5ad`` slides, embedded by a frozen encoder.
+    """Minisets of slides in files, embedded by a frozen encoder.
 
     The encoder's own record of its training slides is checked against the slides given here: a
     held-out slide it has seen, or a training slide it has not, is refused.
@@ -235,77 +117,50 @@ class SlideDataModule(MinisetDataModule):
     Args:
         train_slides: files, folders or glob patterns of the slides to train on.
         val_slides: the same, of held-out slides; may be empty.
-        encoder: weights written by ``lightning fit --config configs/spatial_ipa/encoder.yaml``.
+        encoder: the encoder, and how it is made if it is absent.
         minisets: how minisets are drawn.
-        cache_dir: folder of the embedding cache.
-        spatial_key: key of the coordinates in ``obsm``.
-        layer: layer of the counts of the slides; ``X`` when null, ``raw.X`` for ``AnnData.raw``.
-        gene_key: column of ``var`` of the slides with the gene names; its index when null.
-        encoder_config: config that trains the encoder on these slides if ``encoder`` does not
-            exist; null to refuse instead.
-        scrna: dissociated samples that such an encoder is aligned with (files, folders or
+        keys: where in a slide's file matrix, gene names and coordinates are.
+        scrna: dissociated samples that an absent encoder is aligned with (files, folders or
             patterns); may be empty.
-        scrna_layer: that of ``scrna``; as ``layer`` when null.
-        scrna_gene_key: that of ``scrna``; as ``gene_key`` when null, ``var_names`` for the index.
-        simulate: write this simulated tissue first unless ``simulate_dir`` holds it; another
-            simulated tissue there is replaced; null for real slides only.
-        simulate_dir: folder of the simulated slides.
+        scrna_keys: where in their files matrix and gene names are; as ``keys`` where null.
+        simulate: write this simulated tissue first unless its folder holds it; null for real slides
+            only.
     """
 
     def __init__(
         self,
         train_slides: list[str],
         val_slides: list[str],
-        encoder: str,
+        encoder: EncoderFile = EncoderFile(),
         minisets: MinisetSettings = MinisetSettings(),
-        cache_dir: str = "runs/cache",
-        spatial_key: str = "spatial",
-        layer: str | None = None,
-        gene_key: str | None = None,
-        encoder_config: str | None = None,
+        keys: SlideKeys = SlideKeys(),
         scrna: list[str] | None = None,
-        scrna_layer: str | None = None,
-        scrna_gene_key: str | None = None,
-        simulate: TissueSpec | None = None,
-        simulate_dir: str = "runs/tissue",
+        scrna_keys: SlideKeys = SlideKeys(),
+        simulate: SimulatedTissue | None = None,
     ) -> None:
         super().__init__([], [], minisets)
-        self.train_slides, self.val_slides = train_slides, val_slides
-        self.encoder_path, self.encoder_config = Path(encoder), encoder_config
-        self.scrna, self.scrna_layer = scrna or [], scrna_layer
-        self.scrna_gene_key = scrna_gene_key
-        self.cache_dir, self.spatial_key = Path(cache_dir), spatial_key
-        self.layer, self.gene_key = layer, gene_key
-        self.simulate, self.simulate_dir = simulate, Path(simulate_dir)
+        self.inputs = EncoderInputs(train_slides, val_slides, scrna or [], keys, scrna_keys)
+        self.encoder_file, self.simulate = encoder, simulate
 
     def prepare_data(self) -> None:
         if self.simulate is not None:
-            ensure_tissue(self.simulate, self.simulate_dir)
-        # What may be wrong with settings and files is found before anything is trained.
-        module = None if self.trainer is None else self.trainer.lightning_module
-        check = getattr(module, "check_settings", None)
-        if check is not None:
-            check()
-        slides = self._read()
-        if not self.encoder_path.exists():
-            if self.encoder_config is None:
-                raise MissingFile(
-                    f"encoder {self.encoder_path} does not exist; train it with `lightning fit "
-                    "--config configs/spatial_ipa/encoder.yaml`, or set "
-                    "data.init_args.encoder_config"
-                )
-            self._train_encoder()
-        encoder = load_encoder(self.encoder_path)
+            self.simulate.ensure()
+        slides = self._read()  # what is wrong with files is found before anything is trained
+        path = Path(self.encoder_file.path)
+        ensure_encoder(path, self.encoder_file.config, self.inputs)
+        encoder = load_encoder(path)
         for slide in slides[0] + slides[1]:
-            embed(encoder, slide, "st", self.cache_dir)
+            embed(encoder, slide, "st", Path(self.encoder_file.cache))
 
     def setup(self, stage: str) -> None:
         train, val = self._read()
-        self.encoder = load_encoder(self.encoder_path)
-        check_split(self.encoder.split, train, val)
+        encoder = load_encoder(self.encoder_file.path)
+        check_split(encoder.split, train, val)
+        cache = Path(self.encoder_file.cache)
+        self.encoder = encoder
         self.train, self.val = (
             [
-                EmbeddedSlide(s.name, embed(self.encoder, s, "st", self.cache_dir), s.xy)
+                EmbeddedSlide(s.name, embed(encoder, s, "st", cache), s.xy)
                 for s in slides
                 if s.xy is not None
             ]
@@ -313,38 +168,6 @@ class SlideDataModule(MinisetDataModule):
         )
 
     def _read(self) -> tuple[list[Slide], list[Slide]]:
-        def slides(paths: list[str]) -> list[Slide]:
-            return read_slides(
-                paths, spatial_key=self.spatial_key, layer=self.layer, gene_key=self.gene_key
-            )
-
-        return slides(self.train_slides), slides(self.val_slides) if self.val_slides else []
-
-    def _train_encoder(self) -> None:
-        def flag(name: str, values: list[str]) -> str:
-            return f"--data.init_args.{name}={yaml_list(values)}"
-
-        run_stage(
-            [
-                "fit",
-                "--config",
-                str(self.encoder_config),
-                flag("train_slides", self.train_slides),
-                flag("heldout_slides", self.val_slides),
-                flag("scrna", self.scrna),
-                f"--data.init_args.spatial_key={self.spatial_key}",
-                f"--data.init_args.layer={self.layer or 'null'}",
-                f"--data.init_args.gene_key={self.gene_key or 'null'}",
-                f"--data.init_args.scrna_layer={self.scrna_layer or 'null'}",
-                f"--data.init_args.scrna_gene_key={self.scrna_gene_key or 'null'}",
-                # The tissue is there already, if it is a simulated one that is trained on.
-                "--data.init_args.simulate=null",
-                f"--model.init_args.output={self.encoder_path}",
-            ]
-        )
-
-
-def yaml_list(values: Sequence[str]) -> str:
-    """A YAML flow list of strings, for a command line."""
-    quoted = (value.replace("'", "''") for value in values)
-    return "[" + ", ".join(f"'{value}'" for value in quoted) + "]"
+        files = self.inputs
+        val = read_slides(files.heldout, files.keys) if files.heldout else []
+        return read_slides(files.train, files.keys), val

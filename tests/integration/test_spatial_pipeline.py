@@ -19,15 +19,17 @@ from spatial_ipa.data.read import read_slides
 from spatial_ipa.data.simulation.files import TissueSpec, write_tissue
 from spatial_ipa.data.split import Split
 from spatial_ipa.encoder.frozen import load_encoder
+from spatial_ipa.evaluation.scorer import COLUMNS
 from spatial_ipa.pipeline import __main__ as pipeline
+from spatial_ipa.pipeline.stages import run_once, stage_content
 
 ROOT = Path(__file__).resolve().parents[2]
 TISSUE = TissueSpec(num_slides=4, spots_per_slide=80, num_genes=120, num_cells=90)
 OVERRIDES = [
-    "--model.init_args.c_s=16",
-    "--model.init_args.c_head=8",
-    "--model.init_args.gate_steps=3",
-    "--model.init_args.ramp_epochs=0",
+    "--model.init_args.network.c_s=16",
+    "--model.init_args.network.c_head=8",
+    "--model.init_args.schedule.gate_steps=3",
+    "--model.init_args.schedule.ramp_epochs=0",
     "--model.init_args.calibration_draws=2",
     "--data.init_args.minisets.per_epoch=4",
     "--data.init_args.minisets.val_per_slide=2",
@@ -86,7 +88,7 @@ def test_scores_figures_and_predictions_are_written(folder: Path) -> None:
         "spatial_ipa, whole", "spatial_ipa, stitched", "knn", "ridge", "svr", "random",
     ]  # fmt: skip
     assert [row["method"] for row in rows if row["slide"] == "scrna"] == ["spatial_ipa"]
-    assert all(np.isfinite(row[column]) for row in rows for column in pipeline.COLUMNS)
+    assert all(np.isfinite(row[column]) for row in rows for column in COLUMNS)
     with (out / "scores.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [float(row["e_geo"]) for row in table] == [row["e_geo"] for row in rows]
@@ -123,7 +125,7 @@ def test_the_seed_reaches_the_encoder(folder: Path) -> None:
     config = yaml.safe_load((folder / "out/encoder/version_0/config_fit.yaml").read_text())
     assert config["seed_everything"] == 3
     assert config["model"]["init_args"]["seed"] == 3
-    assert config["data"]["init_args"]["seed"] == 3
+    assert config["data"]["init_args"]["draws"]["seed"] == 3
 
 
 def test_unchanged_stages_are_reused(folder: Path) -> None:
@@ -144,7 +146,7 @@ def test_large_slides_are_scored_on_a_sample_and_placed_whole(folder: Path, tmp_
     assert [row["method"] for row in rows if row["slide"] == "slide_3"] == [
         "spatial_ipa, stitched", "knn", "ridge", "svr", "random",
     ]  # fmt: skip
-    assert all(np.isfinite(row[column]) for row in rows for column in pipeline.COLUMNS)
+    assert all(np.isfinite(row[column]) for row in rows for column in COLUMNS)
     whole = {
         (r["slide"], r["method"]): r for r in json.loads((folder / "out/scores.json").read_text())
     }
@@ -182,11 +184,11 @@ def test_own_slides_with_an_empty_spot_layers_and_patterns(tissue: Path, tmp_pat
         "--slides=['slide_[01].h5ad']",
         "--holdout=['held.h5ad']",
         "--scrna=['cells_*.h5ad']",
-        "--layer=counts",
-        "--gene_key=symbol",
-        "--scrna_layer=raw.X",
-        "--scrna_gene_key=feature_name",
-        "--spatial_key=xy",
+        "--keys.layer=counts",
+        "--keys.gene_key=symbol",
+        "--scrna_keys.layer=raw.X",
+        "--scrna_keys.gene_key=feature_name",
+        "--keys.spatial_key=xy",
     )
     predicted = ad.read_h5ad(tmp_path / "out/predicted_held.h5ad")
     assert np.flatnonzero(predicted.obs["spatial_ipa_empty"]).tolist() == [5]
@@ -224,7 +226,7 @@ def test_the_same_slides_in_other_roles_are_other_inputs(tissue: Path, tmp_path:
 
     for number, role in enumerate(roles, 1):
         for _ in range(2):
-            pipeline._stage(output, [pipeline.stage_content(*role)], make)
+            run_once(output, [stage_content(*role)], make)
         assert len(made) == number
 
 
@@ -280,3 +282,5 @@ def test_user_errors_are_one_line(
     (tmp_path / "file").touch()
     complain(monkeypatch, f"--out={tmp_path / 'file'}")
     assert "is a file; name a folder" in capsys.readouterr().err
+    complain(monkeypatch, "--encoder_config=absent.yaml", "--tissue.spots_per_slide=60", out)
+    assert "error: configuration absent.yaml: no such file" in capsys.readouterr().err

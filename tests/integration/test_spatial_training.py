@@ -27,16 +27,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from spatial_ipa.data.read import read_slide
 from spatial_ipa.encoder.frozen import load_encoder, save_encoder
-from spatial_ipa.placing.command import CellPrediction, PlacementOptions
-from spatial_ipa.training.module import SpatialIPAModule
+from spatial_ipa.placing.load import load
+from spatial_ipa.placing.options import PlacementOptions
+from spatial_ipa.placing.placer import Placer
+from spatial_ipa.placing.result import CellPrediction
 
 MODEL = "model.init_args"
 MINISETS = "data.init_args.minisets"
 TINY = {
-    f"{MODEL}.c_s": 16,
-    f"{MODEL}.c_head": 8,
-    f"{MODEL}.gate_steps": 6,
-    f"{MODEL}.ramp_epochs": 1,
+    f"{MODEL}.network.c_s": 16,
+    f"{MODEL}.network.c_head": 8,
+    f"{MODEL}.schedule.gate_steps": 6,
+    f"{MODEL}.schedule.ramp_epochs": 1,
     f"{MODEL}.calibration_draws": 3,
     f"{MINISETS}.per_epoch": 8,
     f"{MINISETS}.val_per_slide": 2,
@@ -48,8 +50,8 @@ TINY = {
     "trainer.enable_progress_bar": "false",
 }
 ENCODER = {
-    "data.init_args.steps_per_epoch": 2,
-    "data.init_args.spots": 64,
+    "data.init_args.draws.steps_per_epoch": 2,
+    "data.init_args.draws.spots": 64,
     "trainer.max_epochs": 1,
     "trainer.enable_progress_bar": "false",
 }
@@ -85,8 +87,8 @@ def fit_arguments(tissue: Path, out: Path, **extra: object) -> list[str]:
         "trainer.max_epochs": 3,
         "trainer.default_root_dir": out,
         "trainer.logger.init_args.save_dir": out,
-        "data.init_args.encoder": tissue / "encoder.pt",
-        "data.init_args.cache_dir": tissue / "cache",
+        "data.init_args.encoder.path": tissue / "encoder.pt",
+        "data.init_args.encoder.cache": tissue / "cache",
         "data.init_args.simulate": "null",
         f"{MODEL}.export": out / "model.ckpt",
     }
@@ -140,12 +142,15 @@ HEALTH = {
 }  # fmt: skip
 
 
+SCORES = ("e_geo_own_graph", "e_geo_true_graph", "rw", "stress", "gate_kl")
+
+
 def test_every_epoch_logs_scores_and_health(trained: Path) -> None:
     """The score that selects appears only once the walk weight has reached its cap."""
     (file,) = trained.rglob("events.out.tfevents.*")
     events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
     points = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-    every_epoch = {f"val/{name}" for name in ("h_gate", "t", "rw", "stress", "gate_kl")}
+    every_epoch = {f"val/{name}" for name in SCORES}
     every_epoch |= {f"health/{name}" for name in HEALTH}
     assert every_epoch <= set(points)
     for tag in every_epoch:
@@ -154,7 +159,7 @@ def test_every_epoch_logs_scores_and_health(trained: Path) -> None:
         assert np.isfinite(values).all(), tag
     assert len(points["val/e_geo"]) == 2
     assert len(points["gate_pretraining/kl"]) == 6
-    selected = {point.step: point.value for point in points["val/h_gate"]}
+    selected = {point.step: point.value for point in points["val/e_geo_own_graph"]}
     assert all(selected[point.step] == point.value for point in points["val/e_geo"])
 
 
@@ -221,11 +226,11 @@ def test_an_absent_encoder_is_trained_on_the_slides_given(tissue: Path, tmp_path
     assert config["data"]["init_args"]["simulate"] is not None
     (tmp_path / "encoder.yaml").write_text(yaml.safe_dump(config))
     values = {
-        "data.init_args.encoder": tmp_path / "encoder.pt",
-        "data.init_args.encoder_config": tmp_path / "encoder.yaml",
+        "data.init_args.encoder.path": tmp_path / "encoder.pt",
+        "data.init_args.encoder.config": tmp_path / "encoder.yaml",
         "data.init_args.scrna": "[]",
         "trainer.max_epochs": 1,
-        f"{MODEL}.ramp_epochs": 0,
+        f"{MODEL}.schedule.ramp_epochs": 0,
     }
     assert fit(tissue, tmp_path / "own", **values).exists()
     split = load_encoder(tmp_path / "encoder.pt").split
@@ -246,7 +251,7 @@ def test_a_checkpoint_of_another_encoder_is_refused(
     with torch.no_grad():
         encoder.encoder.third.weight.mul_(1.01)
     save_encoder(encoder, tmp_path / "other.pt")
-    values = {"data.init_args.encoder": tmp_path / "other.pt"}
+    values = {"data.init_args.encoder.path": tmp_path / "other.pt"}
     arguments = fit_arguments(tissue, tmp_path, ckpt_path=last(trained), **values)
     done = lightning(command, *arguments, cwd=tmp_path, check=False)
     assert_refused(done, "trained on embeddings of another encoder")
@@ -309,21 +314,19 @@ def test_predict_writes_the_same_file_with_coordinates(
     assert not list(tmp_path.glob(".*partial"))
 
 
-def predicted(module: SpatialIPAModule, data: ad.AnnData, path: Path) -> CellPrediction:
+def predicted(placer: Placer, data: ad.AnnData, path: Path) -> CellPrediction:
     data.write_h5ad(path)
     slide = read_slide(path, require_spatial=False)
-    return module.predict_cells(slide, "scrna", PlacementOptions(num_draws=3))
+    return placer.predict(slide, "scrna", PlacementOptions(num_draws=3))
 
 
 def test_cells_without_counts_of_the_panel_change_nothing(
     tissue: Path, trained: Path, tmp_path: Path
 ) -> None:
     """Rows without any count, or with counts on other genes only: not placed, and in no graph."""
-    module = SpatialIPAModule.load_from_checkpoint(
-        trained / "model.ckpt", map_location="cpu", weights_only=True
-    )
+    placer = load(trained / "model.ckpt")
     cells = ad.read_h5ad(tissue / "tissue/scrna.h5ad")
-    before = predicted(module, cells, tmp_path / "cells.h5ad")
+    before = predicted(placer, cells, tmp_path / "cells.h5ad")
     assert not before.empty.any()
     assert before.settings["seen_by_encoder"]
     assert before.settings["adapter"]
@@ -337,7 +340,7 @@ def test_cells_without_counts_of_the_panel_change_nothing(
     blank.X[3:, -1] = 7
     at = 40
     joined = ad.concat([wider[:at], blank, wider[at:]])
-    after = predicted(module, joined, tmp_path / "joined.h5ad")
+    after = predicted(placer, joined, tmp_path / "joined.h5ad")
     placed = ~after.empty
     assert np.flatnonzero(after.empty).tolist() == list(range(at, at + 5))
     np.testing.assert_array_equal(after.xy[placed], before.xy)
@@ -357,16 +360,12 @@ def test_cells_without_counts_of_the_panel_change_nothing(
 def test_cells_without_an_adapter_are_warned_about(
     tissue: Path, trained: Path, tmp_path: Path
 ) -> None:
-    module = SpatialIPAModule.load_from_checkpoint(
-        trained / "model.ckpt", map_location="cpu", weights_only=True
-    )
-    assert module.context is not None
-    assert module.context.encoder is not None
-    without = replace(module.context.encoder, adapter=None)
-    module.context = replace(module.context, encoder=without)
+    placer = load(trained / "model.ckpt")
+    without = replace(placer.encoder, adapter=None)
+    placer = replace(placer, context=replace(placer.context, encoder=without))
     cells = ad.read_h5ad(tissue / "tissue/scrna.h5ad")
     with pytest.warns(UserWarning, match="trained without dissociated cells"):
-        found = predicted(module, cells, tmp_path / "cells.h5ad")
+        found = predicted(placer, cells, tmp_path / "cells.h5ad")
     assert not found.settings["adapter"]
 
 
@@ -386,21 +385,27 @@ BAD = {
         "held-out|not among the encoder's training slides",
     ),
     "encoder absent": (
-        ["--data.init_args.encoder=absent.pt", "--data.init_args.encoder_config=null"],
+        ["--data.init_args.encoder.path=absent.pt", "--data.init_args.encoder.config=null"],
         "encoder absent.pt does not exist",
     ),
     "encoder is another file": (
-        ["--data.init_args.encoder={tissue}/tissue/scrna.h5ad"],
+        ["--data.init_args.encoder.path={tissue}/tissue/scrna.h5ad"],
         "not an encoder file",
     ),
-    "width": (["--model.init_args.d_input=64"], "d_input is 64, but the embeddings are 128 wide"),
+    "width": (
+        ["--model.init_args.network.d_input=64"],
+        "d_input is 64, but the embeddings are 128 wide",
+    ),
     "graph": (["--model.init_args.graph=dense"], "graph"),
     "monotone on candidates": (
-        ["--model.init_args.distance_term=monotone"],
+        ["--model.init_args.network.distance_term=monotone"],
         "monotone is for graph=true only",
     ),
-    "ramp": (["--model.init_args.ramp_epochs=-1"], "ramp_epochs must not be negative"),
-    "weight": (["--model.init_args.w_procrustes=-1"], "w_procrustes must not be negative"),
+    "ramp": (["--model.init_args.schedule.ramp_epochs=-1"], "ramp_epochs must not be negative"),
+    "weight": (
+        ["--model.init_args.weights.procrustes=-1"],
+        "weights.procrustes must not be negative",
+    ),
     "export is a folder": (["--model.init_args.export={tissue}"], "export must name a file"),
     "sizes": ([f"--{MINISETS}.size_min=90", f"--{MINISETS}.size_max=80"], "size_min <= size_max"),
     "noise": ([f"--{MINISETS}.augmentation.noise_h=-1"], "noise_h must not be negative"),
@@ -420,8 +425,8 @@ def test_bad_input_is_refused_by_name(case: str, tissue: Path, tmp_path: Path) -
         "trainer.max_epochs": 1,
         "trainer.default_root_dir": tmp_path,
         "trainer.logger": "false",
-        "data.init_args.encoder": tissue / "encoder.pt",
-        "data.init_args.cache_dir": tmp_path / "cache",
+        "data.init_args.encoder.path": tissue / "encoder.pt",
+        "data.init_args.encoder.cache": tmp_path / "cache",
         "data.init_args.simulate": "null",
         f"{MODEL}.export": tmp_path / "model.ckpt",
     }
@@ -445,7 +450,7 @@ def test_settings_are_refused_before_an_encoder_is_trained(
     case: str, tissue: Path, tmp_path: Path
 ) -> None:
     arguments, message = BAD[case]
-    extra = {"data.init_args.encoder": tmp_path / "own.pt"}
+    extra = {"data.init_args.encoder.path": tmp_path / "own.pt"}
     command = fit_arguments(tissue, tmp_path, **extra)
     command += [a.format(tissue=tissue) for a in arguments]
     assert_refused(lightning("fit", *command, cwd=tmp_path, check=False), message)

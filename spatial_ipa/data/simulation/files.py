@@ -19,13 +19,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from common.errors import ExistingFile
 from spatial_ipa.data.simulation.tissue import Tissue, TissueSpec, simulate_tissue
 
 __all__ = [
+    "SimulatedTissue",
     "Tissue",
     "TissuePaths",
     "TissueSpec",
@@ -50,6 +51,22 @@ class TissuePaths:
     def every(self) -> tuple[Path, ...]:
         """All files: slides, cells, truth."""
         return (*self.slides, self.scrna, self.truth)
+
+
+@dataclass(frozen=True)
+class SimulatedTissue(TissueSpec):
+    """A tissue that is simulated where it is not there yet.
+
+    Attributes:
+        folder: where; another simulated tissue there is replaced.
+    """
+
+    folder: str = "runs/tissue"
+
+    def ensure(self) -> TissuePaths:
+        """Its files, by :func:`ensure_tissue`."""
+        spec = TissueSpec(**{f.name: getattr(self, f.name) for f in fields(TissueSpec)})
+        return ensure_tissue(spec, self.folder)
 
 
 def write_tissue(spec: TissueSpec, folder: str | Path, overwrite: bool = False) -> TissuePaths:

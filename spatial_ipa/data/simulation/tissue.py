@@ -90,7 +90,7 @@ class TissueSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
+        for field in fields(TissueSpec):
             value = getattr(self, field.name)
             least = 0 if field.name in _MAY_BE_ZERO else 1 if isinstance(value, int) else 1e-12
             if not (np.isfinite(value) and value >= least):

@@ -31,7 +31,7 @@ from sklearn.svm import SVR
 
 from common.errors import UserError
 from spatial_ipa.evaluation.baselines.transport import connected_knn_graph, transport_layout
-from spatial_ipa.geometry.metrics import gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.layout.registration import register_slides
 
 __all__ = ["RIVALS", "Rival", "pca_features", "predict", "register_slides", "registered"]
@@ -137,7 +137,7 @@ def registered(rival: Rival) -> Rival:
 
 
 def _pool(features: Arrays, xy: Arrays) -> tuple[np.ndarray, Array]:
-    return np.concatenate(list(features)), np.concatenate([gauge_fix(x) for x in xy])
+    return np.concatenate(list(features)), np.concatenate([gauge_fix_array(x) for x in xy])
 
 
 def _knn(features: Arrays, xy: Arrays, test: np.ndarray, seed: int) -> Array:

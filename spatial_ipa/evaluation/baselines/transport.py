@@ -27,7 +27,7 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import kneighbors_graph
 
 from common.errors import MissingPackage, UserError
-from spatial_ipa.geometry.metrics import gauge_fix, procrustes_rotation
+from spatial_ipa.geometry.gauge import gauge_fix_array, procrustes_rotation
 
 Array = NDArray[np.float64]
 
@@ -142,7 +142,7 @@ def transport_layout(
     hops = shortest_path(graph, directed=False, unweighted=True)
     layouts, costs = [], []
     for features, xy in zip(train_features, train_xy, strict=True):
-        locations = gauge_fix(xy)
+        locations = gauge_fix_array(xy)
         plan, cost = transport_plan(
             hops,
             cdist(locations, locations),
@@ -150,7 +150,7 @@ def transport_layout(
             alpha_linear=alpha_linear,
             epsilon=epsilon,
         )
-        layouts.append(gauge_fix(plan @ locations / plan.sum(axis=1, keepdims=True)))
+        layouts.append(gauge_fix_array(plan @ locations / plan.sum(axis=1, keepdims=True)))
         costs.append(cost)
     reference = layouts[int(np.argmin(costs))]
     turned = [layout @ procrustes_rotation(layout, reference)[0] for layout in layouts]

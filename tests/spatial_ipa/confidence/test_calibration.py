@@ -31,13 +31,18 @@ from spatial_ipa.confidence.reference_cells import MAX_CELLS, MAX_SLIDES, Refere
 from spatial_ipa.data.expression import normalise
 from spatial_ipa.data.h5ad import write_prediction
 from spatial_ipa.data.simulation.files import TissueSpec, simulate_tissue
+from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.metrics import procrustes_rmse
 from spatial_ipa.layout.placement import Placement, consensus
-from spatial_ipa.model.minisets import EmbeddedSlide
-from spatial_ipa.placing.command import PlacementOptions
+from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.judge import check_options, judge_cells
-from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings, PlacementContext
+from spatial_ipa.placing.load import load
+from spatial_ipa.placing.options import PlacementOptions
+from spatial_ipa.placing.placer import Placer
+from spatial_ipa.training.datamodule import MinisetDataModule
 from spatial_ipa.training.module import SpatialIPAModule
+from spatial_ipa.training.settings import MinisetSettings, Schedule
 
 WEIGHTS = (0.6, 0.0, 0.9)
 
@@ -448,7 +453,7 @@ def test_bad_options(values: dict[str, float], message: str) -> None:
 @pytest.mark.parametrize("draws", [-1, 1])
 def test_bad_number_of_draws(draws: int) -> None:
     with pytest.raises(ValueError, match=f"calibration_draws must be 0 or at least 2, got {draws}"):
-        SpatialIPAModule(d_input=8, calibration_draws=draws)
+        SpatialIPAModule(NetworkSettings(8), calibration_draws=draws)
 
 
 OVERRIDDEN = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`")
@@ -456,7 +461,7 @@ OVERRIDDEN = pytest.mark.filterwarnings("ignore:You have overridden `transfer_ba
 
 def fit(
     folder: Path, val: list[EmbeddedSlide], draws: int = 3, monitored: bool = False
-) -> tuple[SpatialIPAModule, SpatialIPAModule]:
+) -> tuple[SpatialIPAModule, Placer]:
     """A short fit; returns the module with its last weights and what it exported."""
     torch.manual_seed(0)
     settings = MinisetSettings(
@@ -465,8 +470,8 @@ def fit(
     train = [embedded("a"), embedded("b", seed=1)]
     path = folder / "model.ckpt"
     module = SpatialIPAModule(
-        8, 16, 2, 8, 2, gate_steps=2, ramp_epochs=0, lr=1e-2, export=str(path),
-        calibration_draws=draws,
+        NetworkSettings(8, 16, 2, 8, 2), schedule=Schedule(gate_steps=2, ramp_epochs=0, lr=1e-2),
+        export=str(path), calibration_draws=draws,
     )  # fmt: skip
     trainer = pl.Trainer(
         default_root_dir=folder, max_epochs=3, accelerator="cpu", logger=False,
@@ -476,8 +481,7 @@ def fit(
         if monitored else None,
     )  # fmt: skip
     trainer.fit(module, datamodule=MinisetDataModule(train, val, settings))
-    loaded = SpatialIPAModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    return module, loaded
+    return module, load(path)
 
 
 @OVERRIDDEN
@@ -486,18 +490,17 @@ def test_a_fit_exports_radii_of_the_exported_weights(monitored: bool, tmp_path: 
     """Monitored with mode="max", the exported epoch is the worst one and not the last."""
     val = embedded("v", 200, 2)
     module, exported = fit(tmp_path, [val], monitored=monitored)
-    assert exported.context is not None
     calibration, reference = exported.context.calibration, exported.context.reference
     assert calibration is not None
     assert reference is not None
     assert calibration.slides == ("v",)
     assert calibration.num_draws == 3
-    weights, last = exported.state_dict(), module.state_dict()
+    weights, last = exported.network.state_dict(), module.model.state_dict()
     same = all(torch.equal(weights[name], last[name]) for name in weights)
     assert same != monitored
-    exported.calibrate([embedded("a"), embedded("b", seed=1)], [val], 3)
-    assert exported.context.calibration is not None
-    np.testing.assert_allclose(exported.context.calibration.scores, calibration.scores, rtol=1e-5)
+    again = exported.calibrated([embedded("a"), embedded("b", seed=1)], [val], 3)
+    assert again.context.calibration is not None
+    np.testing.assert_allclose(again.context.calibration.scores, calibration.scores, rtol=1e-5)
 
 
 @OVERRIDDEN
@@ -506,7 +509,6 @@ def test_a_fit_exports_radii_of_the_exported_weights(monitored: bool, tmp_path: 
 def test_without_radii_an_export_still_has_its_training_cells(val: int, tmp_path: Path) -> None:
     """No validation slides, or no draws for calibration."""
     _, exported = fit(tmp_path, [embedded("v", 200, 2)][:val], draws=0 if val else 3)
-    assert exported.context is not None
     assert exported.context.calibration is None
     assert exported.context.reference is not None
     assert exported.context.reference.names == ("a", "b")

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist, pdist
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from spatial_ipa.confidence.identifiability import is_split, nearest, slide_identifiability
+from spatial_ipa.confidence.identifiability import is_split, slide_identifiability
 from spatial_ipa.data.expression import normalise
 from spatial_ipa.data.simulation.files import TissueSpec, simulate_tissue
 from spatial_ipa.evaluation.report import JudgedSlide, write_identifiability
@@ -191,13 +191,6 @@ def test_split_false_alarms_and_power() -> None:
     assert is_split(groups).mean() > 0.95
     assert not is_split(0.1 * groups).any()  # two groups, but side by side
     assert not is_split(np.zeros((3, 20, 2))).any()
-
-
-def test_a_point_is_not_its_own_neighbour() -> None:
-    points = np.zeros((6, 2))
-    points[4:] = 1.0
-    _, index = nearest(points, points, 3, same=True)
-    assert not (index == np.arange(6)[:, None]).any()
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.preprocessing import normalize
 
-from spatial_ipa.data.expression import gene_scale, normalise
+from spatial_ipa.data.expression import LogExpression, normalise
 
 
 def counts(seed: int = 0, num: int = 40, genes: int = 25) -> np.ndarray:
@@ -40,52 +40,23 @@ def test_empty_rows_are_zero_and_change_no_other_row() -> None:
     assert normalise(sp.csr_matrix((0, 3))).shape == (0, 3)
 
 
-def test_library_sizes_may_come_from_all_genes() -> None:
-    """A row with counts elsewhere is expression 0, not an empty row."""
-    x = counts()
-    x[5, :10] = 0
-    total = x.sum(1)
-    y = np.log1p(1e4 * x[:, :10] / total[:, None])
-    z = normalise(sp.csr_matrix(x[:, :10]), totals=total)
-    np.testing.assert_allclose(z, y - y.mean(0), atol=2e-5)
-    assert (z[5] != 0).any()
-
-
 def test_logged_values_are_only_centred() -> None:
     y = np.log1p(counts())
     z = normalise(sp.csr_matrix(y), logged=True)
     np.testing.assert_allclose(z, y - y.mean(0), atol=1e-6)
 
 
-def test_scale_is_that_of_the_training_slides() -> None:
-    """Against scikit-learn on the joined slides; a gene that never varies stays zero."""
-    train = [normalise(sp.csr_matrix(counts(seed))) for seed in (0, 1)]
-    for slide in train:
-        slide[:, 4] = 0.0
-    std = gene_scale(train)
-    np.testing.assert_allclose(std, StandardScaler().fit(np.vstack(train)).scale_, rtol=1e-5)
-    assert std[4] == 1.0
-    other = sp.csr_matrix(counts(2))
-    np.testing.assert_allclose(normalise(other, gene_std=std), normalise(other) / std, rtol=1e-6)
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"target_sum must be positive, got 0\.0"):
+        normalise(sp.csr_matrix(counts()), target_sum=0.0)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"target_sum": 0.0}, "target_sum must be positive, got 0.0"),
-        ({"totals": np.ones(3)}, r"totals must have shape \(40,\), got \(3,\)"),
-        ({"totals": np.zeros(40)}, "totals must be positive in every row that has counts"),
-        ({"gene_std": np.ones(3)}, r"gene_std must be \(25,\) and positive"),
-        ({"gene_std": np.zeros(25)}, "gene_std must be .* minimum 0"),
-    ],
-)
-def test_bad_arguments_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        normalise(sp.csr_matrix(counts()), **options)  # type: ignore[arg-type]
-
-
-def test_scale_refuses_slides_that_disagree() -> None:
-    with pytest.raises(ValueError, match="one number of genes"):
-        gene_scale([np.zeros((2, 3)), np.zeros((2, 4))])
-    with pytest.raises(ValueError, match="got 0 rows"):
-        gene_scale([])
+@pytest.mark.parametrize("logged", [False, True])
+def test_dense_and_sparse_forms_agree(logged: bool) -> None:
+    """The same y; the means differ by the rounding of their sums."""
+    x = counts()
+    x[7] = 0
+    dense = normalise(sp.csr_matrix(x), logged=logged)
+    sparse = LogExpression.of_counts(sp.csr_matrix(x), 1e4, logged)
+    np.testing.assert_allclose(sparse.rows(slice(None)), dense, atol=2e-5)
+    np.testing.assert_array_equal(sparse.filled, np.arange(40) != 7)

@@ -14,7 +14,8 @@ from scipy.spatial import cKDTree, procrustes
 from sklearn.decomposition import PCA
 
 from spatial_ipa.data.expression import normalise
-from spatial_ipa.data.read import gene_panel, read_slide, read_slides
+from spatial_ipa.data.panels import gene_panel
+from spatial_ipa.data.read import read_slide, read_slides
 from spatial_ipa.data.simulation.files import (
     Tissue,
     TissueSpec,

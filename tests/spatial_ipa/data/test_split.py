@@ -10,6 +10,7 @@ import pytest
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import SlideIdentity, Split, check_split, row_sketch, shared_rows
 from spatial_ipa.encoder.datamodule import EncoderDataModule, without_coordinates
+from spatial_ipa.encoder.settings import DrawSettings
 
 
 def make_slide(name: str, seed: int, xy_seed: int | None = None) -> Slide:
@@ -101,7 +102,7 @@ def test_held_out_slides_leave_nothing_behind_in_the_inductive_mode() -> None:
 
 
 def test_transductive_mode_keeps_expression_and_no_coordinates() -> None:
-    data = EncoderDataModule([], mode="transductive")
+    data = EncoderDataModule([], draws=DrawSettings("transductive"))
     data.declare([A, B], [C])
     (seen,) = data.seen_heldout
     assert seen.xy is None

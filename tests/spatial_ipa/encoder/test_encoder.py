@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from spatial_ipa.data.expression import normalise
-from spatial_ipa.data.log_expression import LogExpression
+from spatial_ipa.data.expression import LogExpression, normalise
 from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.split import Split
 from spatial_ipa.encoder.frozen import (
     FrozenEncoder,
     ScRNAAdapter,
     SharedEncoder,
-    Split,
     load_encoder,
     save_encoder,
 )

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
-from spatial_ipa.data.log_expression import LogExpression
+from spatial_ipa.data.expression import LogExpression
 from spatial_ipa.encoder.spatial_pca import principal_components, spatial_components
 
 

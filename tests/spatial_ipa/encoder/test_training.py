@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -13,22 +14,23 @@ import scipy.sparse as sp
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from spatial_ipa.data.read import read_slide, read_slides, reindex
+from spatial_ipa.data.panels import reindex
+from spatial_ipa.data.read import read_slide, read_slides
 from spatial_ipa.data.simulation.files import TissuePaths, TissueSpec, write_tissue
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import check_split
-from spatial_ipa.encoder.datamodule import (
-    EncoderDataModule,
-    ViewDataset,
-    ViewSettings,
-    augmented_view,
-    disturb,
-)
+from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import load_encoder
 from spatial_ipa.encoder.losses import domain_mixing
 from spatial_ipa.encoder.module import EncoderModule
+from spatial_ipa.encoder.settings import (
+    DrawSettings,
+    EncoderWeights,
+    StartSettings,
+)
+from spatial_ipa.encoder.views import ViewDataset, ViewSettings, augmented_view, disturb
 from spatial_ipa.geometry.graphs import adaptive_k
-from spatial_ipa.geometry.metrics import neighbour_recall
+from spatial_ipa.geometry.neighbours import neighbour_recall
 
 GENES = [f"g{i}" for i in range(120)]
 NO_VIEWS = ViewSettings(1.0, 0.0, 0.0, 0.0)
@@ -47,10 +49,7 @@ def make_data(
         [str(p) for p in tissue.slides[:3]],
         [str(tissue.slides[3])],
         [str(tissue.scrna)] if scrna else [],
-        steps_per_epoch=3,
-        spots=64,
-        select_on=select_on,
-        seed=seed,
+        draws=DrawSettings(select_on=select_on, steps_per_epoch=3, spots=64, seed=seed),
     )
 
 
@@ -135,7 +134,9 @@ def test_wrong_view_settings_are_refused() -> None:
 def test_fit_writes_an_encoder_that_knows_its_split(tissue: TissuePaths, tmp_path: Path) -> None:
     """All terms on, with scRNA-seq; H of every slide has unit variance."""
     module = EncoderModule(
-        str(tmp_path / "e.pt"), w_stress=0.1, w_mmd=1.0, w_adversary=0.1, first_layer_lr=1e-5
+        str(tmp_path / "e.pt"),
+        weights=EncoderWeights(stress=0.1, mmd=1.0, adversary=0.1),
+        first_layer_lr=1e-5,
     )
     fit(module, make_data(tissue, scrna=True), 1)
     encoder = load_encoder(tmp_path / "e.pt")
@@ -177,7 +178,7 @@ def test_scrna_term_mixes_cells_of_another_technology_with_spots(
     for weight in (0.0, 10.0):
         data = make_data(tissue)
         data.scrna_files = [str(tmp_path / "far.h5ad")]
-        fit(EncoderModule(str(tmp_path / "e.pt"), w_scrna=weight), data, 10)
+        fit(EncoderModule(str(tmp_path / "e.pt"), weights=EncoderWeights(scrna=weight)), data, 10)
         encoder = load_encoder(tmp_path / "e.pt")
         spots = np.concatenate([encoder.embed(s, "st") for s in slides])
         h = np.concatenate([spots, encoder.embed(cells, "scrna")])
@@ -190,7 +191,7 @@ def test_start_beats_pca_on_an_unseen_slide(tissue: TissuePaths, tmp_path: Path)
     """Spatial PCA keeps more neighbours of a slide it never saw than PCA; both beat chance."""
     recall = {}
     for start in ("pca", "spatial"):
-        module = EncoderModule(str(tmp_path / f"{start}.pt"), start=start)  # type: ignore[arg-type]
+        module = EncoderModule(str(tmp_path / f"{start}.pt"), start=StartSettings(start))  # type: ignore[arg-type]
         fit(module, make_data(tissue), 0)
         slide = read_slides([str(tissue.slides[3])])[0]
         assert slide.xy is not None
@@ -213,7 +214,7 @@ def test_same_seed_same_weights_and_other_seed_other_weights(
 
 def test_resumed_fit_equals_the_uninterrupted_one(tissue: TissuePaths, tmp_path: Path) -> None:
     def make(name: str) -> EncoderModule:
-        return EncoderModule(str(tmp_path / name), w_adversary=0.1)
+        return EncoderModule(str(tmp_path / name), weights=EncoderWeights(adversary=0.1))
 
     fit(make("whole.pt"), make_data(tissue, True, "slide_1"), 4)
     fit(make("half.pt"), make_data(tissue, True, "slide_1"), 2, checkpoints=tmp_path)
@@ -233,7 +234,7 @@ def test_selection_keeps_the_best_weights_the_start_included(
     fit(start, make_data(tissue, select_on="slide_1"), 0)
     ruined = EncoderModule(
         str(tmp_path / "ruined.pt"),
-        w_anchor=0.0,
+        weights=EncoderWeights(anchor=0.0),
         optimizer=lambda p: torch.optim.AdamW(p, lr=3.0),
     )
     fit(ruined, make_data(tissue, select_on="slide_1"), 2)
@@ -255,9 +256,7 @@ def test_held_out_expression_changes_nothing_unless_transductive(
         data = EncoderDataModule(
             train,
             heldout,
-            mode=mode,  # type: ignore[arg-type]
-            steps_per_epoch=2,
-            spots=64,
+            draws=DrawSettings(mode, steps_per_epoch=2, spots=64),  # type: ignore[arg-type]
         )
         fit(EncoderModule(str(tmp_path / "e.pt")), data, 1)
         encoder = load_encoder(tmp_path / "e.pt")
@@ -267,22 +266,22 @@ def test_held_out_expression_changes_nothing_unless_transductive(
 
 
 def test_settings_that_cannot_work_are_refused(tissue: TissuePaths, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="w_coral must not be negative"):
-        EncoderModule("e.pt", w_coral=-1.0)
+    with pytest.raises(ValueError, match=r"weights\.coral must not be negative"):
+        EncoderModule("e.pt", weights=EncoderWeights(coral=-1.0))
     with pytest.raises(ValueError, match=r"rank must be at least 128, .*got 64"):
-        EncoderModule("e.pt", rank=64)
+        EncoderModule("e.pt", StartSettings(rank=64))
     with pytest.raises(ValueError, match="first_layer_lr"):
-        EncoderModule("e.pt", start="random", w_anchor=0.0)
-    with pytest.raises(ValueError, match="nothing to be anchored to; set w_anchor to 0"):
-        EncoderModule("e.pt", start="random", first_layer_lr=1e-3)
+        EncoderModule("e.pt", StartSettings("random"), weights=EncoderWeights(anchor=0.0))
+    with pytest.raises(ValueError, match=r"nothing to be anchored to; set weights\.anchor to 0"):
+        EncoderModule("e.pt", StartSettings("random"), first_layer_lr=1e-3)
     nothing = EncoderModule(
-        str(tmp_path / "e.pt"), w_vicreg=0.0, w_neighbours=0.0, w_coral=0.0, w_anchor=0.0
+        str(tmp_path / "e.pt"), weights=EncoderWeights(0.0, 0.0, coral=0.0, anchor=0.0)
     )
     with pytest.raises(ValueError, match="are all 0, so there is nothing to train"):
         fit(nothing, make_data(tissue), 1)
     with pytest.raises(ValueError, match="select_on must name one"):
         fit(EncoderModule(str(tmp_path / "e.pt")), make_data(tissue, select_on="slide_3"), 1)
-    module = EncoderModule(str(tmp_path / "e.pt"), w_coral=0.0, w_scrna=0.0)
+    module = EncoderModule(str(tmp_path / "e.pt"), weights=EncoderWeights(coral=0.0, scrna=0.0))
     with pytest.raises(ValueError, match="adapter"):
         fit(module, make_data(tissue, scrna=True), 1)
 
@@ -293,7 +292,8 @@ def test_too_few_genes_after_the_detection_filter_are_refused(tissue: TissuePath
     detected = np.mean(
         [(reindex(s, s.genes)[0] > 0).mean(axis=0).A1 for s in data.fit_slides], axis=0
     )
-    data.min_detection = float(np.sort(detected)[-60])  # some 60 of 150 genes are above
+    least = float(np.sort(detected)[-60])  # some 60 of 150 genes are above
+    data.genes = replace(data.genes, min_detection=least)
     with pytest.raises(ValueError, match=r"\d\d of 150 shared genes.*at least 100 are needed"):
         data.setup("fit")
 
@@ -325,7 +325,7 @@ def test_weights_are_drawn_on_the_cpu_whatever_the_default_device(
     data = make_data(tissue, scrna=True)
     built = []
     for device in ("cpu", "meta"):
-        module = EncoderModule(str(tmp_path / "e.pt"), w_adversary=0.1)
+        module = EncoderModule(str(tmp_path / "e.pt"), weights=EncoderWeights(adversary=0.1))
         fit(module, data, 0)
         module.encoder = None
         with torch.device(device):
@@ -344,7 +344,7 @@ def test_a_checkpoint_does_not_remember_where_the_encoder_went(
     fit(EncoderModule(str(output)), make_data(tissue), 1, checkpoints=tmp_path)
     assert output.is_file()
     saved = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)["hyper_parameters"]
-    assert "w_coral" in saved
+    assert saved["weights"]["coral"] == 1.0
     assert not {"output", "optimizer"} & set(saved)
 
 

@@ -61,9 +61,9 @@ def test_result_is_consistent(solved: OracleResult) -> None:
     torch.testing.assert_close(x.square().sum(2).mean(1), torch.ones(_STARTS))
     terms = [geometry_terms(layout, target_of(N)) for layout in x]
     torch.testing.assert_close(
-        torch.cat([t.rw for t in terms]), solved.terms.rw, rtol=1e-4, atol=1e-6
+        torch.cat([t["rw"] for t in terms]), solved.terms["rw"], rtol=1e-4, atol=1e-6
     )
-    energy = [t.rw + 0.1 * t.stress + 0.01 * (t.repulsion + t.entropy) for t in terms]
+    energy = [t["rw"] + 0.1 * t["stress"] + 0.01 * (t["repulsion"] + t["entropy"]) for t in terms]
     torch.testing.assert_close(solved.energy, torch.cat(energy), rtol=1e-4, atol=1e-6)
 
 

@@ -77,7 +77,7 @@ def test_recall_equals_a_plain_loop(k: int) -> None:
 def test_recall_over_several_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     pred, target = noisy(90)
     whole = M.layout_recall(pred, target, 10)
-    monkeypatch.setattr(M, "_CHUNK", 1000)
+    monkeypatch.setattr(M, "CHUNK", 1000)
     assert M.layout_recall(pred, target, 10) == pytest.approx(whole, abs=1e-12)
 
 

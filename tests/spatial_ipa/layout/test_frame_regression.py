@@ -13,11 +13,11 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import cdist
 
-from spatial_ipa.geometry.metrics import gauge_fix
+from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.layout import frame_regression as common_frame
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.placement import Placement
-from spatial_ipa.model.minisets import EmbeddedSlide
 from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings, PlacementContext
 from spatial_ipa.training.module import GraphMode, SpatialIPAModule
 
@@ -42,7 +42,7 @@ def turned(s: EmbeddedSlide, angle: float, mirror: bool = False) -> EmbeddedSlid
 
 def random_placement(n: int, seed: int = 0, draws: int = 4) -> Placement:
     rng = np.random.default_rng(seed)
-    xy = gauge_fix(rng.standard_normal((n, 2)))
+    xy = gauge_fix_array(rng.standard_normal((n, 2)))
     moved = xy + 0.1 * rng.standard_normal((draws, n, 2))
     moved += xy - moved.mean(axis=0)  # their mean is the layout
     return Placement(torch.from_numpy(xy), torch.from_numpy(moved))
@@ -50,13 +50,13 @@ def random_placement(n: int, seed: int = 0, draws: int = 4) -> Placement:
 
 def rmse(layout: np.ndarray, true: np.ndarray) -> float:
     """RMS distance after the best rotation of two gauge-fixed layouts."""
-    a, b = gauge_fix(layout), gauge_fix(true)
+    a, b = gauge_fix_array(layout), gauge_fix_array(true)
     return float(np.sqrt(((a @ orthogonal_procrustes(a, b)[0] - b) ** 2).sum(axis=1).mean()))
 
 
 def dense_kernel_ridge(train: EmbeddedSlide, h: np.ndarray) -> np.ndarray:
     """Kernel ridge with intercept in its dual form, on all cells of one slide."""
-    f, y, n = train.h.astype(np.float64), gauge_fix(train.xy), len(train.h)
+    f, y, n = train.h.astype(np.float64), gauge_fix_array(train.xy), len(train.h)
     squared = cdist(f, f) ** 2
     width = squared.mean()
     centre = np.eye(n) - 1 / n
@@ -191,7 +191,7 @@ def test_regression_that_explains_nothing_leaves_the_layout() -> None:
 def test_a_folded_layout_is_mended() -> None:
     """Half of the tissue lies mirrored upon the other: no neighbour is wrong but at the fold."""
     train, test = [slide(0), slide(1)], slide(2)
-    folded = gauge_fix(np.column_stack([np.abs(test.xy[:, 0]), test.xy[:, 1]]))
+    folded = gauge_fix_array(np.column_stack([np.abs(test.xy[:, 0]), test.xy[:, 1]]))
     placement = Placement(torch.from_numpy(folded), torch.from_numpy(folded)[None])
     mended = FrameRegression.fit(train).refine(placement, test.h).xy.numpy()
     assert rmse(mended, test.xy) < rmse(folded, test.xy) - 0.3

@@ -12,7 +12,7 @@ from scipy.spatial import procrustes
 from torch import Tensor
 
 from common.graph.edges import EdgeList
-from spatial_ipa.geometry.walks import gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix
 from spatial_ipa.layout.placement import (
     Placement,
     aspect_ratio,

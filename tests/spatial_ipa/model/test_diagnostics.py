@@ -21,7 +21,7 @@ from spatial_ipa.model.diagnostics import (
 )
 from spatial_ipa.model.gate import EdgeGateSoft
 from spatial_ipa.model.minisets import Miniset, build_miniset, collate
-from spatial_ipa.model.network import IPALiteModel
+from spatial_ipa.model.network import IPALiteModel, NetworkSettings
 
 N = 50
 
@@ -121,7 +121,7 @@ def batch_of(sizes: tuple[int, ...]) -> Miniset:
 def models() -> tuple[IPALiteModel, EdgeGateSoft]:
     """A model with non-zero updates, and a gate, both seeded."""
     torch.manual_seed(0)
-    model = IPALiteModel(16, 12, 2, 4, recycles=3)
+    model = IPALiteModel(NetworkSettings(16, 12, 2, 4, recycles=3))
     for parameter in model.parameters():
         if not bool(parameter.any()):
             parameter.data = 0.1 * torch.randn(parameter.shape)

@@ -12,14 +12,8 @@ import torch
 
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
-from spatial_ipa.model.minisets import (
-    Augmentation,
-    EmbeddedSlide,
-    Miniset,
-    MinisetDataset,
-    build_miniset,
-    collate,
-)
+from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.model.minisets import Augmentation, Miniset, MinisetDataset, build_miniset, collate
 from spatial_ipa.model.targets import gate_target
 
 D = 6

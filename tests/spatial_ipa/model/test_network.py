@@ -10,7 +10,7 @@ from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from spatial_ipa.model.block import IPALiteBlock, _graph_median
 from spatial_ipa.model.gate import EdgeGateSoft
-from spatial_ipa.model.network import IPALiteModel
+from spatial_ipa.model.network import IPALiteModel, NetworkSettings
 
 
 def parameters(module: nn.Module) -> int:
@@ -22,8 +22,8 @@ def parameters(module: nn.Module) -> int:
 )
 def test_parameter_counts(c_s: int, d: int, count: int) -> None:
     """The counts of the reference design, with the four gamma of the distance term and without."""
-    assert parameters(IPALiteModel(d, c_s, distance_term="monotone")) == count
-    assert parameters(IPALiteModel(d, c_s)) == count - 4
+    assert parameters(IPALiteModel(NetworkSettings(d, c_s, distance_term="monotone"))) == count
+    assert parameters(IPALiteModel(NetworkSettings(d, c_s))) == count - 4
 
 
 def test_gate_parameter_count() -> None:
@@ -46,7 +46,7 @@ def inputs(n: int, d: int = 16, k: int = 9, seed: int = 0) -> tuple[torch.Tensor
 
 def small_model(**options: object) -> IPALiteModel:
     torch.manual_seed(0)
-    model = shaken(IPALiteModel(16, 12, 2, 4, **options))  # type: ignore[arg-type]
+    model = shaken(IPALiteModel(NetworkSettings(16, 12, 2, 4, **options)))  # type: ignore[arg-type]
     assert isinstance(model, IPALiteModel)
     return model
 
@@ -109,7 +109,7 @@ def test_block_commutes_with_pose_where_it_should() -> None:
 
 
 def test_fresh_block_changes_nothing() -> None:
-    model = IPALiteModel(16, 12, 2, 4)
+    model = IPALiteModel(NetworkSettings(16, 12, 2, 4))
     h, edges = inputs(30)
     layout = model(h.float(), edges, None)
     for x in layout.trajectory[1:]:

@@ -11,8 +11,10 @@ from scipy.spatial.distance import cdist
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from spatial_ipa.geometry import graphs
-from spatial_ipa.geometry.walks import build_predicted_rw_operator, gauge_fix
+from spatial_ipa.geometry.gauge import gauge_fix
+from spatial_ipa.geometry.walks import build_predicted_rw_operator
 from spatial_ipa.model.losses import (
+    E_GEO,
     collapse_diagnostics,
     geometry_terms,
     loss_gate,
@@ -92,8 +94,8 @@ def test_truth_has_no_error(n: int) -> None:
     assert torch.equal(operator.log_t, again.log_t)
     terms = geometry_terms(target.xy, target)
     # The layout is gauge-fixed once more, which rounds; nothing else differs.
-    assert abs(terms.rw.item()) < 1e-6
-    assert terms.stress.item() < 1e-10
+    assert abs(terms["rw"].item()) < 1e-6
+    assert terms["stress"].item() < 1e-10
 
 
 def test_operator_is_row_stochastic_without_diagonal() -> None:
@@ -173,7 +175,7 @@ def test_gradients_of_all_terms() -> None:
 
     def total(x: torch.Tensor) -> torch.Tensor:
         terms = geometry_terms(x, target)
-        return terms.energy(1.0) + terms.procrustes
+        return terms.energy(E_GEO) + terms["procrustes"]
 
     assert torch.autograd.gradcheck(total, (x,), eps=1e-6, atol=1e-6)
 

@@ -15,26 +15,27 @@ import numpy as np
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
-from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from common.training.stage import run_stage
-from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.keys import SlideKeys
+from spatial_ipa.data.slide import EmbeddedSlide, Slide
+from spatial_ipa.data.split import Split
 from spatial_ipa.encoder.cache import embed
-from spatial_ipa.encoder.frozen import FrozenEncoder, ScRNAAdapter, SharedEncoder, Split
+from spatial_ipa.encoder.frozen import FrozenEncoder, ScRNAAdapter, SharedEncoder
+from spatial_ipa.encoder.stage import ensure_encoder, yaml_list
 from spatial_ipa.model.gate import EdgeGateSoft
-from spatial_ipa.model.losses import geometry_terms, loss_gate
-from spatial_ipa.model.minisets import Augmentation, EmbeddedSlide, Miniset, MinisetDataset, collate
-from spatial_ipa.placing.command import CellDataModule, PlacementOptions
-from spatial_ipa.training.datamodule import (
-    MinisetDataModule,
-    MinisetSettings,
-    PlacementContext,
-    SlideDataModule,
-    yaml_list,
-)
+from spatial_ipa.model.losses import LossWeights, geometry_terms, loss_gate
+from spatial_ipa.model.minisets import Augmentation, Miniset, MinisetDataset, collate
+from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.placing.command import CellDataModule
+from spatial_ipa.placing.context import PlacementContext
+from spatial_ipa.placing.options import PlacementOptions
+from spatial_ipa.placing.placer import Placer
+from spatial_ipa.training.datamodule import MinisetDataModule, SlideDataModule
 from spatial_ipa.training.gate_pretraining import pretrain_gate
 from spatial_ipa.training.module import SpatialIPAModule
+from spatial_ipa.training.settings import EncoderFile, MinisetSettings
 
 D = 8
 
@@ -54,13 +55,13 @@ def test_two_threads_give_the_same_gradients_every_time(two_threads: None) -> No
     data = MinisetDataset([slide], 3, 384, 384, 60, 0, None, Augmentation())
     batch = collate([data[i] for i in range(3)])
     torch.manual_seed(0)
-    module = SpatialIPAModule(d_input=D)
+    module = SpatialIPAModule(NetworkSettings(D))
     found = []
     for _ in range(4):
         module.zero_grad()
         layout, edges, logit = module(batch)
         assert logit is not None
-        loss = geometry_terms(layout.x, batch.target).energy(0.3).mean()
+        loss = geometry_terms(layout.x, batch.target).energy(LossWeights()).mean()
         loss = loss + loss_gate(logit, edges, batch.wanted, batch.target).mean()
         loss.backward()
         found.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
@@ -84,9 +85,9 @@ def test_the_procrustes_term_enters_the_loss_with_its_weight() -> None:
     losses = []
     for weight in (0.0, 0.5):
         torch.manual_seed(0)
-        module = MidTraining(d_input=D, w_procrustes=weight)
+        module = MidTraining(NetworkSettings(D), weights=LossWeights(procrustes=weight))
         losses.append(module.training_step(batch, 0))
-    term = geometry_terms(module(batch)[0].x, batch.target).procrustes.mean()
+    term = geometry_terms(module(batch)[0].x, batch.target)["procrustes"].mean()
     assert term > 0.05
     torch.testing.assert_close(losses[1] - losses[0], 0.5 * term)
 
@@ -245,16 +246,14 @@ def test_bad_sizes_are_refused_where_they_are_given(size_min: int, size_max: int
 
 def test_one_recycle_is_refused_on_several_processes() -> None:
     """One pass leaves the state update without gradient, which DDP would refuse less clearly."""
-    module = SpatialIPAModule(recycles=1)
+    module = SpatialIPAModule(NetworkSettings(recycles=1))
     for world_size in (1, 2):
-        module.trainer = SimpleNamespace(  # type: ignore[assignment]
-            state=SimpleNamespace(fn=TrainerFn.FITTING), max_epochs=1, world_size=world_size
-        )
+        trainer = cast(pl.Trainer, SimpleNamespace(max_epochs=1, world_size=world_size))
         if world_size == 1:
-            module.check_settings()
+            module.check_settings(trainer)
         else:
             with pytest.raises(ValueError, match="recycles must be at least 2 on several proc"):
-                module.check_settings()
+                module.check_settings(trainer)
 
 
 # ---- the checkpoint's context, and the embedding cache
@@ -429,11 +428,11 @@ def test_cells_bring_their_gene_names_in_a_column(tmp_path: Path) -> None:
     data.var["feature_name"] = list("ABCDE")
     data.write_h5ad(tmp_path / "cells.h5ad")
     files = str(tmp_path / "cells.h5ad"), str(tmp_path / "out.h5ad")
-    module = CellDataModule(*files, gene_key="feature_name")
+    module = CellDataModule(*files, keys=SlideKeys(gene_key="feature_name"))
     module.setup("predict")
-    assert module.slide.genes == tuple("ABCDE")
+    assert module.request.slide.genes == tuple("ABCDE")
     with pytest.raises(ValueError, match="var has no column 'name'"):
-        CellDataModule(*files, gene_key="name").setup("predict")
+        CellDataModule(*files, keys=SlideKeys(gene_key="name")).setup("predict")
 
 
 def test_cells_are_for_prediction_only(tmp_path: Path) -> None:
@@ -465,18 +464,18 @@ def test_a_graph_that_needs_faiss_is_refused_before_any_work(
     for options in ({"approximate_above": 12}, {"approximate_above": 1, "write_graph": False}):
         data = module(**options)
         data.setup("predict")
-        assert list(data.clock.seconds) == ["read"]
+        assert list(data.request.clock.seconds) == ["read"]
 
 
 def test_an_approximate_gate_graph_holds_nearly_the_exact_one() -> None:
     pytest.importorskip("faiss")
     torch.manual_seed(0)
-    module = SpatialIPAModule(d_input=D)
-    module.context = PlacementContext(None, 20, 100, 0.0)
+    module = SpatialIPAModule(NetworkSettings(D))
+    placer = Placer(module.model, module.gate, PlacementContext(None, 20, 100, 0.0))
     h = torch.from_numpy(learnable_slide("many", 3000).h)
-    exact_weight, exact = module.gate_graph(h)
-    weight, edges = module.gate_graph(h, approximate_above=2999)
-    same_weight, same = module.gate_graph(h, approximate_above=3000)
+    exact_weight, exact = placer.gate_graph(h)
+    weight, edges = placer.gate_graph(h, approximate_above=2999)
+    same_weight, same = placer.gate_graph(h, approximate_above=3000)
     assert torch.equal(same.edge_index, exact.edge_index)
     assert torch.equal(same_weight, exact_weight)
     pairs = [set(map(tuple, e.edge_index.T.tolist())) for e in (edges, exact)]
@@ -517,21 +516,26 @@ def test_a_stage_starts_without_the_launcher(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_absent_encoder_reads_the_slides_as_the_model_does(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = {
-        "spatial_key": "xy",
-        "layer": "counts",
-        "gene_key": "symbol",
-        "scrna_layer": "raw.X",
-        "scrna_gene_key": "feature_name",
-    }
+    keys = SlideKeys("counts", "symbol", "xy")
+    scrna_keys = SlideKeys("raw.X", "feature_name")
     stages: list[list[str]] = []
-    monkeypatch.setattr("spatial_ipa.training.datamodule.run_stage", stages.append)
-    module = SlideDataModule(["a"], ["b"], "encoder.pt", encoder_config="e.yaml", **keys)  # type: ignore[arg-type]
-    module._train_encoder()
+    monkeypatch.setattr("spatial_ipa.encoder.stage.run_stage", stages.append)
+    encoder = EncoderFile(str(tmp_path / "encoder.pt"), "e.yaml")
+    module = SlideDataModule(["a"], ["b"], encoder, keys=keys, scrna_keys=scrna_keys)
+    ensure_encoder(Path(encoder.path), encoder.config, module.inputs)
     (arguments,) = stages
-    assert {f"--data.init_args.{key}={value}" for key, value in keys.items()} <= set(arguments)
+    assert {
+        "--data.init_args.keys.spatial_key=xy",
+        "--data.init_args.keys.layer=counts",
+        "--data.init_args.keys.gene_key=symbol",
+        "--data.init_args.scrna_keys.layer=raw.X",
+        "--data.init_args.scrna_keys.gene_key=feature_name",
+    } <= set(arguments)
+    (tmp_path / "encoder.pt").touch()
+    ensure_encoder(Path(encoder.path), None, module.inputs)  # it is there
+    assert len(stages) == 1
 
 
 def test_a_failed_stage_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

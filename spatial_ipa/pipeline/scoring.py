@@ -1,0 +1,172 @@
+"""Scores, figures and predicted files of the pipeline."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.files.atomic import atomic_path
+from common.report.figures import save_figure
+from spatial_ipa.confidence.calibration import radius_check
+from spatial_ipa.data.read import read_slide
+from spatial_ipa.data.slide import Slide
+from spatial_ipa.encoder.cache import embed
+from spatial_ipa.evaluation.comparison import some_rows, trivial_layouts
+from spatial_ipa.evaluation.plots import layout_figure
+from spatial_ipa.evaluation.scorer import COLUMNS, SlideScorer
+from spatial_ipa.layout.placement import Placement
+from spatial_ipa.placing.options import InferenceMode, PlacementOptions
+from spatial_ipa.placing.placer import Placer
+from spatial_ipa.placing.result import CellPrediction
+
+
+def file_name(slide: Slide) -> str:
+    """The name of a slide as part of that of a file."""
+    return slide.name.replace("/", "_")
+
+
+@dataclass
+class Scoring:
+    """Scores held-out slides and places cells, one after the other.
+
+    Attributes:
+        placer: the model.
+        folder: where all is written, and embeddings are cached.
+        num_draws: layouts averaged.
+        max_scored: larger slides are scored on so many random spots.
+        seed: of the placements and samples.
+        rows: scores so far.
+        radii: how error radii held so far, by name.
+    """
+
+    placer: Placer
+    folder: Path
+    num_draws: int
+    max_scored: int
+    seed: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    radii: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def evaluate(self, slide: Slide, train: list[Slide]) -> None:
+        """Score model and baselines on one held-out slide, and draw its figure."""
+        assert slide.xy is not None
+        encoder = self.placer.encoder
+        scored = some_rows(len(slide), self.max_scored, self.seed)
+        modes: tuple[InferenceMode, ...] = ("whole", "stitched")
+        if len(scored) < len(slide):
+            modes = ("stitched",)  # what is used; all at once is far beyond any size trained on
+            print(
+                f"      {slide.name}: scored on {len(scored)} random spots of {len(slide)}",
+                flush=True,
+            )
+        xy = slide.xy[scored]
+        scorer = SlideScorer(xy, seed=self.seed)
+        h = torch.from_numpy(np.array(embed(encoder, slide, "st", self.folder / "cache")))
+        layouts: dict[str, np.ndarray] = {}
+        placements: dict[str, Placement] = {}
+        used = self.placer.context.mode_for(len(slide))
+        for mode in modes:
+            repeated = mode == "stitched" and used == "whole"  # then they are the same
+            placements[mode] = (
+                placements["whole"]
+                if repeated
+                else self.placer.layout(h, mode, self.num_draws, self.seed)
+            )
+            layouts[f"spatial_ipa, {mode}"] = placements[mode].xy.numpy()[scored]
+        layouts |= trivial_layouts(train, slide, encoder.panel, scored, self.max_scored, self.seed)
+        self.rows += [
+            {"slide": slide.name, "method": name, **scorer.score(layout)}
+            for name, layout in layouts.items()
+        ]
+        shown = {name: layouts[name] for name in (f"spatial_ipa, {used}", "svr")}
+        spread = placements[used].spread.numpy()[scored]
+        figure = layout_figure(slide.name, xy, shown, spread)
+        save_figure(figure, self.folder / f"layout_{file_name(slide)}.png")
+
+    def predict(self, slide: Slide, every: Slide, path: Path) -> None:
+        """Write the predicted file of a held-out slide, and check its error radii if it has any.
+
+        Args:
+            slide: as it was scored.
+            every: all rows of its file, also those without counts.
+            path: the file.
+        """
+        assert slide.xy is not None
+        prediction = self._write(every, path, "st")
+        self._check_radii(slide.name, prediction, slide.xy[_placed(prediction, every)])
+
+    def place_sample(self, sample: Slide, path: Path, truth: Path | None) -> None:
+        """Place one dissociated sample; score it where its true positions are known."""
+        prediction = self._write(sample, path, "scrna")
+        if truth is None:
+            return
+        xy = read_slide(truth, min_spots=2).xy
+        assert xy is not None
+        xy, placed = xy[_placed(prediction, sample)], ~prediction.empty
+        layout = prediction.xy[placed]
+        self._check_radii(sample.name, prediction, xy)
+        figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, prediction.spread[placed])
+        save_figure(figure, self.folder / f"layout_{sample.name}.png")
+        scored = some_rows(len(xy), self.max_scored, self.seed)
+        scores = SlideScorer(xy[scored], seed=self.seed).score(layout[scored])
+        self.rows.append({"slide": sample.name, "method": "spatial_ipa", **scores})
+
+    def write_table(self) -> None:
+        """Print the scores and keep them as markdown, CSV and JSON."""
+        head = ["slide", "method", *COLUMNS]
+        lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+        for row in self.rows:
+            cells = [row["slide"], row["method"], *(f"{row[c]:.3f}" for c in COLUMNS)]
+            lines.append("| " + " | ".join(cells) + " |")
+        for name, text in (
+            ("scores.md", "\n".join(lines) + "\n"),
+            ("scores.json", json.dumps(self.rows, indent=1)),
+        ):
+            with atomic_path(self.folder / name) as temporary:
+                temporary.write_text(text)
+        with (
+            atomic_path(self.folder / "scores.csv") as temporary,
+            temporary.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        print("\n".join(lines), flush=True)
+
+    def _write(self, slide: Slide, path: Path, kind: str) -> CellPrediction:
+        """Place all rows of a file and write it with their coordinates."""
+        target = self.folder / f"predicted_{file_name(slide)}.h5ad"
+        options = PlacementOptions("auto", self.num_draws, seed=self.seed)
+        prediction = self.placer.predict(slide, "st" if kind == "st" else "scrna", options)
+        prediction.write(path, target, overwrite=True)
+        print(f"      wrote {target}", flush=True)
+        return prediction
+
+    def _check_radii(self, name: str, prediction: CellPrediction, xy: np.ndarray) -> None:
+        """Note how radii held against the true positions of the cells placed, if there are any.
+
+        Noted in RMS radii of the tissue: radii are written in the unit of the layout, which is
+        larger by 1 / scale (:mod:`spatial_ipa.placing.judge`).
+        """
+        if "radius" not in prediction.columns:
+            return
+        placed = ~prediction.empty
+        scale = prediction.settings["calibration"]["scale"]
+        radius = prediction.columns["radius"][placed] * scale
+        abstain = prediction.columns["abstain"][placed]
+        self.radii[name] = radius_check(radius, abstain, prediction.xy[placed], xy)
+
+
+def _placed(prediction: CellPrediction, every: Slide) -> np.ndarray:
+    """Which rows that a read for training keeps (those with any count) were placed.
+
+    Placed are rows with counts of the encoder's genes: some, or all, of those.
+    """
+    placed: np.ndarray = ~prediction.empty[~every.is_empty]
+    return placed

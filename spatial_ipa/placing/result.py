@@ -1,0 +1,110 @@
+"""Placed cells, and the fields that say so in a file.
+
+obsm["X_spatial_ipa"]             (n, 2) coordinates: mean 0, RMS radius 1, arbitrary pose
+obs["spatial_ipa_uncertainty"]    RMS spread of the cell over draws, in RMS radii; of noise in
+                                  the model alone, regression in the common frame has none
+obs["spatial_ipa_empty"]          cells without counts of the encoder's genes: not placed, all
+                                  else about them is NaN
+obs["spatial_ipa_radius"]         error radius in the unit of the coordinates
+                                  (:mod:`spatial_ipa.confidence.calibration`)
+obs["spatial_ipa_abstain"]        the radius is too large for the position to mean anything
+obs["spatial_ipa_ambiguity"]      spread of the training cells of like expression, 0 to 1, and
+obs["spatial_ipa_multimodal"]     share of training slides where they form two groups far apart
+                                  (:mod:`spatial_ipa.confidence.reference_cells`)
+obsp["spatial_ipa_gate"]          row-softmax of the gate on the candidate graph, CSR
+uns["spatial_ipa"]                provenance: versions, hashes, settings, missing genes; under
+                                  "calibration" what the radii rest on, or why there are none
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from torch import Tensor
+
+from common.graph.edges import EdgeList
+from spatial_ipa.data.h5ad import write_prediction
+
+
+@dataclass(frozen=True)
+class CellPrediction:
+    """n cells of one file, placed.
+
+    Attributes:
+        xy: (n, 2) coordinates.
+        spread: (n,) over draws.
+        empty: (n,) bool, the cells that were not placed and have NaN.
+        graph: (n, n) CSR of the gate; None if it was not asked for.
+        settings: provenance.
+        columns: (n,) further columns of ``obs``, by name without prefix.
+    """
+
+    xy: np.ndarray
+    spread: np.ndarray
+    empty: np.ndarray
+    graph: sp.csr_matrix | None
+    settings: dict[str, Any]
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def over(self, placed: np.ndarray) -> CellPrediction:
+        """The prediction of ``placed.sum()`` cells as one of all n, of which these are ``placed``.
+
+        The others have NaN, are abstained from and have no neighbours.
+        """
+        if placed.all():
+            return self
+        rows, n = np.flatnonzero(placed), len(placed)
+
+        def filled(values: np.ndarray) -> np.ndarray:
+            missing = True if values.dtype == bool else np.nan
+            every = np.full((n, *values.shape[1:]), missing, values.dtype)
+            every[placed] = values
+            return every
+
+        graph = self.graph
+        if graph is not None:
+            degree = np.zeros(n, graph.indptr.dtype)
+            degree[placed] = np.diff(graph.indptr)
+            ptr = np.concatenate([[0], degree.cumsum()])
+            graph = sp.csr_matrix((graph.data, rows[graph.indices], ptr), shape=(n, n))
+        return CellPrediction(
+            filled(self.xy),
+            filled(self.spread),
+            filled(self.empty),
+            graph,
+            self.settings,
+            {name: filled(column) for name, column in self.columns.items()},
+        )
+
+    def fields(self) -> dict[str, dict[str, Any]]:
+        """What is written, by part of an AnnData object and name; see the module docstring."""
+        return {
+            "obsm": {"X_spatial_ipa": self.xy},
+            "obs": {
+                "spatial_ipa_uncertainty": self.spread,
+                "spatial_ipa_empty": self.empty,
+                **{f"spatial_ipa_{name}": column for name, column in self.columns.items()},
+            },
+            "obsp": {} if self.graph is None else {"spatial_ipa_gate": self.graph},
+            "uns": {"spatial_ipa": self.settings},
+        }
+
+    def write(self, path_in: Path, path_out: Path, overwrite: bool) -> Path:
+        """Copy the file of the cells and add :meth:`fields`.
+
+        Raises:
+            ValueError: as :func:`spatial_ipa.data.h5ad.write_prediction`.
+        """
+        return write_prediction(path_in, path_out, **self.fields(), overwrite=overwrite)
+
+
+def graph_matrix(weight: Tensor, edges: EdgeList) -> sp.csr_matrix:
+    """(n, n) CSR whose row i holds the weights (E,) of the in-edges of node i."""
+    n = edges.num_nodes
+    return sp.csr_matrix(
+        (weight.cpu().numpy(), edges.src.cpu().numpy(), edges.ptr.cpu().numpy()), shape=(n, n)
+    )

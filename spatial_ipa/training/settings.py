@@ -1,0 +1,96 @@
+"""Settings of the joint training, by subject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.errors import UserError
+from spatial_ipa.data.keys import read_null
+from spatial_ipa.model.minisets import Augmentation, check_sizes
+
+
+@dataclass(frozen=True)
+class MinisetSettings:
+    """How minisets are drawn.
+
+    Attributes:
+        per_epoch: training minisets per epoch over all processes, balanced over slides.
+        val_per_slide: validation minisets of each held-out slide, the same in every epoch.
+        batch_size: minisets per step and process.
+        size_min: smallest miniset.
+        size_max: largest miniset.
+        num_candidates: k of the candidate graph in the embeddings.
+        num_rows: rows per miniset whose random walks are compared in training; null for all.
+            Validation always compares all.
+        augmentation: noise and drops in training.
+        num_workers: loader processes.
+        seed: of all draws.
+
+    Raises:
+        ValueError: on a value out of range.
+    """
+
+    per_epoch: int = 1000
+    val_per_slide: int = 50
+    batch_size: int = 8
+    size_min: int = 96
+    size_max: int = 384
+    num_candidates: int = 100
+    num_rows: int | None = None
+    augmentation: Augmentation = Augmentation()
+    num_workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("per_epoch", "val_per_slide", "batch_size", "num_candidates"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_rows is not None and self.num_rows < 1:
+            raise UserError(f"num_rows must be at least 1, got {self.num_rows}; null for all")
+        check_sizes(self.size_min, self.size_max)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Lengths and rates of the training.
+
+    Attributes:
+        gate_steps: steps of gate pretraining.
+        lr: learning rate of AdamW.
+        lr_final: end of the cosine decay over ``trainer.max_epochs``.
+        weight_decay: of AdamW.
+        ramp_epochs: epochs in which the weight of the walks rises from 0 to its final value; with 0
+            epoch 1 is the first at that value.
+
+    Raises:
+        ValueError: on a negative number of epochs.
+    """
+
+    gate_steps: int = 500
+    lr: float = 5e-4
+    lr_final: float = 1e-5
+    weight_decay: float = 5e-4
+    ramp_epochs: int = 6
+
+    def __post_init__(self) -> None:
+        if self.ramp_epochs < 0:
+            raise UserError(f"ramp_epochs must not be negative, got {self.ramp_epochs}")
+
+
+@dataclass(frozen=True)
+class EncoderFile:
+    """The frozen encoder of a training.
+
+    Attributes:
+        path: weights written by ``lightning fit --config configs/spatial_ipa/encoder.yaml``.
+        config: configuration that trains it on the slides given if ``path`` does not exist; null
+            to refuse instead.
+        cache: folder of the cache of embeddings.
+    """
+
+    path: str = "runs/encoder.pt"
+    config: str | None = None
+    cache: str = "runs/cache"
+
+    def __post_init__(self) -> None:
+        read_null(self)
