@@ -84,13 +84,13 @@ def protein() -> Ensemble:
     return ensemble
 
 
-def generate_data(output: str, input: str | None = None, **flat: Any) -> GenerateDataModule:
+def generate_data(given_output: str, input: str | None = None, **flat: Any) -> GenerateDataModule:
     """The data module with options of :data:`GROUPS` given by name."""
     groups: dict[str, dict[str, Any]] = {"options": {}, "reading": {}}
     for group, found in groups.items():
         found |= {name: flat.pop(name) for name in GROUPS[group] if name in flat}
     return GenerateDataModule(
-        flat.pop("output", output),
+        flat.pop("output", given_output),
         input,
         options=GenerateOptions(**groups["options"]),
         reading=ReadingOptions(**groups["reading"]),
@@ -639,10 +639,10 @@ def test_the_embedder_is_that_of_the_training(protein: Ensemble, tmp_path: Path)
         )
         if identity == "other":
             with pytest.raises(ValueError, match="trained with letters, given is other"):
-                trainer.predict(network, data, ckpt_path=tmp_path / "model.ckpt")
+                trainer.predict(module, data, ckpt_path=tmp_path / "model.ckpt")
             assert not (tmp_path / "other.pdb").exists()
         else:
-            trainer.predict(network, data, ckpt_path=tmp_path / "model.ckpt")
+            trainer.predict(module, data, ckpt_path=tmp_path / "model.ckpt")
             summary = json.loads((tmp_path / "letters.pdb.json").read_text())
             assert summary["embedder"] == "letters"
 
