@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -272,6 +271,7 @@ def fit(
     families_held_out: Sequence[str] = (),
     embedder: SequenceEmbedder | None = None,
     accelerator: str = "auto",
+    progress: bool = True,
 ) -> ProteinModel:
     """Train a model, as ``lightning fit`` does with the configuration of that size.
 
@@ -283,13 +283,14 @@ def fit(
         families_held_out: names of ensembles kept out of training with all their relatives.
         embedder: of sequences; without one the model learns its own.
         accelerator: of Lightning's Trainer.
+        progress: show a bar.
 
     Raises:
         ValueError: naming the file or setting that cannot be used.
 
     Example:
         >>> import protein_cvae
-        >>> trained = protein_cvae.fit(ensembles, folder / "mine", tiny, accelerator="cpu")
+        >>> trained = protein_cvae.fit(ensembles, folder / "mine", tiny, progress=False)
         >>> trained.checkpoint.name
         'protein_cvae.ckpt'
     """
@@ -318,24 +319,24 @@ def fit(
             export=str(checkpoint),
             evaluation=size.evaluation,
         )
-        _trainer(out, size.max_epochs if epochs is None else epochs, accelerator).fit(module, data)
+        epochs = size.max_epochs if epochs is None else epochs
+        _trainer(out, epochs, accelerator, progress).fit(module, data)
     return load(checkpoint, embedder)
 
 
-def _trainer(out: Path, epochs: int, accelerator: str) -> pl.Trainer:
-    options: dict[str, Any] = {
-        "gradient_clip_val": 1.0,
-        "devices": 1,
-        "log_every_n_steps": 10,
-        "use_distributed_sampler": False,
-    }
+def _trainer(out: Path, epochs: int, accelerator: str, progress: bool) -> pl.Trainer:
     return pl.Trainer(
         max_epochs=epochs,
         accelerator=accelerator,
         default_root_dir=out,
         logger=TensorBoardLogger(out, name="log"),
         callbacks=[ModelCheckpoint(monitor=MONITOR, save_last=True), EpochResources()],
-        **options,
+        gradient_clip_val=1.0,
+        devices=1,
+        log_every_n_steps=10,
+        use_distributed_sampler=False,
+        enable_progress_bar=progress,
+        enable_model_summary=progress,
     )
 
 
