@@ -28,7 +28,7 @@ from protein_cvae.evaluation.validation import (
     WeightedMeans,
     validation_scores,
 )
-from protein_cvae.generation.commands.request import Request
+from protein_cvae.generation.commands.request import Request, written
 from protein_cvae.model.kl import KLSettings, kl_terms, kl_values
 from protein_cvae.model.losses import (
     LossWeights,
@@ -284,8 +284,5 @@ class ProteinCVAEModule(pl.LightningModule):
             )
         checkpoint = self.trainer.ckpt_path
         result = request.run(self.model, None if checkpoint is None else Path(checkpoint))
-        paths = result.write() if self.trainer.is_global_zero else []
-        if paths:
-            print(result.message())
-            print(f"wrote {' and '.join(map(str, paths))}", flush=True)
+        paths = written(result) if self.trainer.is_global_zero else []
         return {"output": [str(path) for path in paths]}

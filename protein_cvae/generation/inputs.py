@@ -52,7 +52,7 @@ def read_input(
     """Read a structure file or a trajectory folder and keep the chains that are wanted.
 
     Args:
-        path: PDB or mmCIF file, or folder with a topology and trajectories.
+        path: PDB, mmCIF or FASTA file, or folder with a topology and trajectories.
         argument: name of the option it came from, for messages.
         options: what is taken of it.
 
@@ -63,6 +63,8 @@ def read_input(
     path = Path(path)
     if not path.exists():
         raise MissingFile(f"{argument}: no such file or folder: {path}")
+    if path.suffix.lower() in FASTA_SUFFIXES:
+        return read_fasta(path, argument)
     return taken(load_ensemble(path, max_frames=options.max_frames), options)
 
 

@@ -82,6 +82,13 @@ def written_rmsf(ensemble: Ensemble) -> Tensor:
     return (ca - ca.mean(0)).square().sum(-1).mean(0).sqrt().float()
 
 
+def write_bundle(path: Path, ensemble: Ensemble) -> Path:
+    """Write models with carbonyl oxygens, and :func:`written_rmsf` in the B-factor column."""
+    e = ensemble
+    oxygen = carbonyl_oxygen(e.coordinates, e.bonded.expand(e.mask.shape), e.mask)
+    return write_ensemble(path, e, b_factor=written_rmsf(e), oxygen=oxygen)
+
+
 def check_validity(ensemble: Ensemble) -> Validity:
     """:func:`~protein_cvae.geometry.validity.validity` in blocks that bound the memory."""
     rows = max(1, _VALIDITY_NUMBERS // ensemble.length**2)
@@ -168,12 +175,10 @@ class EnsembleResult:
 
     def write(self) -> list[Path]:
         """Write both files, complete or not at all; returns their paths."""
-        e = self.ensemble
-        oxygen = carbonyl_oxygen(e.coordinates, e.bonded.expand(e.mask.shape), e.mask)
         beside = json_path(self.path)
         with atomic_path(beside) as temporary:
             temporary.write_text(to_json(self.summary), encoding="utf-8")
-            write_ensemble(self.path, e, b_factor=written_rmsf(e), oxygen=oxygen)
+            write_bundle(self.path, self.ensemble)
         return [self.path, beside]
 
     def message(self) -> str:

@@ -18,6 +18,7 @@ from Bio.PDB import PDBList
 from common.errors import UserError
 from common.files.atomic import atomic_path
 
+PDB_PREFIX = "pdb:"  # of an entry's identifier where a path may stand too
 _FORMATS = {"mmcif": ("mmCif", ".cif.gz"), "pdb": ("pdb", ".pdb.gz")}
 
 

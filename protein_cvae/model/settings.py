@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from common.errors import UserError
 
@@ -60,3 +61,24 @@ class NetworkSettings:
             raise UserError(
                 f"sequence_design must be direct, shared or separate, got {self.sequence_design!r}"
             )
+
+    @staticmethod
+    def from_hyperparameters(found: Mapping[str, Any], source: str) -> NetworkSettings:
+        """The settings that a checkpoint keeps.
+
+        Args:
+            found: its hyperparameters: these settings as a dictionary under ``network``, or, as
+                older checkpoints have them, one by one.
+            source: the checkpoint, for messages.
+
+        Raises:
+            ValueError: if they are of another model.
+        """
+        names = {field.name for field in fields(NetworkSettings)}
+        given = found.get("network", {k: v for k, v in found.items() if k in names})
+        if not isinstance(given, Mapping) or not given or not set(given) <= names:
+            raise UserError(
+                f"{source} does not hold the settings of a ProteinCVAE network; it is a "
+                f"checkpoint of {found.get('_class_path', 'an unknown model')}"
+            )
+        return NetworkSettings(**given)

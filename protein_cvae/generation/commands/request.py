@@ -113,3 +113,26 @@ def trained_embedder(checkpoint: str | Path) -> str | None:
         )
     identity: str | None = record["embedder"]
     return identity
+
+
+def serve(data: TaskDataModule, network: ProteinCVAE, checkpoint: Path) -> list[Path]:
+    """Read, run and write a request without a Trainer; what was written.
+
+    Args:
+        data: the request.
+        network: trained, in eval mode.
+        checkpoint: the file its weights come from.
+    """
+    trained = None if data.embedder is None else trained_embedder(checkpoint)
+    check_embedder(network, data.embedder, trained)
+    request: Request = data.read()
+    prepare_output(data.output, "output")
+    return written(request.run(network, checkpoint))
+
+
+def written(result: Result) -> list[Path]:
+    """Write a result and say so."""
+    paths = result.write()
+    print(result.message())
+    print(f"wrote {' and '.join(map(str, paths))}", flush=True)
+    return paths

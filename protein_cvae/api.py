@@ -1,0 +1,344 @@
+"""The front door in Python: fit, load, read, write, and what a trained model can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from common.errors import MissingFile, UserError
+from common.training.callbacks import EpochResources
+from protein_cvae.data.embeddings import SequenceEmbedder
+from protein_cvae.data.in_memory import Given, InMemoryDataModule
+from protein_cvae.data.record import DataRecord, data_record
+from protein_cvae.data.settings import Sources, SplitSettings
+from protein_cvae.data.splits import EnsembleSplit
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.evaluation.run import evaluate as evaluate_cases
+from protein_cvae.evaluation.settings import EvaluationSettings
+from protein_cvae.evaluation.tables import Row
+from protein_cvae.generation.encode import EncodedLatents, encode_models
+from protein_cvae.generation.generate import GenerateOptions, generate
+from protein_cvae.generation.inputs import (
+    Incomplete,
+    ReadingOptions,
+    check_embedder,
+    read_input,
+)
+from protein_cvae.generation.interpolate import InterpolateOptions, interpolate
+from protein_cvae.generation.outputs import write_bundle
+from protein_cvae.io.download import PDB_PREFIX, download_structure
+from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.settings import NetworkSettings
+from protein_cvae.module import MONITOR, ProteinCVAEModule
+from protein_cvae.presets import PRESETS, Preset, Size
+
+CHECKPOINT_NAME = "protein_cvae.ckpt"
+_DOWNLOADS = "runs/pdb"
+
+
+def read(
+    path: str | Path,
+    chains: str = "longest",
+    incomplete: Incomplete = "refuse",
+    max_frames: int | None = 100,
+) -> Ensemble:
+    """Read a structure file, a trajectory folder, a FASTA file or an entry of the PDB.
+
+    Args:
+        path: .pdb, .cif (also .gz) or .fasta file, folder with a topology and trajectories, or
+            "pdb:2sdf", which is downloaded to runs/pdb once.
+        chains: ``longest``, ``all`` or a chain ID.
+        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
+        max_frames: most frames of trajectories, evenly spaced; None for all.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is refused; names file, model and residue.
+
+    Example:
+        >>> import protein_cvae
+        >>> ensemble = protein_cvae.read(folder / "simulated_0_0.pdb")
+        >>> ensemble.name, ensemble.num_models, ensemble.length
+        ('simulated_0_0', 6, 26)
+    """
+    text = str(path)
+    if text.startswith(PDB_PREFIX):
+        path = download_structure(text.removeprefix(PDB_PREFIX), _DOWNLOADS)
+    return read_input(path, "path", ReadingOptions(chains, incomplete, max_frames))
+
+
+def write(path: str | Path, ensemble: Ensemble) -> Path:
+    """Write all models with carbonyl oxygens, and the RMSF in Å in the B-factor column.
+
+    Args:
+        path: .pdb or .cif, with .gz to compress; replaced where it exists.
+        ensemble: its models are superposed on each other, as generated ones are.
+
+    Raises:
+        ValueError: on another suffix, or what does not fit the columns of PDB.
+
+    Example:
+        >>> import protein_cvae
+        >>> ensemble = protein_cvae.read(folder / "simulated_0_0.pdb")
+        >>> protein_cvae.write(folder / "copy.cif", ensemble).name
+        'copy.cif'
+    """
+    return write_bundle(Path(path), ensemble)
+
+
+@dataclass(frozen=True, eq=False)
+class ProteinModel:
+    """A trained model, ready for use.  Nothing that is passed in is changed.
+
+    Attributes:
+        network: in eval mode.
+        record: what it was trained on; None if the checkpoint does not say.
+        embedder: of sequences, as in training; None without one.
+        checkpoint: the file it comes from.
+
+    Example:
+        >>> new = model.generate(folder / "simulated_0_0.pdb", 3)
+        >>> new.num_models
+        3
+    """
+
+    network: ProteinCVAE
+    record: DataRecord | None
+    embedder: SequenceEmbedder | None
+    checkpoint: Path
+
+    @property
+    def settings(self) -> NetworkSettings:
+        """Sizes of the network."""
+        return self.network.settings
+
+    def generate(
+        self, given: Given, options: GenerateOptions | int = GenerateOptions()
+    ) -> Ensemble:
+        """New conformers of a protein.
+
+        Args:
+            given: an ensemble, or a path for :func:`read`.
+            options: what to generate; a number means so many conformers.
+
+        Returns:
+            The conformers, superposed on their mean by the ordered core.
+
+        Example:
+            >>> from protein_cvae import GenerateOptions
+            >>> given = protein_cvae.read(folder / "simulated_0_0.pdb")
+            >>> model.generate(given, GenerateOptions(mode="prior", count=2)).num_models
+            2
+        """
+        if isinstance(options, int):
+            options = GenerateOptions(count=options)
+        return generate(self.network, _ensemble(given), options, self.embedder)
+
+    def interpolate(
+        self, first: Given, second: Given, options: InterpolateOptions | int = InterpolateOptions()
+    ) -> Ensemble:
+        """A path of conformers between two models of one protein.
+
+        Args:
+            first: an ensemble or a path; its first model is one end.
+            second: its last model is the other end.
+            options: how to go; a number means so many steps.
+
+        Example:
+            >>> ensemble = protein_cvae.read(folder / "simulated_0_0.pdb")
+            >>> model.interpolate(ensemble, ensemble, 4).num_models
+            4
+        """
+        if isinstance(options, int):
+            options = InterpolateOptions(steps=options)
+        start, end = _ensemble(first), _ensemble(second)
+        ends = start.select_models([0]), end.select_models([end.num_models - 1])
+        return interpolate(self.network, *ends, options, self.embedder)
+
+    def encode(self, given: Given, template: int | None = None) -> EncodedLatents:
+        """The latents of every model of an ensemble.
+
+        Args:
+            given: an ensemble, or a path for :func:`read`.
+            template: number of the model that latents are relative to; None for the central one.
+
+        Example:
+            >>> model.encode(folder / "simulated_0_0.pdb").z_global.shape
+            (6, 8)
+        """
+        return encode_models(self.network, _ensemble(given), template, self.embedder)
+
+    def evaluate(
+        self,
+        ensembles: Given | Sequence[Given],
+        out: str | Path = "runs/protein_evaluation",
+        settings: EvaluationSettings = EvaluationSettings(),
+        split: SplitSettings | None = None,
+        sources: Sources = Sources(),
+    ) -> list[Row]:
+        """Score the model on held-out models, as ``lightning test`` does.
+
+        Args:
+            ensembles: objects, files, folders or patterns, as in training.
+            out: folder of evaluation.md, lines of JSON and figures.
+            settings: of the evaluation; its ``output`` is not used.
+            split: as in training; None takes that of the checkpoint.
+            sources: what is taken of files, as in training.
+
+        Returns:
+            The rows of evaluation.jsonl.
+
+        Raises:
+            ValueError: if it would score what was learned from, or the checkpoint does not say.
+
+        Example:
+            >>> quick = protein_cvae.EvaluationSettings(count=2, figures=0)
+            >>> rows = model.evaluate(ensembles, folder / "evaluation", quick)  # doctest: +ELLIPSIS
+            # Evaluation
+            ...
+            >>> sorted({row["protein"] for row in rows})
+            ['simulated_0_0', 'simulated_0_1', 'simulated_0_2']
+        """
+        split = self._split() if split is None else split
+        data = InMemoryDataModule(ensembles, sources, split, embedder=self.embedder)
+        data.setup("test")
+        data.check_record(self.record, resume=False)
+        return evaluate_cases(self.network, data.cases, settings, Path(out))
+
+    def _split(self) -> SplitSettings:
+        if self.record is None:
+            return SplitSettings()
+        trained = EnsembleSplit.from_dict(self.record["split"])
+        out = tuple(entry.name for entry in trained.entries if entry.unseen)
+        return SplitSettings(out, trained.families, trained.held_out_fraction, trained.seed)
+
+
+def load(
+    path: str | Path, embedder: SequenceEmbedder | None = None, device: str = "cpu"
+) -> ProteinModel:
+    """Load a trained model from a checkpoint; no code in the file is run.
+
+    Args:
+        path: what a fit exported, or one of its checkpoints.
+        embedder: of sequences, as in training.
+        device: to compute on, e.g. "cuda".
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no checkpoint of this model, or of another embedder.
+
+    Example:
+        >>> import protein_cvae
+        >>> protein_cvae.load(model.checkpoint).settings.d_global
+        8
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFile(f"no such checkpoint: {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive raises errors of all kinds
+        raise UserError(f"{path} is damaged, or no checkpoint ({type(error).__name__})") from error
+    if not isinstance(content, Mapping) or "state_dict" not in content:
+        raise UserError(f"{path} is not a checkpoint that a fit wrote: it has no state_dict")
+    settings = NetworkSettings.from_hyperparameters(content.get("hyper_parameters", {}), str(path))
+    with torch.random.fork_rng(devices=[]):  # initial weights, which are replaced
+        network = ProteinCVAE(settings)
+    prefix = "model."
+    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items()}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        first = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise UserError(f"{path} does not hold the weights of this network: {first}") from error
+    record = data_record(content)
+    check_embedder(network, embedder, None if record is None else record["embedder"])
+    return ProteinModel(network.to(device).eval(), record, embedder, path)
+
+
+def fit(
+    ensembles: Given | Sequence[Given],
+    out: str | Path,
+    size: Size | Preset = "laptop",
+    epochs: int | None = None,
+    families_held_out: Sequence[str] = (),
+    embedder: SequenceEmbedder | None = None,
+    accelerator: str = "auto",
+    progress: bool = True,
+) -> ProteinModel:
+    """Train a model, as ``lightning fit`` does with the configuration of that size.
+
+    Args:
+        ensembles: objects, files, folders or patterns; at least five models each.
+        out: folder of the trained model, ``protein_cvae.ckpt``, and of the log.
+        size: "laptop" for two cores, "full" for a GPU, or settings of your own.
+        epochs: instead of those of the size.
+        families_held_out: names of ensembles kept out of training with all their relatives.
+        embedder: of sequences; without one the model learns its own.
+        accelerator: of Lightning's Trainer.
+        progress: show a bar.
+
+    Raises:
+        ValueError: naming the file or setting that cannot be used.
+
+    Example:
+        >>> import protein_cvae
+        >>> trained = protein_cvae.fit(ensembles, folder / "mine", tiny, progress=False)
+        >>> trained.checkpoint.name
+        'protein_cvae.ckpt'
+    """
+    if isinstance(size, str):
+        if size not in PRESETS:
+            raise UserError(f"size must be one of {', '.join(PRESETS)} or a Preset, got {size!r}")
+        size = PRESETS[size]
+    out = Path(out)
+    split = size.split
+    if families_held_out:
+        split = replace(split, families_held_out=tuple(families_held_out))
+    network = size.network
+    if embedder is not None:
+        network = replace(network, d_embedding=embedder.width)
+    data = InMemoryDataModule(
+        ensembles, size.sources, split, size.draws, embedder, size.num_workers
+    )
+    checkpoint = out / CHECKPOINT_NAME
+    with isolate_rng():
+        pl.seed_everything(size.seed, workers=True, verbose=False)
+        module = ProteinCVAEModule(
+            network,
+            size.weights,
+            size.kl,
+            size.optimizer,
+            export=str(checkpoint),
+            evaluation=size.evaluation,
+        )
+        epochs = size.max_epochs if epochs is None else epochs
+        _trainer(out, epochs, accelerator, progress).fit(module, data)
+    return load(checkpoint, embedder)
+
+
+def _trainer(out: Path, epochs: int, accelerator: str, progress: bool) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=epochs,
+        accelerator=accelerator,
+        default_root_dir=out,
+        logger=TensorBoardLogger(out, name="log"),
+        callbacks=[ModelCheckpoint(monitor=MONITOR, save_last=True), EpochResources()],
+        gradient_clip_val=1.0,
+        devices=1,
+        log_every_n_steps=10,
+        use_distributed_sampler=False,
+        enable_progress_bar=progress,
+        enable_model_summary=progress,
+    )
+
+
+def _ensemble(given: Given) -> Ensemble:
+    return given if isinstance(given, Ensemble) else read(given)

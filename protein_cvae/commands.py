@@ -1,0 +1,180 @@
+"""The short commands of this model: ``edgewise generate``, ``interpolate``, ``encode``, ...
+
+Each does what ``lightning predict``, ``test`` or ``fit`` does with the same options, bit for bit.
+Heavy imports wait until a command runs.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from common.cli.command import Command
+
+_CHECKPOINT = "runs/protein_cvae.ckpt"
+
+
+def _common(parser: ArgumentParser, output: str) -> None:
+    parser.add_argument("-o", "--output", required=True, help=output)
+    parser.add_argument("--ckpt", type=Path, default=Path(_CHECKPOINT), help="trained model")
+    parser.add_argument("--chains", default="longest", help="longest, all or a chain ID")
+    parser.add_argument(
+        "--incomplete",
+        choices=("refuse", "drop"),
+        default="refuse",
+        help="residues without N, CA or C in some model",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def _finish(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--finish",
+        action=BooleanOptionalAction,
+        default=True,
+        help="make the geometry valid; --no-finish gives the decoder's own output",
+    )
+
+
+def _generate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("input", help=".pdb, .cif (also .gz), .fasta or trajectory folder")
+    parser.add_argument("-n", "--count", type=int, default=20, help="conformers")
+    parser.add_argument(
+        "--mode",
+        choices=("ensemble", "around", "prior", "sequence"),
+        default="ensemble",
+        help="what is drawn from",
+    )
+    parser.add_argument("--model-number", type=int, help="drawn around, or the template")
+    parser.add_argument("--temperature", type=float, default=1.0, help="factor on the spread")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    _finish(parser)
+    _common(parser, ".pdb or .cif file; provenance goes to the same name and .json")
+
+
+def _generate(given: Namespace) -> None:
+    options = _part("generation.generate").GenerateOptions(
+        mode=given.mode,
+        count=given.count,
+        model=given.model_number,
+        temperature=given.temperature,
+        seed=given.seed,
+        finish=given.finish,
+    )
+    kind = _part("generation.commands.generate").GenerateDataModule
+    _run(given, kind(given.output, given.input, options=options, **_shared(given)))
+
+
+def _interpolate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("input", help="file of the first end, or of both")
+    parser.add_argument("second", nargs="?", help="file of the second end")
+    parser.add_argument("-n", "--steps", type=int, default=20, help="conformers, ends included")
+    parser.add_argument("--first-model", type=int, help="number of the model at the first end")
+    parser.add_argument("--second-model", type=int, help="number of the model at the second end")
+    parser.add_argument(
+        "--templates", choices=("both", "first"), default="both", help="decode from both ends?"
+    )
+    _finish(parser)
+    _common(parser, ".pdb or .cif file; provenance goes to the same name and .json")
+
+
+def _interpolate(given: Namespace) -> None:
+    task = _part("generation.commands.interpolate")
+    options = _part("generation.interpolate").InterpolateOptions(
+        given.steps, given.templates, given.finish
+    )
+    ends = task.PathEnds(given.second, given.first_model, given.second_model)
+    data = task.InterpolateDataModule(
+        given.input, given.output, ends, options=options, **_shared(given)
+    )
+    _run(given, data)
+
+
+def _encode_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("input", help=".pdb, .cif (also .gz) or trajectory folder")
+    parser.add_argument("--template", type=int, help="number of the model they are relative to")
+    _common(parser, ".npz file; provenance goes to the same name and .json")
+
+
+def _encode(given: Namespace) -> None:
+    kind = _part("generation.commands.encode").EncodeDataModule
+    _run(given, kind(given.input, given.output, given.template, **_shared(given)))
+
+
+def _evaluate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("ensembles", nargs="+", help="files, folders or patterns, as in training")
+    parser.add_argument("-o", "--out", type=Path, default=Path("runs/protein_evaluation"))
+    parser.add_argument("--ckpt", type=Path, default=Path(_CHECKPOINT), help="trained model")
+    parser.add_argument("-n", "--count", type=int, default=100, help="conformers per protein")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--figures", type=int, default=8, help="proteins of a group that get some")
+    parser.add_argument("--max-length", type=int, default=400, help="longest protein, residues")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def _evaluate(given: Namespace) -> None:
+    settings = _part("evaluation.settings").EvaluationSettings(
+        count=given.count, seed=given.seed, figures=given.figures
+    )
+    sources = _part("data.settings").Sources(max_length=given.max_length)
+    model = _part("api").load(given.ckpt, device=given.device)
+    model.evaluate(given.ensembles, given.out, settings, sources=sources)
+
+
+def _fit_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("ensembles", nargs="+", help="files, folders or patterns")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--size", choices=("laptop", "full"), default="laptop")
+    parser.add_argument("--epochs", type=int, help="instead of those of the size")
+    parser.add_argument(
+        "--families-held-out", nargs="+", default=[], metavar="NAME", help="kept out of training"
+    )
+    parser.add_argument("--accelerator", default="auto", help="auto, cpu or gpu")
+
+
+def _fit(given: Namespace) -> None:
+    model = _part("api").fit(
+        given.ensembles,
+        given.out,
+        given.size,
+        epochs=given.epochs,
+        families_held_out=given.families_held_out,
+        accelerator=given.accelerator,
+    )
+    print(f"wrote {model.checkpoint}", flush=True)
+
+
+def _part(name: str) -> Any:
+    return import_module(f"protein_cvae.{name}")
+
+
+def _shared(given: Namespace) -> dict[str, Any]:
+    reading = _part("generation.inputs").ReadingOptions(given.chains, given.incomplete)
+    return {"reading": reading, "overwrite": given.overwrite}
+
+
+def _run(given: Namespace, data: Any) -> None:
+    model = _part("api").load(given.ckpt, device=given.device)
+    _part("generation.commands.request").serve(data, model.network, given.ckpt)
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(("generate",), "new conformers of a protein", _generate_arguments, _generate),
+    Command(
+        ("interpolate",),
+        "a path between two models of a protein",
+        _interpolate_arguments,
+        _interpolate,
+    ),
+    Command(("encode",), "the latents of an ensemble", _encode_arguments, _encode),
+    Command(
+        ("evaluate", "protein"),
+        "score a trained protein model on held-out models",
+        _evaluate_arguments,
+        _evaluate,
+    ),
+    Command(("fit", "protein"), "train a protein model", _fit_arguments, _fit),
+)

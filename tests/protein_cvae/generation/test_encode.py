@@ -1,0 +1,52 @@
+"""encode: latents and their KL are those of the network."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from protein_runs import (
+    made_of,
+)
+
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.generation.encode import encode_models
+from protein_cvae.generation.inputs import prepare
+from protein_cvae.model.kl import kl_terms
+from protein_cvae.model.network import ProteinCVAE
+
+
+def test_latents_are_those_of_the_module_with_their_kl(
+    network: ProteinCVAE, protein: Ensemble, tmp_path: Path
+) -> None:
+    many = made_of(
+        protein.select_models([*range(6)] * 2), model_numbers=tuple(range(3, 15))
+    )  # more than are encoded at once
+    latents = encode_models(network, many, template=5)
+    assert latents.template_model == 5
+    prepared = prepare(many, None)
+    network.eval()
+    for m in (0, 11):
+        with torch.no_grad():
+            batch = prepared.item(m, 2)
+            condition = network.condition(batch)
+            posterior = network.encode(batch, condition)
+            kl = kl_terms(network, posterior, condition, posterior.mean(), batch.weight)
+        mean = posterior.mean()
+        assert np.allclose(latents.z_global[m], mean.z_global[0], atol=1e-4)
+        assert np.allclose(latents.z_local[m], mean.z_local[0], atol=1e-4)
+        length = many.length
+        assert latents.kl_global[m] / length == pytest.approx(float(kl.z_global), rel=1e-3)
+        assert latents.kl_shift[m] / length == pytest.approx(float(kl.shift), rel=1e-3)
+        assert latents.kl_turn[m].mean() == pytest.approx(float(kl.turn), rel=1e-3)
+        assert latents.kl_detail[m].mean() == pytest.approx(float(kl.detail), rel=1e-3)
+    latents.save(tmp_path / "z.npz")
+    with np.load(tmp_path / "z.npz", allow_pickle=False) as stored:
+        assert set(stored) == {field.name for field in dataclasses.fields(latents)}
+        assert np.array_equal(stored["z_local"], latents.z_local)
+        assert str(stored["name"]) == protein.name
+        assert stored["residues"].tolist()[0] == protein.label(0)
+        assert stored["model_numbers"].tolist() == list(range(3, 15))
