@@ -1,7 +1,7 @@
 """mmCIF: text to residue records, by Biopython's dictionary reader, and ensembles to lines.
 
-Only the atom table is read and written.  Refused are columns of unequal length (the file is cut short), more
-than one table, and a model whose rows stand in two places.
+Only the atom table is read and written.  Refused are columns of unequal length (the file is cut
+short), more than one table, and a model whose rows stand in two places.
 """
 
 from __future__ import annotations
