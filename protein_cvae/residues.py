@@ -112,17 +112,3 @@ def encode_sequence(sequence: str) -> Tensor:
                 f"{ALPHABET + UNKNOWN_LETTER}; write X for an unknown residue"
             )
     return torch.tensor([index[letter] for letter in sequence], dtype=torch.int64)
-
-
-def decode_sequence(aatype: Tensor) -> str:
-    """``aatype`` (L,) of integers 0..20 to L letters; the inverse of :func:`encode_sequence`.
-
-    Raises:
-        ValueError: if an entry is outside 0..20.
-    """
-    letters = ALPHABET + UNKNOWN_LETTER
-    values = [int(value) for value in aatype.tolist()]
-    for position, value in enumerate(values):
-        if not 0 <= value < len(letters):
-            raise UserError(f"aatype: expected 0..{UNKNOWN}, got {value} at position {position}")
-    return "".join(letters[value] for value in values)

@@ -30,7 +30,7 @@ from common.files.atomic import atomic_path
 from common.report.machine import describe_machine
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.evaluation.baselines import (
-    RIVALS,
+    BASELINES,
     constrained,
     network_reconstruction,
     pca_reconstruction,
@@ -138,7 +138,7 @@ def run(ensemble: Ensemble, count: int, seed: int, on_core: bool) -> list[dict[s
         weights = core.to(training.dtype)
     fix = projection(ensemble.select_models(kept))
     rows = []
-    for name, rival in RIVALS.items():
+    for name, rival in BASELINES.items():
         variants = {name: rival}
         if name in ("network", "pca"):
             variants[f"{name} + constraints"] = constrained(rival, fix)

@@ -50,7 +50,7 @@ _PROPENSITY = {
     LOOP: (5, 1, 11, 5, 3, 10, 3, 2, 7, 4, 1, 11, 9, 4, 4, 11, 7, 3, 1, 3),
 }  # fmt: skip
 _FOLDS, _PARENTS, _ROUNDS = 96, 12, 24
-_SPREAD = (0.4, 1.3)  # Å, of the hinges; loop modes and finishing add to it
+_MEAN_RMSD = (0.4, 1.3)  # Å, of the hinges; loop modes and finishing add to it
 _HINGES = 3
 _LOOP_SHIFT = 0.5  # Å
 _TAIL_TURN = math.radians(35.0)
@@ -259,14 +259,14 @@ def _models(
         profile = torch.exp(-0.5 * ((position - centre) / width).square())
         shift += _LOOP_SHIFT * profile[:, None] * _normal(generator, count, 1, 3)
 
-    low, high = _SPREAD
+    low, high = _MEAN_RMSD
     target = low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
     start = build_backbone(Torsions(*(base[:, 0])), bonded[0])
     relaxed = finish(start, bonded[0], mask[0], aatype)
     scale = math.radians(6.0)
     for _ in range(4 if count > 1 else 0):
         built = build_backbone(Torsions(*(base + scale * turn + jitter)), bonded)
-        scale *= target / max(_spread(built[:, core, CA]), 0.1)
+        scale *= target / max(_mean_rmsd(built[:, core, CA]), 0.1)
         scale = min(scale, math.radians(25.0))
     changed = build_backbone(Torsions(*(base + scale * turn + jitter + tails)), bonded)
     # Relaxing the fold moves it; all models take that move with them, in the frame of the core.
@@ -278,7 +278,7 @@ def _models(
     return finish(changed, bonded, mask, aatype.expand(count, -1))
 
 
-def _spread(ca: Tensor) -> float:
+def _mean_rmsd(ca: Tensor) -> float:
     """Mean pairwise CA-RMSD of models (M, N, 3), Å."""
     first, second = torch.triu_indices(len(ca), len(ca), 1)
     return float(aligned_rmsd(ca[first], ca[second]).mean())

@@ -13,7 +13,8 @@ Each takes training models (M, L, 3, 3) Å of one protein and gives K conformers
 * ``training``: training models themselves, in turn.
 
 :func:`constrained` puts a projection to valid geometry behind any of them.  Reconstruction of a
-model by what such a rival can express: :func:`pca_reconstruction`, :func:`network_reconstruction`.
+model by what such a baseline can express: :func:`pca_reconstruction` and
+:func:`network_reconstruction`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from common.errors import UserError
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.superposition import mean_rmsd, pairwise_rmsd, superpose_on_mean
 
-Rival = Callable[[Tensor, Tensor, int, torch.Generator], Tensor]
+Baseline = Callable[[Tensor, Tensor, int, torch.Generator], Tensor]
 """(training (M, L, 3, 3), weights (L,) of the superposition, K, generator) -> (K, L, 3, 3)."""
 
 NETWORK_CUTOFF = 15.0  # Å
@@ -83,7 +84,7 @@ def training_models(
     return training[:count]
 
 
-RIVALS: dict[str, Rival] = {
+BASELINES: dict[str, Baseline] = {
     "training": training_models,
     "noise": noise_sampling,
     "network": network_sampling,
@@ -91,11 +92,11 @@ RIVALS: dict[str, Rival] = {
 }
 
 
-def constrained(rival: Rival, projection: Callable[[Tensor], Tensor]) -> Rival:
-    """``rival`` followed by ``projection`` (K, L, 3, 3) -> (K, L, 3, 3)."""
+def constrained(baseline: Baseline, projection: Callable[[Tensor], Tensor]) -> Baseline:
+    """``baseline`` followed by ``projection`` (K, L, 3, 3) -> (K, L, 3, 3)."""
 
     def run(training: Tensor, weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        return projection(rival(training, weights, count, generator))
+        return projection(baseline(training, weights, count, generator))
 
     return run
 

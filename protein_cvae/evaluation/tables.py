@@ -20,62 +20,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from protein_cvae.evaluation.columns import (
+    EFFECT_COLUMNS,
+    METRICS,
+    PROTEIN_COLUMNS,
+    RECONSTRUCTION_COLUMNS,
+)
 from protein_cvae.evaluation.scores import CaseResult, ConformerScores, Reconstruction
 
 Row = dict[str, Any]
 GROUPS = {"known": "Known proteins, held-out models", "unseen": "Unseen proteins"}
 METHODS = {"real": "real", "ensemble": "generated, ensemble", "prior": "generated, prior"}
-
-# What is printed of conformers, key -> title.
-CONFORMER_COLUMNS = {
-    "min_rmsd_c": "minRMSD core, Å",
-    "min_rmsd_a": "minRMSD all, Å",
-    "coverage_c": "covered, core",
-    "precision_c": "precision core, Å",
-    "precision_a": "precision all, Å",
-    "spread_a": "mean pairwise RMSD all, Å",
-    "spread_ratio_c": "spread ratio core",
-    "spread_ratio_a": "spread ratio all",
-    "rmsf_correlation_a": "RMSF r",
-    "wasserstein_c": "PCA 2-Wasserstein core, Å",
-    "wasserstein_a": "PCA 2-Wasserstein all, Å",
-    "bond_z_rms": "bond z, rms",
-    "angle_z_rms": "angle z, rms",
-    "omega_rms": "ω off plane, ° rms",
-    "inside": "residues inside 4 sd",
-    "broken": "peptide bonds > 1.4 Å",
-    "favoured": "Ramachandran favoured",
-    "outlier": "Ramachandran outliers",
-    "clash": "conformers with a CA clash",
-    "positive_phi": "φ > 0, not Gly",
-    "right_handed_helix": "right-handed helices",
-    "valid": "valid conformers",
-    "seconds": "seconds per conformer",
-}
-RECONSTRUCTION_COLUMNS = {
-    "ca_core": "CA core",
-    "ca_all": "CA all",
-    "backbone_core": "N, CA, C core",
-    "backbone_all": "N, CA, C all",
-}
-EFFECT_COLUMNS = {
-    "rms": "all residues, Å rms",
-    "own": "moved residue, Å",
-    "largest": "residue that moves most, Å",
-    "extent": "extent",
-    "within_5": "within 5 residues",
-    "within_10A": "within 10 Å",
-    "still": "moves without effect",
-}
-PROTEIN_COLUMNS = (
-    "min_rmsd_c",
-    "min_rmsd_a",
-    "spread_ratio_a",
-    "rmsf_correlation_a",
-    "inside",
-    "outlier",
-    "valid",
-)
 
 
 def conformer_row(head: Mapping[str, Any], method: str, scores: ConformerScores) -> Row:
@@ -155,8 +110,8 @@ def metric_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
     """One line per metric, one column per method."""
     chosen = _by_method(rows, methods)
     body = [
-        [title, *(_text(mean(mine, key)) for mine in chosen.values())]
-        for key, title in CONFORMER_COLUMNS.items()
+        [metric.title, *(_text(mean(mine, key)) for mine in chosen.values())]
+        for key, metric in METRICS.items()
     ]
     return _table(["", *(methods[name] for name in chosen)], body)
 
@@ -202,7 +157,7 @@ def protein_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
         models = f"{head['given']} + {head['judged']}"
         size = f"{head['core']} of {head['residues']}"
         body.append([protein, size, models, " / ".join(numbers), *cells])
-    titles = [CONFORMER_COLUMNS[key] for key in PROTEIN_COLUMNS]
+    titles = [METRICS[key].title for key in PROTEIN_COLUMNS]
     return _table(
         ["protein", "core", "models given + judged", "reconstruction CA core / all, Å", *titles],
         body,

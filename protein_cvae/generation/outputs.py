@@ -31,8 +31,8 @@ from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.frames import carbonyl_oxygen
 from protein_cvae.geometry.superposition import MIN_SUPERPOSED, mean_rmsd, superpose_on_mean
 from protein_cvae.geometry.validity import Validity, validity
-from protein_cvae.io.read import structure_format
-from protein_cvae.io.write import check_pdb_columns, write_ensemble
+from protein_cvae.io.formats.table import structure_format
+from protein_cvae.io.write import write_ensemble
 
 _SPREAD_MODELS = 100  # the pairs of more would take minutes and tell nothing new
 _VALIDITY_NUMBERS = 20_000_000  # of CA distances at once
@@ -152,12 +152,13 @@ def check_fits(path: Path, base: Ensemble, count: int) -> None:
     Raises:
         ValueError: naming what does not fit.
     """
-    if structure_format(path) == "pdb":
+    check = structure_format(path).check
+    if check is not None:
         first = base.select_models([0])
         blank = replace(
             first, coordinates=torch.zeros_like(first.coordinates), model_numbers=(count,)
         )
-        check_pdb_columns(blank, torch.zeros(1, base.length), None, path)
+        check(blank, torch.zeros(1, base.length), None, path)
 
 
 def json_path(path: Path) -> Path:

@@ -1,10 +1,9 @@
 """Ideal backbone geometry and how far it may vary.
 
 Lengths (Å) and angles (radians) of the peptide backbone with their standard deviations: Engh and
-Huber (1991), Acta Cryst. A47, 392-400, as quoted in the specification, section 3.  Side-chain and
-carbonyl values that place Cβ and O are from the same paper.  The peptide torsion is 180° (trans)
-or 0° (cis) with a standard deviation of 6°: MacArthur and Thornton (1996), J. Mol. Biol. 264,
-1180-1195.
+Huber (1991), Acta Cryst. A47, 392-400.  Side-chain and carbonyl values that place Cβ and O are from
+the same paper.  The peptide torsion is 180° (trans) or 0° (cis) with a standard deviation of 6°:
+MacArthur and Thornton (1996), J. Mol. Biol. 264, 1180-1195.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def solve(rows: Tensor, error: Tensor, steps: int, ridge: float) -> Tensor:
     residual = direction = error
     square = residual.square().sum((-2, -1), keepdim=True)
     for _ in range(steps):
-        image = gather(rows, spread(rows, direction)) + ridge * direction
+        image = apply(rows, apply_transpose(rows, direction)) + ridge * direction
         length = square / ((direction * image).sum((-2, -1), keepdim=True) + tiny)
         multiplier = multiplier + length * direction
         residual = residual - length * image
@@ -34,14 +34,14 @@ def solve(rows: Tensor, error: Tensor, steps: int, ridge: float) -> Tensor:
     return multiplier
 
 
-def spread(rows: Tensor, multiplier: Tensor) -> Tensor:
+def apply_transpose(rows: Tensor, multiplier: Tensor) -> Tensor:
     """Jᵀ λ: (B, L, 7, 15), (B, L, 7) -> moves of atoms (B, L, 3, 3)."""
     move = (multiplier[..., None, :] @ rows)[..., 0, :].unflatten(-1, (UNIT, 3))
     onto_next = torch.nn.functional.pad(move[:, :-1, 3:], (0, 0, 0, 1, 1, 0))
     return move[:, :, :3] + onto_next
 
 
-def gather(rows: Tensor, move: Tensor) -> Tensor:
+def apply(rows: Tensor, move: Tensor) -> Tensor:
     """J m: (B, L, 7, 15), (B, L, 3, 3) -> (B, L, 7)."""
     follower = torch.nn.functional.pad(move[:, 1:, :2], (0, 0, 0, 0, 0, 1))
     unit = torch.cat([move, follower], dim=-2).flatten(-2)

@@ -99,33 +99,6 @@ def rotation_from_axis_angle(vector: Tensor) -> Tensor:
     return one + first[..., None, None] * turn + second[..., None, None] * (turn @ turn)
 
 
-def rotation_from_quaternion(quaternion: Tensor) -> Tensor:
-    """(..., 4) as (w, x, y, z), any norm but 0 -> (..., 3, 3); 0 gives the identity.
-
-    An update of three free numbers b is the quaternion (1, b): the identity at b = 0.
-    """
-    square = quaternion.square().sum(-1, keepdim=True)
-    usable = square > torch.finfo(quaternion.dtype).tiny
-    one = torch.zeros_like(quaternion)
-    one[..., 0] = 1
-    quaternion = torch.where(usable, quaternion, one)
-    w, x, y, z = (quaternion / torch.linalg.vector_norm(quaternion, dim=-1, keepdim=True)).unbind(
-        -1
-    )
-    rows = [
-        1 - 2 * (y * y + z * z),
-        2 * (x * y - w * z),
-        2 * (x * z + w * y),
-        2 * (x * y + w * z),
-        1 - 2 * (x * x + z * z),
-        2 * (y * z - w * x),
-        2 * (x * z - w * y),
-        2 * (y * z + w * x),
-        1 - 2 * (x * x + y * y),
-    ]
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
-
-
 def rotation_from_6d(numbers: Tensor) -> Tensor:
     """(..., 6) = two vectors -> (..., 3, 3) by Gram-Schmidt; parallel vectors give the identity."""
     return _gram_schmidt(numbers[..., :3], numbers[..., 3:])

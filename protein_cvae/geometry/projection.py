@@ -35,14 +35,13 @@ from torch.autograd.function import once_differentiable
 
 from common.errors import UserError
 from protein_cvae.geometry import constants
-from protein_cvae.geometry.constants import C, N
 from protein_cvae.geometry.constraint_rows import (
     NEEDS_LINK,
     RESTRAINTS,
     coarse_rows,
     fine_rows,
 )
-from protein_cvae.geometry.constraint_solver import gather, scaled, solve, spread
+from protein_cvae.geometry.constraint_solver import apply, apply_transpose, scaled, solve
 from protein_cvae.geometry.dihedrals import check_backbone, peptide_mask
 
 # ε.  Far from the solution rows may be nearly parallel and ask for wide moves along what they
@@ -186,26 +185,8 @@ class _TangentProjection(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (rows,) = ctx.saved_tensors
-        across = solve(rows, gather(rows, grad), _TANGENT_SOLVES, _TANGENT_RIDGE)
-        return grad - spread(rows, across), None, None
-
-
-def reference_projection(coordinates: Tensor, bonded: Tensor, mask: Tensor) -> Tensor:
-    """The reference design's peptide closure: N(i+1) moved along C(i)–N(i+1) to 1.329 Å.
-
-    One-sided; it spoils N–CA and all angles at the moved N (specification 4.5).  Kept for
-    comparison.  Arguments and result as of :func:`project`; coincident C and N stay.
-    """
-    check_backbone(coordinates, bonded, mask)
-    x = torch.where(mask[..., None, None], coordinates, torch.zeros_like(coordinates))
-    link = peptide_mask(bonded, mask)[..., :-1, None]
-    gap = x[..., 1:, N, :] - x[..., :-1, C, :]
-    link = link & (gap.detach() != 0).any(-1, keepdim=True)
-    gap = torch.where(link, gap, gap.new_tensor([1.0, 0.0, 0.0]))
-    unit = gap / torch.linalg.vector_norm(gap, dim=-1, keepdim=True)
-    closed = torch.where(link, x[..., :-1, C, :] + constants.C_N.ideal * unit, x[..., 1:, N, :])
-    n = torch.cat([x[..., :1, N, :], closed], dim=-2)
-    return torch.cat([n[..., None, :], x[..., 1:, :]], dim=-2)
+        across = solve(rows, apply(rows, grad), _TANGENT_SOLVES, _TANGENT_RIDGE)
+        return grad - apply_transpose(rows, across), None, None
 
 
 def nearer_cis(omega: Tensor) -> Tensor:
@@ -245,9 +226,9 @@ def _round(
         back = torch.zeros_like(x)
         if fine and step < options.coarse + options.pull:
             back = _PULL * (start - x)
-            error = error + gather(rows, back)
+            error = error + apply(rows, back)
         solves = options.fine_solves if fine else options.coarse_solves
-        move = back - spread(
+        move = back - apply_transpose(
             rows, solve(rows, error, solves, _FINE_RIDGE if fine else _COARSE_RIDGE)
         )
         size = (move.square().sum(-1, keepdim=True) + 1e-12).sqrt()

@@ -9,16 +9,12 @@ from pathlib import Path
 
 from common.errors import MissingFile, UserError
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.io.read import (
-    MMCIF_SUFFIXES,
-    PDB_SUFFIXES,
-    read_structure,
-    structure_name,
-)
+from protein_cvae.io.formats.table import SUFFIXES
+from protein_cvae.io.formats.trajectory import find_trajectories, load_trajectory_folder
+from protein_cvae.io.read import read_structure, structure_name
 from protein_cvae.io.topology import find_topology
-from protein_cvae.io.trajectory import find_trajectories, load_trajectory_folder
 
-_SUFFIXES = tuple(s + end for s in PDB_SUFFIXES + MMCIF_SUFFIXES for end in ("", ".gz"))
+_SUFFIXES = tuple(s + end for s in SUFFIXES for end in ("", ".gz"))
 
 
 def find_ensembles(paths: Sequence[str | Path]) -> list[Path]:

@@ -30,12 +30,9 @@ from common.errors import UserError
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.arrange import NoteBook, arrange
 from protein_cvae.io.build import build_ensemble
-from protein_cvae.io.formats.mmcif import parse_mmcif
-from protein_cvae.io.formats.pdb import parse_pdb
+from protein_cvae.io.formats.table import structure_format
 from protein_cvae.io.records import ModelRecords
 
-PDB_SUFFIXES = (".pdb", ".ent")
-MMCIF_SUFFIXES = (".cif", ".mmcif")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -64,11 +61,11 @@ def read_structure(
             that are refused; the message names file, model and residue and says what to do.
     """
     path = Path(path)
-    mmcif = structure_format(path) == "mmcif"
+    kind = structure_format(path)
     text = _read_text(path)
     if not text.strip():
         raise UserError(f"{path}: the file is empty; download or write it again")
-    models = parse_mmcif(text, path) if mmcif else parse_pdb(text, path)
+    models = kind.parse(text, path)
     if not models:
         raise UserError(f"{path}: no protein: the atom records hold no numbered residue")
     numbers, repeated = _model_numbers(models)
@@ -86,26 +83,6 @@ def read_structure(
         name=structure_name(path) if name is None else name,
         min_models=min_models,
         max_residues=max_residues,
-    )
-
-
-def structure_format(path: Path) -> str:
-    """ "pdb" or "mmcif", by the suffix, .gz aside.
-
-    Raises:
-        ValueError: at another suffix.
-    """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    last = suffixes[-1] if suffixes else ""
-    if last in PDB_SUFFIXES:
-        return "pdb"
-    if last in MMCIF_SUFFIXES:
-        return "mmcif"
-    raise UserError(
-        f"{path}: suffix {last or 'none'!r} is not known; expected one of "
-        f"{', '.join(PDB_SUFFIXES + MMCIF_SUFFIXES)}, each with or without .gz"
     )
 
 

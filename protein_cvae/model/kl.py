@@ -41,7 +41,7 @@ class KLSettings:
     Attributes:
         cycles: cycles of the weight (Fu et al. 2019).
         ramp: fraction of a cycle spent rising.
-        free_bits: nats that each dimension of z_global and of the detail may keep for nothing.
+        free_bits: nats of each dimension of z_global and of the detail that cost nothing.
     """
 
     cycles: int = 4
@@ -87,8 +87,8 @@ def kl_terms(
     """KL of each latent in nats per residue; the global latent's is spread over residues.
 
     Means are over items for z_global, shift and turn, and over all residues for detail and
-    sequence, each with the ``weight`` (B,) of its item: one of weight 0 fills a batch up and counts
-    for nothing.
+    sequence, each with the ``weight`` (B,) of its item: one of weight 0 fills a batch up and does
+    not count.
 
     The local priors are given z_global and the shift: their terms are those of the sample ``z``.
     ``floor`` is :attr:`KLSettings.free_bits`, which only the terms with free bits depend on.

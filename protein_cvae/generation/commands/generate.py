@@ -21,12 +21,9 @@ from protein_cvae.generation.generate import (
     template_position,
 )
 from protein_cvae.generation.inputs import (
-    FASTA_SUFFIXES,
     ReadingOptions,
     prepare,
-    read_fasta,
     read_input,
-    sequence_ensemble,
 )
 from protein_cvae.generation.outputs import (
     EnsembleResult,
@@ -34,7 +31,8 @@ from protein_cvae.generation.outputs import (
     checkpoint_provenance,
     describe,
 )
-from protein_cvae.io.read import structure_format
+from protein_cvae.io.formats import fasta
+from protein_cvae.io.formats.table import structure_format
 from protein_cvae.model.network import ProteinCVAE
 
 
@@ -127,12 +125,10 @@ class GenerateDataModule(TaskDataModule):
     def _ensemble(self) -> Ensemble:
         if self.input is None:
             assert self.sequence is not None
-            return sequence_ensemble(self.sequence)
-        if self.input.suffix.lower() in FASTA_SUFFIXES:
-            if self.options.mode != "sequence":
-                raise UserError(
-                    f"{self.input}: a FASTA file holds no structure, which mode "
-                    f"{self.options.mode} needs; set mode: sequence"
-                )
-            return read_fasta(self.input, "input")
+            return fasta.sequence_ensemble(self.sequence)
+        if self.input.suffix.lower() in fasta.SUFFIXES and self.options.mode != "sequence":
+            raise UserError(
+                f"{self.input}: a FASTA file holds no structure, which mode "
+                f"{self.options.mode} needs; set mode: sequence"
+            )
         return read_input(self.input, "input", self.reading)

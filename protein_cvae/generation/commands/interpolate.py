@@ -30,7 +30,7 @@ from protein_cvae.generation.outputs import (
     checkpoint_provenance,
     describe,
 )
-from protein_cvae.io.read import structure_format
+from protein_cvae.io.formats.table import structure_format
 from protein_cvae.model.network import ProteinCVAE
 
 

@@ -1,25 +1,34 @@
-"""mmCIF text to residue records, by Biopython's dictionary reader.
+"""mmCIF: text to residue records, by Biopython's dictionary reader, and ensembles to lines.
 
-Only the atom table is read.  Refused are columns of unequal length (the file is cut short), more
-than one table, and a model whose rows stand in two places.
+Only the atom table is read and written.  Refused are columns of unequal length (the file is cut
+short), more than one table, and a model whose rows stand in two places.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from Bio.PDB.MMCIF2Dict import MMCIF2Dict
+from torch import Tensor
 
 from common.errors import UserError
-from protein_cvae.ensemble import BACKBONE
+from protein_cvae.ensemble import BACKBONE, Ensemble
+from protein_cvae.io.formats import rows
 from protein_cvae.io.formats.pdb import ATOM_RECORDS
 from protein_cvae.io.records import ModelRecords, RecordBuilder
 
+SUFFIXES = (".cif", ".mmcif")
+_COLUMNS = (
+    "group_PDB", "id", "type_symbol", "label_atom_id", "label_alt_id", "label_comp_id",
+    "label_asym_id", "label_entity_id", "label_seq_id", "pdbx_PDB_ins_code", "Cartn_x", "Cartn_y",
+    "Cartn_z", "occupancy", "B_iso_or_equiv", "auth_seq_id", "auth_asym_id", "pdbx_PDB_model_num",
+)  # fmt: skip
 _UNASSIGNED = (".", "?", "")
 
 
-def parse_mmcif(text: str, path: Path) -> list[ModelRecords]:
+def parse(text: str, path: Path) -> list[ModelRecords]:
     """The models of an mmCIF text: author chains and residue numbers, label ones where missing.
 
     Args:
@@ -83,16 +92,16 @@ def _integer(text: str, what: str, builder: RecordBuilder) -> int:
 
 def _atom_table(text: str, path: Path) -> dict[str, list[str]]:
     """The columns that are needed, all of one length, by their names without "_atom_site."."""
-    lines = text.splitlines()
-    starts = sum(line.strip() == "_atom_site.Cartn_x" for line in lines)
+    given = text.splitlines()
+    starts = sum(line.strip() == "_atom_site.Cartn_x" for line in given)
     if starts == 0:
-        pdb = any(line[:6] in ATOM_RECORDS and line[12:16].strip() in BACKBONE for line in lines)
+        pdb = any(line[:6] in ATOM_RECORDS and line[12:16].strip() in BACKBONE for line in given)
         what = "it looks like a PDB file; call it .pdb" if pdb else "it is no mmCIF structure file"
-        raise UserError(f"{path}: no _atom_site table in {len(lines)} lines; {what}")
+        raise UserError(f"{path}: no _atom_site table in {len(given)} lines; {what}")
     if starts > 1:
         raise UserError(f"{path}: {starts} _atom_site tables; write each data block to a file")
     try:
-        found = MMCIF2Dict(io.StringIO(_atom_section(lines)))
+        found = MMCIF2Dict(io.StringIO(_atom_section(given)))
     except (ValueError, KeyError, IndexError, StopIteration) as error:
         raise UserError(f"{path}: the _atom_site table cannot be read ({error})") from None
     columns = {
@@ -100,16 +109,16 @@ def _atom_table(text: str, path: Path) -> dict[str, list[str]]:
         for name, values in found.items()
         if name.startswith("_atom_site.")
     }
-    rows = max(len(values) for values in columns.values())
-    ragged = [name for name, values in columns.items() if len(values) != rows]
+    count = max(len(values) for values in columns.values())
+    ragged = [name for name, values in columns.items() if len(values) != count]
     if ragged:
         last = {name: values[-1] for name, values in columns.items() if values}
         raise UserError(
-            f"{path}: row {rows} of the _atom_site table ends before {ragged[0]} (model "
+            f"{path}: row {count} of the _atom_site table ends before {ragged[0]} (model "
             f"{last.get('pdbx_PDB_model_num', '1')}, residue {last.get('auth_asym_id', '')} "
             f"{last.get('label_comp_id', '')} {last.get('auth_seq_id', '')}); the file is cut short"
         )
-    return _needed_columns(columns, rows, path)
+    return _needed_columns(columns, count, path)
 
 
 def _atom_section(lines: list[str]) -> str:
@@ -149,11 +158,11 @@ def _atom_section(lines: list[str]) -> str:
     return "\n".join([*kept, ""])
 
 
-def _needed_columns(columns: dict[str, list[str]], rows: int, path: Path) -> dict[str, list[str]]:
+def _needed_columns(columns: dict[str, list[str]], count: int, path: Path) -> dict[str, list[str]]:
     optional = {"group_PDB": "ATOM", "pdbx_PDB_model_num": "1"}
     for name in ("pdbx_PDB_ins_code", "label_alt_id", "occupancy"):
         optional[name] = "."
-    table = {name: columns.get(name, [default] * rows) for name, default in optional.items()}
+    table = {name: columns.get(name, [default] * count) for name, default in optional.items()}
     either = {
         "label_atom_id": ("label_atom_id", "auth_atom_id"),
         "label_comp_id": ("label_comp_id", "auth_comp_id"),
@@ -169,3 +178,37 @@ def _needed_columns(columns: dict[str, list[str]], rows: int, path: Path) -> dic
             raise UserError(f"{path}: the _atom_site table has no column {' or '.join(choices)}")
         table[name] = given[0]
     return table
+
+
+def lines(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None) -> Iterator[str]:
+    """Lines of all models; arguments as of ``write_ensemble``."""
+    residues = rows.residue_fields(ensemble)
+    chains = ensemble.chain_index
+    label = [int((chains[:i] == chains[i]).sum()) + 1 for i in range(ensemble.length)]
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "_" for c in ensemble.name)
+    yield f"data_{safe or 'ensemble'}"
+    yield "#"
+    yield f"_entry.id {_quoted(safe or 'ensemble')}"
+    yield "#"
+    yield "loop_"
+    yield from (f"_atom_site.{column}" for column in _COLUMNS)
+    serial = 0
+    for m, number in enumerate(rows.numbers(ensemble)):
+        for i, atom, (x, y, z), value in rows.atoms(ensemble, b_factor, oxygen, m):
+            serial += 1
+            name, chain, residue_number, code = residues[i]
+            asym = _quoted(chain)
+            yield (
+                f"ATOM {serial} {atom[0]} {atom} . {name} {asym} {int(chains[i]) + 1} {label[i]} "
+                f"{code or '?'} {x:.5f} {y:.5f} {z:.5f} 1.00 {value:.4f} {residue_number} {asym} "
+                f"{number}"
+            )
+    yield "#"
+
+
+def _quoted(word: str) -> str:
+    """A value as mmCIF writes it: in quotes where the bare word would mean something else."""
+    special = word.lower().startswith(
+        ("data_", "loop_", "save_", "_", "#", "$", "'", '"', "[", ";")
+    )
+    return f'"{word}"' if special or word in (".", "?") else word

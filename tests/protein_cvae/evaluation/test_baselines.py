@@ -1,4 +1,4 @@
-"""Rivals: moments of the draws, elastic network against a double loop, constraints behind them."""
+"""Baselines: moments of draws, elastic network against a double loop, constraints behind them."""
 
 import math
 
@@ -126,7 +126,7 @@ def test_constraints_make_draws_valid(training, name):
         mask = torch.ones(x.shape[:2], dtype=torch.bool)
         return project(x, bonded().expand(mask.shape), mask)
 
-    plain = baselines.RIVALS[name]
+    plain = baselines.BASELINES[name]
     raw = plain(training, everywhere(), 5, generator_for(5))
     fixed = baselines.constrained(plain, fix)(training, everywhere(), 5, generator_for(5))
     mask = torch.ones(5, LENGTH, dtype=torch.bool)
@@ -135,11 +135,11 @@ def test_constraints_make_draws_valid(training, name):
     assert torch.equal(fixed, fix(raw))
 
 
-@pytest.mark.parametrize("name", sorted(baselines.RIVALS))
+@pytest.mark.parametrize("name", sorted(baselines.BASELINES))
 def test_draws_depend_on_the_generator_only(training, name):
-    rival = baselines.RIVALS[name]
-    first, again = (rival(training, everywhere(), 4, generator_for(6)) for _ in range(2))
-    other = rival(training, everywhere(), 4, generator_for(7))
+    baseline = baselines.BASELINES[name]
+    first, again = (baseline(training, everywhere(), 4, generator_for(6)) for _ in range(2))
+    other = baseline(training, everywhere(), 4, generator_for(7))
     assert first.shape == (4, LENGTH, 3, 3)
     assert torch.equal(first, again)
     assert torch.equal(first, other) == (name == "training")

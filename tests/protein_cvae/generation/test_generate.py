@@ -18,7 +18,7 @@ from protein_runs import (
 from protein_cvae.data.batch import collate
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.generation.generate import GenerateOptions, generate
-from protein_cvae.generation.inputs import ReadingOptions, prepare, read_input, sequence_ensemble
+from protein_cvae.generation.inputs import ReadingOptions, prepare, read_input
 from protein_cvae.generation.interpolate import InterpolateOptions, interpolate
 from protein_cvae.generation.outputs import check_validity
 from protein_cvae.geometry.dihedrals import Torsions, backbone_dihedrals
@@ -26,6 +26,7 @@ from protein_cvae.geometry.frames import rotation_from_axis_angle
 from protein_cvae.geometry.nerf import build_backbone
 from protein_cvae.geometry.superposition import mean_rmsd, pairwise_rmsd
 from protein_cvae.io import write_ensemble
+from protein_cvae.io.formats.fasta import sequence_ensemble
 from protein_cvae.model.network import ProteinCVAE
 
 DRAWING = ["ensemble", "around", "prior", "sequence"]

@@ -73,12 +73,6 @@ def test_axis_angle_against_scipy(size):
     np.testing.assert_allclose(frames.rotation_from_axis_angle(vector), expected, atol=1e-13)
 
 
-def test_quaternion_against_scipy():
-    quaternion = draw(8, 4, seed=7)
-    expected = Rotation.from_quat(quaternion.roll(-1, dims=-1).numpy()).as_matrix()
-    np.testing.assert_allclose(frames.rotation_from_quaternion(quaternion), expected, atol=1e-13)
-
-
 def test_six_numbers_recover_a_rotation():
     rotation = torch.as_tensor(Rotation.random(4, random_state=8).as_matrix())
     numbers = torch.cat([rotation[..., 0], rotation[..., 1]], dim=-1)
@@ -89,7 +83,6 @@ def test_six_numbers_recover_a_rotation():
     ("build", "width"),
     [
         (frames.rotation_from_axis_angle, 3),
-        (frames.rotation_from_quaternion, 4),
         (frames.rotation_from_6d, 6),
     ],
 )

@@ -23,7 +23,6 @@ from protein_cvae.geometry.projection import (
     inside_tolerance,
     nearer_cis,
     project,
-    reference_projection,
 )
 
 
@@ -65,15 +64,6 @@ def test_everything_inside_tolerance_at_once(sigma, dtype):
     assert x.dtype == dtype
     assert deviations(x, bonded, mask).max() < constants.TOLERANCE
     assert inside_tolerance(x, bonded, mask).all()
-
-
-def test_reference_projection_is_not_enough():
-    """It closes C–N exactly and leaves the rest outside; the symmetric one does not."""
-    ideal, bonded, mask = chains(10, 60)
-    x = reference_projection(noisy(ideal, 0.3), bonded, mask)
-    values, defined = bond_geometry(x, bonded, mask)
-    assert (values.c_n[defined.c_n] - 1.329).abs().max() < 1e-9
-    assert inside_tolerance(x, bonded, mask).float().mean() < 0.1
 
 
 def test_cis_peptides_stay_cis():

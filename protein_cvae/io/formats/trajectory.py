@@ -30,7 +30,7 @@ from protein_cvae.io.topology import (
     residue_record,
 )
 
-TRAJECTORY_SUFFIXES = (".xtc", ".trr", ".dcd", ".nc")
+SUFFIXES = (".xtc", ".trr", ".dcd", ".nc")
 _ANGSTROM_PER_NM = 10.0
 _SPLIT = 4.0  # Å; a peptide bond this long in one frame was cut by the periodic box
 
@@ -162,7 +162,7 @@ def load_trajectory_folder(
     if not paths:
         raise MissingFile(
             f"{folder}: no trajectory beside {topology.name}; expected one or more of "
-            f"{', '.join(TRAJECTORY_SUFFIXES)}"
+            f"{', '.join(SUFFIXES)}"
         )
     return read_trajectory(
         topology,
@@ -177,7 +177,7 @@ def load_trajectory_folder(
 
 def find_trajectories(folder: Path) -> list[Path]:
     """Trajectory files of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in TRAJECTORY_SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 class _Frames(NamedTuple):
@@ -193,10 +193,10 @@ def _load_frames(
 ) -> _Frames:
     if not path.is_file():
         raise MissingFile(f"{path}: no such trajectory (topology {topology})")
-    if path.suffix.lower() not in TRAJECTORY_SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise UserError(
             f"{path}: suffix {path.suffix!r} is no trajectory; expected one of "
-            f"{', '.join(TRAJECTORY_SUFFIXES)}"
+            f"{', '.join(SUFFIXES)}"
         )
     wanted = np.unique(atoms[atoms >= 0])
     try:
