@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
+from anndata import AnnData
 from lightning.pytorch.utilities import rank_zero_warn
+from pandas import DataFrame
 from torch import Tensor
 
 from common.errors import UserError
@@ -19,8 +23,14 @@ from common.report.resources import Stopwatch
 from common.sparse import edge_softmax
 from spatial_ipa.confidence.calibration import calibrate_slides
 from spatial_ipa.confidence.reference_cells import ReferenceCells
+from spatial_ipa.data.h5ad import read_h5ad
+from spatial_ipa.data.keys import SlideKeys
+from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.encoder.frozen import EmbeddingKind, FrozenEncoder
+from spatial_ipa.evaluation.comparison import some_rows, trivial_layouts
+from spatial_ipa.evaluation.scorer import SlideScorer
+from spatial_ipa.geometry.neighbours import FULL_SIZE
 from spatial_ipa.layout.placement import Placement, place_stitched, place_whole, towards_outline
 from spatial_ipa.model.gate import EdgeGateSoft
 from spatial_ipa.model.network import IPALiteModel
@@ -195,6 +205,128 @@ class Placer:
         )
         return prediction.over(placed)
 
+    @overload
+    def place(
+        self,
+        source: Slide,
+        kind: EmbeddingKind = ...,
+        options: PlacementOptions | None = ...,
+    ) -> CellPrediction: ...
+
+    @overload
+    def place(
+        self,
+        source: AnnData | str | Path,
+        kind: EmbeddingKind = ...,
+        options: PlacementOptions | None = ...,
+        *,
+        keys: SlideKeys = ...,
+        copy: bool = ...,
+    ) -> AnnData: ...
+
+    def place(
+        self,
+        source: AnnData | Slide | str | Path,
+        kind: EmbeddingKind = "scrna",
+        options: PlacementOptions | None = None,
+        *,
+        keys: SlideKeys = SlideKeys(),
+        copy: bool = True,
+    ) -> AnnData | CellPrediction:
+        """Give cells coordinates.
+
+        Args:
+            source: cells with expression: AnnData, the path of one, or a slide.
+            kind: ``scrna`` for dissociated cells, ``st`` for spots of a slide.
+            options: how they are placed.
+            keys: where in the AnnData matrix and gene names are.
+            copy: leave the AnnData given as it is; False writes into it.
+
+        Returns:
+            AnnData with the fields of :mod:`spatial_ipa.placing.result`, which scanpy and squidpy
+            take as they are; those of an earlier placement are replaced.  Of a slide, the
+            prediction itself.
+
+        Raises:
+            ValueError: if too few cells have counts on the encoder's genes, or ``source`` cannot be
+                used; the message says why.
+
+        Example:
+            >>> import spatial_ipa
+            >>> model = spatial_ipa.load(example_checkpoint)
+            >>> options = spatial_ipa.PlacementOptions(num_draws=2)
+            >>> placed = model.place(example_adata, kind="st", options=options)
+            >>> placed.obsm["X_spatial_ipa"].shape
+            (80, 2)
+            >>> "X_spatial_ipa" in example_adata.obsm
+            False
+        """
+        options = PlacementOptions() if options is None else options
+        if isinstance(source, Slide):
+            return self.predict(source, kind, options)
+        adata, name = (
+            (source, "adata")
+            if isinstance(source, AnnData)
+            else (read_h5ad(source), Path(source).stem)
+        )
+        slide = Slide.from_anndata(adata, keys, name=name, require_spatial=False, min_spots=2)
+        prediction = self.predict(slide, kind, options)
+        placed = adata.copy() if copy and adata is source else adata
+        prediction.write_into(placed)
+        return placed
+
+    def evaluate(
+        self,
+        slides: Sequence[AnnData | Slide | str | Path],
+        *,
+        train: Sequence[AnnData | Slide | str | Path] = (),
+        keys: SlideKeys = SlideKeys(),
+        num_draws: int = 16,
+        max_scored: int = FULL_SIZE,
+        seed: int = 0,
+    ) -> DataFrame:
+        """Score the model on slides with coordinates that it was not trained on.
+
+        Args:
+            slides: AnnData, paths or slides.
+            train: its training slides; then regression of coordinates and a random layout are
+                scored beside it.
+            keys: where in the slides matrix, gene names and coordinates are.
+            num_draws: layouts averaged.
+            max_scored: larger slides are scored on so many random spots.
+            seed: of placements and samples.
+
+        Returns:
+            A row per slide and method, with the columns of
+            :data:`spatial_ipa.evaluation.scorer.SCORES`.
+
+        Example:
+            >>> import spatial_ipa
+            >>> model = spatial_ipa.load(example_checkpoint)
+            >>> scores = model.evaluate(example_files[3:], num_draws=2)
+            >>> list(scores.columns[:4])
+            ['slide', 'method', 'e_geo', 'e_geo_minisets']
+        """
+        learnt = [_as_slide(source, keys, f"train_{i}") for i, source in enumerate(train)]
+        rows = []
+        for number, source in enumerate(slides):
+            slide = _as_slide(source, keys, f"slide_{number}")
+            if slide.xy is None:
+                raise UserError(f"{slide.name} has no coordinates to score against")
+            h = torch.from_numpy(np.array(self.encoder.embed(slide, "st"))).to(self.device)
+            scored = some_rows(len(slide), max_scored, seed)
+            found = self.layout(h, "auto", num_draws, seed).xy.cpu().numpy()[scored]
+            layouts = {"spatial_ipa": found}
+            if learnt:
+                panel = self.encoder.panel
+                layouts |= trivial_layouts(learnt, slide, panel, scored, max_scored, seed)
+            scorer = SlideScorer(slide.xy[scored], seed=seed)
+            rows += [
+                {"slide": slide.name, "method": name, **scorer.score(layout)}
+                for name, layout in layouts.items()
+            ]
+        return DataFrame(rows)
+
     def with_reference(self, train: Sequence[EmbeddedSlide]) -> Placer:
         """The same with a sample of the training cells, by which new cells are judged."""
         reference = ReferenceCells.sample(train)
@@ -222,3 +354,12 @@ class Placer:
         reference, calibration = calibrate_slides(train, val, place, num_draws)
         context = replace(self.context, reference=reference, calibration=calibration)
         return replace(self, context=context)
+
+
+def _as_slide(source: AnnData | Slide | str | Path, keys: SlideKeys, name: str) -> Slide:
+    """A slide with coordinates from any source; AnnData is called ``name``."""
+    if isinstance(source, Slide):
+        return source
+    if isinstance(source, AnnData):
+        return Slide.from_anndata(source, keys, name=name)
+    return read_slide(source, keys)
