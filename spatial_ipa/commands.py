@@ -10,9 +10,7 @@ from common.cli.command import Command
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", help="layer of the counts; X by default, raw.X for AnnData.raw")
-    parser.add_argument(
-        "--gene-key", help="column of var with the gene names; its index by default"
-    )
+    parser.add_argument("--gene-key", help="column of var with the gene names; default: its index")
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:

@@ -70,6 +70,12 @@ class EncoderModule(pl.LightningModule):
         first_layer_lr: learning rate of the gene layer, which holds most weights; 0 keeps it as it
             starts (not with start.kind=random).
         seed: of the initial weights.
+
+    Example:
+        >>> import spatial_ipa
+        >>> module = spatial_ipa.EncoderModule("encoder.pt", seed=1)
+        >>> module.weights.vicreg
+        1.0
     """
 
     def __init__(

@@ -65,7 +65,7 @@ def fit(
         The model, as :func:`spatial_ipa.load` gives it.
 
     Raises:
-        ValueError: on slides that cannot be used, or if a stage fails; its own message stands above.
+        ValueError: on slides that cannot be used, or if a stage fails; its message stands above.
 
     Example:
         >>> import spatial_ipa

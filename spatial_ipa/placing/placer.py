@@ -25,11 +25,10 @@ from spatial_ipa.confidence.calibration import calibrate_slides
 from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.data.h5ad import read_h5ad
 from spatial_ipa.data.keys import SlideKeys
-from spatial_ipa.data.read import read_slide
+from spatial_ipa.data.read import as_slide
 from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.encoder.frozen import EmbeddingKind, FrozenEncoder
-from spatial_ipa.evaluation.comparison import some_rows, trivial_layouts
-from spatial_ipa.evaluation.scorer import SlideScorer
+from spatial_ipa.evaluation.comparison import score_slides
 from spatial_ipa.geometry.neighbours import FULL_SIZE
 from spatial_ipa.layout.placement import Placement, place_stitched, place_whole, towards_outline
 from spatial_ipa.model.gate import EdgeGateSoft
@@ -307,24 +306,19 @@ class Placer:
             >>> list(scores.columns[:4])
             ['slide', 'method', 'e_geo', 'e_geo_minisets']
         """
-        learnt = [_as_slide(source, keys, f"train_{i}") for i, source in enumerate(train)]
-        rows = []
-        for number, source in enumerate(slides):
-            slide = _as_slide(source, keys, f"slide_{number}")
-            if slide.xy is None:
-                raise UserError(f"{slide.name} has no coordinates to score against")
+
+        def layout_of(slide: Slide) -> np.ndarray:
             h = torch.from_numpy(np.array(self.encoder.embed(slide, "st"))).to(self.device)
-            scored = some_rows(len(slide), max_scored, seed)
-            found = self.layout(h, "auto", num_draws, seed).xy.cpu().numpy()[scored]
-            layouts = {"spatial_ipa": found}
-            if learnt:
-                panel = self.encoder.panel
-                layouts |= trivial_layouts(learnt, slide, panel, scored, max_scored, seed)
-            scorer = SlideScorer(slide.xy[scored], seed=seed)
-            rows += [
-                {"slide": slide.name, "method": name, **scorer.score(layout)}
-                for name, layout in layouts.items()
-            ]
+            return self.layout(h, "auto", num_draws, seed).xy.cpu().numpy()
+
+        rows = score_slides(
+            layout_of,
+            self.encoder.panel,
+            [as_slide(source, keys, f"slide_{i}") for i, source in enumerate(slides)],
+            [as_slide(source, keys, f"train_{i}") for i, source in enumerate(train)],
+            max_scored,
+            seed,
+        )
         return DataFrame(rows)
 
     def with_reference(self, train: Sequence[EmbeddedSlide]) -> Placer:
@@ -354,12 +348,3 @@ class Placer:
         reference, calibration = calibrate_slides(train, val, place, num_draws)
         context = replace(self.context, reference=reference, calibration=calibration)
         return replace(self, context=context)
-
-
-def _as_slide(source: AnnData | Slide | str | Path, keys: SlideKeys, name: str) -> Slide:
-    """A slide with coordinates from any source; AnnData is called ``name``."""
-    if isinstance(source, Slide):
-        return source
-    if isinstance(source, AnnData):
-        return Slide.from_anndata(source, keys, name=name)
-    return read_slide(source, keys)

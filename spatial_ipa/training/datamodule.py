@@ -125,6 +125,12 @@ class SlideDataModule(MinisetDataModule):
         scrna_keys: where in their files matrix and gene names are; as ``keys`` where null.
         simulate: write this simulated tissue first unless its folder holds it; null for real slides
             only.
+
+    Example:
+        >>> import spatial_ipa
+        >>> data = spatial_ipa.SlideDataModule(example_files[:2], example_files[2:3])
+        >>> data.settings.size_max
+        384
     """
 
     def __init__(

@@ -68,6 +68,12 @@ class SpatialIPAModule(pl.LightningModule):
         calibration_draws: layouts per validation slide from which the export's error radii are
             calibrated (:mod:`spatial_ipa.confidence.calibration`); radii are given to predictions
             of as many draws or more; 0 for no radii.
+
+    Example:
+        >>> import spatial_ipa
+        >>> module = spatial_ipa.SpatialIPAModule()
+        >>> sum(p.numel() for p in module.parameters())
+        191731
     """
 
     def __init__(
