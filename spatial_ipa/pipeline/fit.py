@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from anndata import AnnData
 
 from common.errors import ExistingFile, UserError
 from common.files.atomic import atomic_path
-from spatial_ipa.confidence.calibration import CALIBRATION_VERSION
+from spatial_ipa.confidence.conformal import CALIBRATION_VERSION
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.read import read_slide, read_slides, slide_files
 from spatial_ipa.data.split import check_split
@@ -27,7 +28,7 @@ from spatial_ipa.pipeline.stages import (
 from spatial_ipa.placing.load import load
 from spatial_ipa.placing.placer import Placer
 
-Sources = Sequence[str | Path | AnnData] | str | Path | AnnData
+Sources: TypeAlias = Sequence[str | Path | AnnData] | str | Path | AnnData
 """Files, folders, glob patterns or AnnData objects; one of them or several."""
 
 
@@ -71,7 +72,7 @@ def fit(
         >>> import spatial_ipa
         >>> model = spatial_ipa.fit(
         ...     example_files[:2], validation=example_files[2:3], out=example_out, epochs=1,
-        ...     overrides=example_overrides,
+        ...     seed=3, overrides=example_overrides,
         ... )
         >>> len(model.encoder.panel)
         120

@@ -18,7 +18,7 @@ from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.cache import embed
 from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.stage import EncoderInputs, ensure_encoder
-from spatial_ipa.layout.placement import typical_aspect
+from spatial_ipa.layout.outline import typical_aspect
 from spatial_ipa.model.minisets import Miniset, MinisetDataset, collate
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.training.settings import EncoderFile, MinisetSettings

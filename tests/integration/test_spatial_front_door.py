@@ -101,8 +101,6 @@ def examples() -> list[tuple[str, Any]]:
         value = getattr(spatial_ipa, name)
         if name == "pl":
             found += [(f"pl.{part}", getattr(value, part)) for part in value.__all__]
-        elif name == "fit":
-            continue  # takes minutes; its equality with the command is tested below
         else:
             found.append((name, value))
     return found

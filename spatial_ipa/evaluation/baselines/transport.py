@@ -90,7 +90,7 @@ def transport_plan(
         import ot
     except ModuleNotFoundError as error:
         raise MissingPackage(
-            "the novosparc rival needs POT: pip install 'edgewise[rivals]'"
+            "the novosparc baseline needs POT: pip install 'edgewise[baselines]'"
         ) from error
     n, m = feature_distance.shape
     scaled = [d / max(float(d.max()), 1e-300) for d in (feature_distance, cell_distance)]

@@ -16,14 +16,11 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsRegressor
 
 from common.training.callbacks import RampedModelCheckpoint
-from spatial_ipa.confidence.calibration import (
+from spatial_ipa.confidence.calibration import PlacedSlide, calibrate, calibrate_slides, place_slide
+from spatial_ipa.confidence.conformal import (
     Calibration,
     ErrorModel,
-    PlacedSlide,
-    calibrate,
-    calibrate_slides,
     conformal_quantile,
-    place_slide,
     placement_errors,
     radius_check,
 )

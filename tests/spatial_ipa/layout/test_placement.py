@@ -13,14 +13,10 @@ from torch import Tensor
 
 from common.graph.edges import EdgeList
 from spatial_ipa.geometry.gauge import gauge_fix
-from spatial_ipa.layout.placement import (
-    Placement,
-    aspect_ratio,
-    consensus,
-    place_stitched,
-    place_whole,
-    towards_outline,
-)
+from spatial_ipa.layout.outline import aspect_ratio, towards_outline
+from spatial_ipa.layout.placement import Placement, consensus
+from spatial_ipa.layout.stitched import place_stitched
+from spatial_ipa.layout.whole import place_whole
 
 
 def points(n: int, seed: int = 0) -> Tensor:
@@ -114,7 +110,7 @@ def test_every_cell_is_placed_once_in_equal_parts(n: int, size: int, anchors: in
 def test_memory_bound_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts may go through the model in several calls; the anchors of the first hold them all."""
     h = points(301)
-    monkeypatch.setattr("spatial_ipa.layout.placement._NODES_PER_CALL", 130)
+    monkeypatch.setattr("spatial_ipa.layout.stitched._NODES_PER_CALL", 130)
     place = TrueLayout()
     found = place_stitched(place, h, 10, 2, 0, 0.0, 60)
     assert len(place.calls) > 2
@@ -134,7 +130,7 @@ def test_nodes_in_memory_order_give_the_same_layout(monkeypatch: pytest.MonkeyPa
 
     seen: list[EdgeList] = []
     plain = place_whole(place, h, 10, 2, 0, 0.1)
-    monkeypatch.setattr("spatial_ipa.layout.placement._ORDER_FROM", 301)
+    monkeypatch.setattr("spatial_ipa.layout.whole._ORDER_FROM", 301)
     ordered = place_whole(place, h, 10, 2, 0, 0.1)
     before, after = ((e.src - e.dst).abs().float().mean() for e in (seen[0], seen[-1]))
     assert after < 0.3 * before, "otherwise nothing was ordered"
