@@ -79,7 +79,7 @@ def transport_plan(
         (n, m) float64 plan, non-negative, and the cost it was found at.
 
     Raises:
-        ModuleNotFoundError: if POT is not installed.
+        ImportError: if POT is not installed.
         ValueError: if alpha_linear or epsilon is out of range.
     """
     if not 0.0 <= alpha_linear <= 1.0:
