@@ -22,7 +22,7 @@ from common.report.machine import describe_machine
 from spatial_ipa.data.expression import normalise
 from spatial_ipa.data.panels import gene_panel, reindex
 from spatial_ipa.data.read import read_slides
-from spatial_ipa.evaluation.baselines.regression import RIVALS, pca_features, predict
+from spatial_ipa.evaluation.baselines.regression import BASELINES, pca_features, predict
 from spatial_ipa.evaluation.scorer import SlideScorer
 
 COLUMNS = (
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--test", help="slide to predict; leave it out to leave each one out")
     parser.add_argument("--rotate", action="store_true", help="random pose of training slides")
     parser.add_argument("--register", action="store_true", help="register training slides first")
-    parser.add_argument("--rivals", nargs="+", choices=list(RIVALS), default=list(RIVALS))
+    parser.add_argument("--rivals", nargs="+", choices=list(BASELINES), default=list(BASELINES))
     parser.add_argument("--dim", type=int, default=50, help="principal components")
     parser.add_argument("--num-genes", type=int, default=5000, help="most variable genes used")
     parser.add_argument("--num-minisets", type=int, default=50)

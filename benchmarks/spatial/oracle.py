@@ -2,8 +2,8 @@
 
     python benchmarks/spatial/oracle.py --data DATA --minisets 50
 
-Reference of the specification: total energy -0.008 ± 0.034, L_RW 0.019 ± 0.032, L_stress
-0.082 ± 0.037, eigenvalue ratio 0.44 ± 0.18, median distance 1.19 ± 0.05, no collapse.
+Reference values: total energy -0.008 ± 0.034, L_RW 0.019 ± 0.032, L_stress 0.082 ± 0.037,
+eigenvalue ratio 0.44 ± 0.18, median distance 1.19 ± 0.05, no collapse.
 """
 
 from __future__ import annotations

@@ -42,13 +42,14 @@ from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.module import EncoderModule
 from spatial_ipa.encoder.settings import DrawSettings
-from spatial_ipa.evaluation.baselines.regression import RIVALS, pca_features, predict
+from spatial_ipa.evaluation.baselines.regression import BASELINES, pca_features, predict
 from spatial_ipa.evaluation.oracle import minimise_slide
 from spatial_ipa.evaluation.scorer import COLUMNS, SlideScorer
 from spatial_ipa.geometry.graphs import adaptive_k
 from spatial_ipa.geometry.neighbours import neighbour_recall
 from spatial_ipa.layout.frame_regression import FrameRegression
-from spatial_ipa.layout.placement import Placement, towards_outline, typical_aspect
+from spatial_ipa.layout.outline import towards_outline, typical_aspect
+from spatial_ipa.layout.placement import Placement
 from spatial_ipa.model.losses import LossWeights
 from spatial_ipa.model.minisets import Augmentation, build_miniset, draw_members
 from spatial_ipa.model.network import NetworkSettings
@@ -527,7 +528,7 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
     names = [*CONDITIONS, *_RIVAL_CONDITIONS, _FRAME_ALONE, "oracle"]
     parser.add_argument("--conditions", nargs="+", choices=names, default=names)
-    parser.add_argument("--rivals", nargs="+", choices=list(RIVALS), default=list(RIVALS))
+    parser.add_argument("--rivals", nargs="+", choices=list(BASELINES), default=list(BASELINES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rotate", action="store_true", help="training slides in random poses")
     parser.add_argument("--folds", nargs="+", help="only folds of these names")

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import anndata
 import h5py
 import numpy as np
 import scipy.sparse as sp
+from anndata import AnnData
 from anndata.io import read_elem, write_elem
 
 from common.errors import ExistingFile, MissingFile, UserError
@@ -48,6 +50,21 @@ def open_h5ad(path: Path) -> h5py.File:
     return file
 
 
+def read_h5ad(path: str | Path) -> AnnData:
+    """A whole file as an AnnData object.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a readable ``.h5ad``.
+    """
+    with open_h5ad(Path(path)):
+        pass
+    try:
+        return anndata.read_h5ad(path)
+    except Exception as error:  # h5py and anndata raise errors of all kinds here
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
 def earlier_prediction(path: Path) -> list[str]:
     """Fields that an earlier prediction left in a file, such as ``obsm['X_spatial_ipa']``."""
     with open_h5ad(path) as file:
@@ -55,11 +72,12 @@ def earlier_prediction(path: Path) -> list[str]:
             f"{group}[{key!r}]"
             for group in ("obsm", "obs", "obsp", "uns")
             if group in file
-            for key in sorted(_of_prediction(file[group]))
+            for key in sorted(fields_of_prediction(file[group]))
         ]
 
 
-def _of_prediction(keys: Iterable[str]) -> list[str]:
+def fields_of_prediction(keys: Iterable[str]) -> list[str]:
+    """Those of some names that a prediction gave."""
     return [key for key in keys if key.startswith(_PREFIXES)]
 
 
@@ -152,7 +170,7 @@ def _set_columns(frame: h5py.Group, columns: list[str]) -> None:
 def _delete_earlier(file: h5py.File) -> None:
     """Delete an earlier prediction: none of its fields may stand beside those of a new one."""
     for group in ("obsm", "obsp", "uns", "obs"):
-        for key in _of_prediction(file.get(group, ())):
+        for key in fields_of_prediction(file.get(group, ())):
             del file[group][key]
     kept = [key for key in column_names(file["obs"]) if key in file["obs"]]
     _set_columns(file["obs"], kept)

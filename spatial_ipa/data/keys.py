@@ -30,6 +30,11 @@ class SlideKeys:
             when null or ``var_names``.
         spatial_key: key of the (n, 2) coordinates in ``obsm``; ``spatial`` when null.  Not looked
             at for cells without coordinates.
+
+    Example:
+        >>> import spatial_ipa
+        >>> spatial_ipa.SlideKeys(layer="counts").coordinates
+        'spatial'
     """
 
     layer: str | None = None

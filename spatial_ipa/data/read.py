@@ -10,6 +10,8 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from anndata import AnnData
+
 from common.errors import MissingFile, UserError
 from spatial_ipa.data.formats import READERS, reader_for
 from spatial_ipa.data.keys import SlideKeys
@@ -125,3 +127,12 @@ def slide_files(paths: Sequence[str | Path]) -> list[Path]:
             raise UserError(f"{file} is given twice in paths")
         seen.add(file.resolve())
     return files
+
+
+def as_slide(source: AnnData | Slide | str | Path, keys: SlideKeys, name: str) -> Slide:
+    """A slide with coordinates from any source; AnnData is called ``name``."""
+    if isinstance(source, Slide):
+        return source
+    if isinstance(source, AnnData):
+        return Slide.from_anndata(source, keys, name=name)
+    return read_slide(source, keys)

@@ -41,6 +41,13 @@ class EncoderDataModule(pl.LightningDataModule):
         draws: what a training step sees.
         simulate: write this simulated tissue first unless its folder holds it; null for real slides
             only.
+
+    Example:
+        >>> import spatial_ipa
+        >>> data = spatial_ipa.EncoderDataModule(example_files[:2], example_files[3:])
+        >>> data.setup("fit")
+        >>> len(data.panel)
+        120
     """
 
     def __init__(

@@ -17,7 +17,6 @@ neighbours among the kNN in H, the starting weights included.
 
 from __future__ import annotations
 
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import UserError
 from common.files.outputs import prepare_output
@@ -34,17 +33,9 @@ from common.training.hyperparameters import make_plain
 from spatial_ipa.data.expression import LogExpression
 from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import FrozenEncoder, save_encoder
-from spatial_ipa.encoder.losses import (
-    coral,
-    domain_mixing,
-    log_stress,
-    neighbour_kl,
-    rbf_mmd,
-    reverse_gradient,
-    spatial_kernel,
-    vicreg,
-)
+from spatial_ipa.encoder.losses import domain_mixing
 from spatial_ipa.encoder.network import ScRNAAdapter, SharedEncoder
+from spatial_ipa.encoder.objective import Layers, embed_rows, identity, mlp, unit_scale
 from spatial_ipa.encoder.settings import EncoderWeights, StartSettings, TrunkSettings
 from spatial_ipa.encoder.spatial_pca import principal_components, spatial_components
 from spatial_ipa.encoder.views import DomainBatch
@@ -54,7 +45,6 @@ from spatial_ipa.geometry.neighbours import neighbour_recall
 _CANDIDATES = 80  # kNN of H in which the selection slide's spatial neighbours are looked for
 _MIXING_SPOTS = 400  # about so many per slide, for the mixing of slides in H,
 _MIXING_TOTAL = 4000  # but at most so many of all: its memory grows with their square
-_ROWS = 1024  # spots embedded at once
 
 
 class EncoderModule(pl.LightningModule):
@@ -70,6 +60,12 @@ class EncoderModule(pl.LightningModule):
         first_layer_lr: learning rate of the gene layer, which holds most weights; 0 keeps it as it
             starts (not with start.kind=random).
         seed: of the initial weights.
+
+    Example:
+        >>> import spatial_ipa
+        >>> module = spatial_ipa.EncoderModule("encoder.pt", seed=1)
+        >>> module.weights.vicreg
+        1.0
     """
 
     def __init__(
@@ -163,16 +159,18 @@ class EncoderModule(pl.LightningModule):
                 )
             self.adapter = ScRNAAdapter(num_genes, generator=generator)
         # Heads see H through layers of their own, so that H itself keeps its spectrum.
-        self.expander = _mlp(d, 2 * d, 2 * d, generator) if w.vicreg else None
-        self.locator = _identity(d) if w.neighbours or w.stress else None
+        self.expander = mlp(d, 2 * d, 2 * d, generator) if w.vicreg else None
+        self.locator = identity(d) if w.neighbours or w.stress else None
         domains = len(data.fit_slides) + len(data.seen_heldout) + len(data.scrna)
-        self.critic = _mlp(d, d, domains, generator) if w.adversary else None
+        self.critic = mlp(d, d, domains, generator) if w.adversary else None
 
     def training_step(self, batch: list[DomainBatch], batch_idx: int) -> Tensor:
         # Dropout of this step: a function of (seed, step, rank), so that a resumed run repeats it.
         draws = generator_for(self.seed, 1, self.global_step, self.global_rank)
-        views = [self._embed_views(part, draws) for part in batch]
-        terms = self._terms(batch, views)
+        assert self.encoder is not None
+        layers = Layers(self.encoder, self.adapter, self.expander, self.locator, self.critic)
+        anchor = self.anchor if self.weights.anchor else None
+        terms = layers.terms(batch, self.weights, self.tau, anchor, draws)
         loss = torch.stack(
             [getattr(self.weights, name) * term for name, term in terms.items()]
         ).sum()
@@ -180,65 +178,6 @@ class EncoderModule(pl.LightningModule):
         for name, term in terms.items():
             self.log(f"train/{name}", term.detach(), batch_size=1)
         return loss
-
-    def _embed_views(self, part: DomainBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        assert self.encoder is not None
-        x = torch.cat(part.views)
-        if part.is_scrna and self.adapter is not None:
-            x = self.adapter(x)
-        a, b = self.encoder(x, generator).chunk(2)
-        return a, b
-
-    def _terms(
-        self, batch: list[DomainBatch], views: list[tuple[Tensor, Tensor]]
-    ) -> dict[str, Tensor]:
-        """Every term with a positive weight; one that has nothing to act on is 0."""
-        w, located = self.weights, batch[0].xy
-        assert self.encoder is not None
-        assert located is not None  # the dataset puts a slide with coordinates first
-        first = views[0][0]
-        terms: dict[str, Tensor] = {}
-        if self.expander is not None:
-            # Not scRNA-seq: the adapter could lower this term by leaving what slides look like.
-            each = [
-                vicreg(self.expander(a), self.expander(b))
-                for part, (a, b) in zip(batch, views, strict=True)
-                if not part.is_scrna
-            ]
-            terms["vicreg"] = torch.stack(each).mean()
-        if self.locator is not None:
-            place = self.locator(first)
-            if w.neighbours:
-                kernel = spatial_kernel(located)
-                terms["neighbours"] = neighbour_kl(place, kernel, self.tau)
-            if w.stress:
-                terms["stress"] = log_stress(place, located)
-        pairs = list(combinations([a for a, _ in views], 2))
-        for name, distance in (("coral", coral), ("mmd", rbf_mmd)):
-            if getattr(w, name):
-                each = [distance(a, b) for a, b in pairs] or [first.sum() * 0]
-                terms[name] = torch.stack(each).mean()
-        cells = [a for part, (a, _) in zip(batch, views, strict=True) if part.is_scrna]
-        if w.scrna and cells:
-            spots = [a for part, (a, _) in zip(batch, views, strict=True) if not part.is_scrna]
-            each = [rbf_mmd(a.detach(), b) for a in spots for b in cells]
-            terms["scrna"] = torch.stack(each).mean()
-        if self.critic is not None:
-            logits = self.critic(reverse_gradient(torch.cat([a for a, _ in views])))
-            domain = torch.cat(
-                [
-                    logits.new_full((len(a),), p.domain).long()
-                    for p, (a, _) in zip(batch, views, strict=True)
-                ]
-            )
-            terms["adversary"] = F.cross_entropy(logits, domain)
-        if w.anchor:
-            each = []
-            for part, (a, _) in zip(batch, views, strict=True):
-                start = part.views[0] @ self.anchor * self.encoder.out_scale
-                each.append((a - start).square().mean())
-            terms["anchor"] = torch.stack(each).mean()
-        return terms
 
     def on_train_start(self) -> None:
         if not self.best_state:  # not resumed: the start is a candidate too
@@ -255,7 +194,7 @@ class EncoderModule(pl.LightningModule):
         assert self.encoder is not None
         data, scores = self.data, dict[str, float]()
         sampled = [
-            _embed(self.encoder, LogExpression.of_slide(s, data.panel, data.genes.target_sum))
+            embed_rows(self.encoder, LogExpression.of_slide(s, data.panel, data.genes.target_sum))
             for s in data.fit_slides
         ]
         if len(sampled) > 1:
@@ -266,7 +205,7 @@ class EncoderModule(pl.LightningModule):
             scores["val/mixing"] = domain_mixing(torch.cat(shown), domain)
         slide = data.selection
         if slide is not None and slide.xy is not None:
-            h = _embed(
+            h = embed_rows(
                 self.encoder, LogExpression.of_slide(slide, data.panel, data.genes.target_sum)
             )
             n = len(slide)
@@ -348,38 +287,3 @@ class EncoderModule(pl.LightningModule):
             ridge=start.ridge,
         )
         return torch.from_numpy(found)
-
-
-@torch.no_grad()
-def unit_scale(encoder: SharedEncoder, slides: list[LogExpression]) -> float:
-    """Factor that brings the variance of H over all rows to 1 in the mean over dimensions."""
-    h = torch.cat([_embed(encoder, s) for s in slides])
-    variance = float(h.double().var(0, correction=0).mean())
-    if not variance > 0:
-        raise UserError("embeddings of the training slides are constant; is their expression?")
-    return variance**-0.5
-
-
-@torch.no_grad()
-def _embed(encoder: SharedEncoder, slide: LogExpression) -> Tensor:
-    """(n, d) on the CPU, without dropout."""
-    device = encoder.out_scale.device
-    blocks = slide.blocks(_ROWS)
-    return torch.cat([encoder(torch.from_numpy(x).to(device)).cpu() for x in blocks])
-
-
-def _mlp(width_in: int, width: int, width_out: int, generator: torch.Generator) -> nn.Sequential:
-    head = nn.Sequential(nn.Linear(width_in, width), nn.GELU(), nn.Linear(width, width_out))
-    with torch.no_grad():
-        for name, p in head.named_parameters():
-            fan_in = width_in if name.startswith("0") else width
-            p.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
-    return head
-
-
-def _identity(width: int) -> nn.Linear:
-    layer = nn.utils.skip_init(nn.Linear, width, width)
-    with torch.no_grad():
-        layer.weight.copy_(torch.eye(width))
-        layer.bias.zero_()
-    return layer

@@ -25,6 +25,8 @@ def build_pair(
     Raises:
         ValueError: on an unknown graph, or a distance term that does not go with it.
     """
+    if not isinstance(network, NetworkSettings):
+        raise UserError("network must be NetworkSettings; spatial_ipa.load reads checkpoints")
     if graph not in ("gated", "candidates", "true"):
         raise UserError(f"graph must be gated, candidates or true, got {graph!r}")
     if graph != "true" and network.distance_term == "monotone":

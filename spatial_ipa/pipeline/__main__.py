@@ -19,7 +19,7 @@ from jsonargparse import auto_cli
 
 from common.cli.messages import one_line_errors
 from common.errors import ExistingFile, UserError
-from spatial_ipa.confidence.calibration import CALIBRATION_VERSION
+from spatial_ipa.confidence.conformal import CALIBRATION_VERSION
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import gene_panel
 from spatial_ipa.data.read import read_slide, read_slides, slide_files

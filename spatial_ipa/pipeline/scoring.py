@@ -13,7 +13,7 @@ import torch
 
 from common.files.atomic import atomic_path
 from common.report.figures import save_figure
-from spatial_ipa.confidence.calibration import radius_check
+from spatial_ipa.confidence.conformal import radius_check
 from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.cache import embed

@@ -53,6 +53,12 @@ class CellDataModule(RequestDataModule):
         placement: how they are placed.
         keys: where in the file matrix and gene names are.
         overwrite: replace an existing output, and an earlier prediction in the copy.
+
+    Example:
+        >>> import spatial_ipa
+        >>> data = spatial_ipa.CellDataModule("cells.h5ad", "placed.h5ad", kind="st")
+        >>> data.keys.layer is None
+        True
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from spatial_ipa.confidence.calibration import Calibration
+from spatial_ipa.confidence.conformal import Calibration
 from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.encoder.frozen import FrozenEncoder
 from spatial_ipa.layout.frame_regression import FrameRegression

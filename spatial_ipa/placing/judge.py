@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from spatial_ipa.confidence.calibration import MIN_CELLS, cell_features, conformal_quantile
+from spatial_ipa.confidence.calibration import MIN_CELLS, cell_features
+from spatial_ipa.confidence.conformal import conformal_quantile
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.options import PlacementOptions

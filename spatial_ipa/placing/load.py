@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
@@ -35,6 +36,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Placer:
     path = Path(path)
     if not path.is_file():
         raise MissingFile(f"no such file: {path}")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is damaged, or no checkpoint: it is not what torch.save writes")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:

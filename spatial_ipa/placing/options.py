@@ -29,6 +29,11 @@ class PlacementOptions:
 
     Raises:
         ValueError: on a value out of range.
+
+    Example:
+        >>> import spatial_ipa
+        >>> spatial_ipa.PlacementOptions(num_draws=32).coverage
+        0.9
     """
 
     inference: InferenceMode = "auto"

@@ -11,7 +11,8 @@ obs["spatial_ipa_abstain"]        the radius is too large for the position to me
 obs["spatial_ipa_ambiguity"]      spread of the training cells of like expression, 0 to 1, and
 obs["spatial_ipa_multimodal"]     share of training slides where they form two groups far apart
                                   (:mod:`spatial_ipa.confidence.reference_cells`)
-obsp["spatial_ipa_gate"]          row-softmax of the gate on the candidate graph, CSR
+obsp["spatial_ipa_connectivities"]  row-softmax of the gate on the candidate graph, CSR, not
+                                      symmetric; uns["spatial_ipa_neighbors"] names it for scanpy
 uns["spatial_ipa"]                provenance: versions, hashes, settings, missing genes; under
                                   "calibration" what the radii rest on, or why there are none
 """
@@ -24,10 +25,14 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from anndata import AnnData
 from torch import Tensor
 
 from common.graph.edges import EdgeList
-from spatial_ipa.data.h5ad import write_prediction
+from spatial_ipa.data.h5ad import fields_of_prediction, write_prediction
+
+GRAPH = "spatial_ipa_connectivities"
+"""Name of the graph in ``obsp``."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,25 @@ class CellPrediction:
                 "spatial_ipa_empty": self.empty,
                 **{f"spatial_ipa_{name}": column for name, column in self.columns.items()},
             },
-            "obsp": {} if self.graph is None else {"spatial_ipa_gate": self.graph},
-            "uns": {"spatial_ipa": self.settings},
+            "obsp": {} if self.graph is None else {GRAPH: self.graph},
+            "uns": {"spatial_ipa": self.settings} | self._neighbours(),
         }
+
+    def _neighbours(self) -> dict[str, Any]:
+        """How scanpy and squidpy find the graph, with ``neighbors_key="spatial_ipa_neighbors"``."""
+        if self.graph is None:
+            return {}
+        params = {"method": "spatial_ipa", "n_neighbors": self.settings["num_candidates"]}
+        return {"spatial_ipa_neighbors": {"connectivities_key": GRAPH, "params": params}}
+
+    def write_into(self, adata: AnnData) -> None:
+        """Put :meth:`fields` into an AnnData object, in place of those of an earlier prediction."""
+        for part in (adata.obsm, adata.obsp, adata.uns, adata.obs):
+            for name in fields_of_prediction(list(part)):
+                del part[name]
+        for part, values in self.fields().items():
+            for name, value in values.items():
+                getattr(adata, part)[name] = value
 
     def write(self, path_in: Path, path_out: Path, overwrite: bool) -> Path:
         """Copy the file of the cells and add :meth:`fields`.

@@ -18,7 +18,7 @@ from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.cache import embed
 from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.stage import EncoderInputs, ensure_encoder
-from spatial_ipa.layout.placement import typical_aspect
+from spatial_ipa.layout.outline import typical_aspect
 from spatial_ipa.model.minisets import Miniset, MinisetDataset, collate
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.training.settings import EncoderFile, MinisetSettings
@@ -125,6 +125,12 @@ class SlideDataModule(MinisetDataModule):
         scrna_keys: where in their files matrix and gene names are; as ``keys`` where null.
         simulate: write this simulated tissue first unless its folder holds it; null for real slides
             only.
+
+    Example:
+        >>> import spatial_ipa
+        >>> data = spatial_ipa.SlideDataModule(example_files[:2], example_files[2:3])
+        >>> data.settings.size_max
+        384
     """
 
     def __init__(

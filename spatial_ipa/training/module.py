@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from common.graph.edges import EdgeList
 from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import make_plain
 from common.training.schedules import linear_ramp, ramp_reached
-from spatial_ipa.confidence.calibration import check_slides
-from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.model.diagnostics import health_checks
 from spatial_ipa.model.losses import LossWeights, geometry_terms, loss_gate
@@ -30,6 +27,7 @@ from spatial_ipa.model.pair import GraphMode, build_pair
 from spatial_ipa.placing.command import PredictionRequest
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.placer import Placer
+from spatial_ipa.training.checkpoints import check_completable, complete_checkpoint, context_of
 from spatial_ipa.training.datamodule import MinisetDataModule
 from spatial_ipa.training.figures import log_layout
 from spatial_ipa.training.gate_pretraining import pretrain_gate
@@ -68,6 +66,12 @@ class SpatialIPAModule(pl.LightningModule):
         calibration_draws: layouts per validation slide from which the export's error radii are
             calibrated (:mod:`spatial_ipa.confidence.calibration`); radii are given to predictions
             of as many draws or more; 0 for no radii.
+
+    Example:
+        >>> import spatial_ipa
+        >>> module = spatial_ipa.SpatialIPAModule()
+        >>> sum(p.numel() for p in module.parameters())
+        191731
     """
 
     def __init__(
@@ -138,9 +142,7 @@ class SpatialIPAModule(pl.LightningModule):
     def _prepare_fit(self, data: MinisetDataModule) -> None:
         """Take the context of the data, refuse what could not be exported, pretrain the gate."""
         if self.export is not None:
-            ReferenceCells.sample(data.train)
-            if self._calibrates_on(data):
-                check_slides(data.train, data.val)
+            check_completable(data.train, data.val, self._draws_on(data))
         with_frame = self.common_frame and self.graph != "true"
         frame = FrameRegression.fit(data.train) if with_frame else None
         self.context = replace(data.context, frame=frame)
@@ -164,26 +166,15 @@ class SpatialIPAModule(pl.LightningModule):
             for logger in self.loggers:
                 logger.log_metrics({"gate_pretraining/kl": value}, step=step)
 
-    def _calibrates_on(self, data: MinisetDataModule) -> bool:
-        """Whether the end of a fit on ``data`` gives error radii."""
-        return bool(data.val) and self.calibration_draws > 0 and self.graph != "true"
+    def _draws_on(self, data: MinisetDataModule) -> int:
+        """Layouts per validation slide for error radii at the end of a fit; 0 for none."""
+        return self.calibration_draws if data.val and self.graph != "true" else 0
 
     def _complete_export(self, checkpoint: dict[str, Any]) -> None:
-        """Put training cells and, with validation slides, error radii into a checkpoint.
-
-        They are those of the checkpoint's weights, which need not be the last ones.
-        """
         data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, MinisetDataModule):
-            return
-        context = PlacementContext.from_state(checkpoint["placement_context"])
-        placer = Placer(*deepcopy((self.model, self.gate)), context)
-        placer.load_weights(checkpoint["state_dict"])
-        if self._calibrates_on(data):
-            placer = placer.calibrated(data.train, data.val, self.calibration_draws)
-        else:
-            placer = placer.with_reference(data.train)
-        checkpoint["placement_context"] = placer.context.state()
+        if isinstance(data, MinisetDataModule):
+            draws = self._draws_on(data)
+            complete_checkpoint(checkpoint, self.model, self.gate, data.train, data.val, draws)
 
     def placer(self) -> Placer:
         """Gate, network and context for placing new cells; the weights are shared, not copied.
@@ -202,33 +193,9 @@ class SpatialIPAModule(pl.LightningModule):
             checkpoint["placement_context"] = self.context.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "placement_context" not in checkpoint:
-            return
-        saved = PlacementContext.from_state(checkpoint["placement_context"])
-        differences = [] if self.context is None else saved.differences(self.context)
-        if differences:
-            raise UserError(
-                "this checkpoint was trained on embeddings of another encoder, or on minisets "
-                f"drawn otherwise, than the data module's: {'; '.join(differences)}. Give "
-                "data.init_args.encoder and data.init_args.minisets of that training, or train "
-                "anew without --ckpt_path"
-            )
-        if self.context is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self._check_decay(checkpoint)
-            # The frame follows from the training slides and `common_frame`, resumed or not;
-            # training cells and radii are those of other weights.
-            saved = replace(saved, frame=self.context.frame, reference=None, calibration=None)
-        self.context = saved
-
-    def _check_decay(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume with other epochs: beyond its end the cosine rises again."""
-        for schedule in checkpoint.get("lr_schedulers", ()):
-            if schedule["T_max"] != self.trainer.max_epochs:
-                raise UserError(
-                    f"the learning rate of this checkpoint decays over {schedule['T_max']} epochs, "
-                    f"and trainer.max_epochs is {self.trainer.max_epochs}; resume it with "
-                    f"{schedule['T_max']}, or train anew without --ckpt_path"
-                )
+        resumed = self.context is not None and self.trainer.state.fn == TrainerFn.FITTING
+        epochs = self.trainer.max_epochs if resumed else None
+        self.context = context_of(checkpoint, self.context, epochs)
 
     def forward(
         self, batch: Miniset, mode: GraphMode | None = None

@@ -298,7 +298,7 @@ def test_predict_writes_the_same_file_with_coordinates(
     np.testing.assert_allclose(xy.mean(0), 0, atol=1e-4)
     assert (xy**2).sum(1).mean() == pytest.approx(1, abs=1e-3)
     assert (after.obs["spatial_ipa_uncertainty"] > 0).all()
-    gate = after.obsp["spatial_ipa_gate"]
+    gate = after.obsp["spatial_ipa_connectivities"]
     assert gate.shape == (n, n)
     assert np.array_equal(np.diff(gate.indptr), np.full(n, 20))
     np.testing.assert_allclose(gate.sum(1), 1, atol=1e-5)

@@ -1,7 +1,7 @@
-"""Simple rival methods: coordinates of one slide from its features and some training slides.
+"""Simple baseline methods: coordinates of one slide from its features and some training slides.
 
-Every rival has the signature :data:`Rival` and stands in :data:`RIVALS`.  Features are principal
-components of the training slides' log-normalised expression (:func:`pca_features`).
+Every one has the signature :data:`Baseline` and stands in :data:`BASELINES`.  Features are
+principal components of the training slides' log-normalised expression (:func:`pca_features`).
 
 * Regressors (``knn``, ``ridge``, ``svr``, ``mlp``) learn features -> coordinates.  Training
   coordinates are gauge-fixed (mean 0, RMS radius 1) in the frame they are given in, so slides in
@@ -11,8 +11,8 @@ components of the training slides' log-normalised expression (:func:`pca_feature
 * Unsupervised layouts of the test slide alone: ``pca2``, ``isomap``, ``spectral``.
 * ``random``: a standard normal layout, the chance level.
 
-Settings were chosen in favour of the rivals, on slides they are reported on, and are then the same
-for every slide.
+Settings were chosen in favour of the baselines, on slides they are reported on, and are then the
+same for every slide.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from spatial_ipa.evaluation.baselines.transport import connected_knn_graph, tran
 from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.layout.registration import register_slides
 
-__all__ = ["RIVALS", "Rival", "pca_features", "predict", "register_slides", "registered"]
+__all__ = ["BASELINES", "Baseline", "pca_features", "predict", "register_slides", "registered"]
 
 Array = NDArray[np.float64]
 Arrays = Sequence[np.ndarray]
 
-Rival = Callable[[Arrays, Arrays, np.ndarray, int], Array]
+Baseline = Callable[[Arrays, Arrays, np.ndarray, int], Array]
 """(train_features [(n_s, d)], train_xy [(n_s, 2)], test_features (n, d), seed) -> (n, 2)."""
 
 
@@ -92,10 +92,10 @@ def predict(
     *,
     register: bool = False,
 ) -> Array:
-    """Run one rival of the table by name, after checking its input.
+    """Run one baseline of the table by name, after checking its input.
 
     Args:
-        name: a key of :data:`RIVALS`.
+        name: a key of :data:`BASELINES`.
         train_features: (n_s, d) per training slide.
         train_xy: (n_s, 2) per training slide, any unit.
         test_features: (n, d).
@@ -109,8 +109,8 @@ def predict(
     Raises:
         ValueError: for an unknown name or arrays that do not fit together.
     """
-    if name not in RIVALS:
-        raise UserError(f"name must be one of {', '.join(RIVALS)}, got {name!r}")
+    if name not in BASELINES:
+        raise UserError(f"name must be one of {', '.join(BASELINES)}, got {name!r}")
     if not train_xy or len(train_features) != len(train_xy):
         raise UserError(
             "train_features and train_xy must hold one array per training slide, got "
@@ -123,15 +123,15 @@ def predict(
                 f"training slide {s}: features must be {expected} and xy ({len(features)}, 2), "
                 f"got {features.shape} and {xy.shape}"
             )
-    rival = registered(RIVALS[name]) if register else RIVALS[name]
-    return rival(train_features, train_xy, test_features, seed)
+    baseline = registered(BASELINES[name]) if register else BASELINES[name]
+    return baseline(train_features, train_xy, test_features, seed)
 
 
-def registered(rival: Rival) -> Rival:
-    """The rival, given training slides that were registered to the first one."""
+def registered(baseline: Baseline) -> Baseline:
+    """The baseline, given training slides that were registered to the first one."""
 
     def run(features: Arrays, xy: Arrays, test: np.ndarray, seed: int) -> Array:
-        return rival(features, register_slides(features, xy), test, seed)
+        return baseline(features, register_slides(features, xy), test, seed)
 
     return run
 
@@ -192,7 +192,7 @@ def _random(features: Arrays, xy: Arrays, test: np.ndarray, seed: int) -> Array:
     return np.random.default_rng(seed).standard_normal((len(test), 2))
 
 
-RIVALS: dict[str, Rival] = {
+BASELINES: dict[str, Baseline] = {
     "random": _random,
     "pca2": _pca2,
     "isomap": _isomap,

@@ -79,7 +79,7 @@ def transport_plan(
         (n, m) float64 plan, non-negative, and the cost it was found at.
 
     Raises:
-        ModuleNotFoundError: if POT is not installed.
+        ImportError: if POT is not installed.
         ValueError: if alpha_linear or epsilon is out of range.
     """
     if not 0.0 <= alpha_linear <= 1.0:
@@ -90,7 +90,7 @@ def transport_plan(
         import ot
     except ModuleNotFoundError as error:
         raise MissingPackage(
-            "the novosparc rival needs POT: pip install 'edgewise[rivals]'"
+            "the novosparc baseline needs POT: pip install 'edgewise[baselines]'"
         ) from error
     n, m = feature_distance.shape
     scaled = [d / max(float(d.max()), 1e-300) for d in (feature_distance, cell_distance)]

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from spatial_ipa.evaluation.baselines.regression import (
-    RIVALS,
+    BASELINES,
     pca_features,
     predict,
     register_slides,
@@ -70,8 +70,8 @@ REACHED = {
 }
 
 
-def test_every_rival_is_tested() -> None:
-    assert set(REACHED) | {"random"} == set(RIVALS)
+def test_every_baseline_is_tested() -> None:
+    assert set(REACHED) | {"random"} == set(BASELINES)
 
 
 @pytest.mark.parametrize("name", REACHED)
@@ -84,13 +84,13 @@ def test_a_smooth_map_is_recovered(name: str, slides: tuple) -> None:
     assert procrustes_rmse(layout, truth) < 0.8
 
 
-def test_the_random_rival_knows_nothing(slides: tuple) -> None:
+def test_the_random_baseline_knows_nothing(slides: tuple) -> None:
     features, xy, test, truth = slides
     scores = [distance_spearman(predict("random", features, xy, test, s), truth) for s in range(5)]
     assert abs(np.mean(scores)) < 0.05
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_the_seed_fixes_the_result(name: str, slides: tuple) -> None:
     features, xy, test, _ = slides
     first, again = (predict(name, features, xy, test, 7) for _ in range(2))
@@ -223,7 +223,7 @@ def test_the_linear_transport_plan_equals_a_plain_sinkhorn_iteration() -> None:
 
 def test_missing_transport_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ot", None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs POT: pip install 'edgewise\[rivals\]'"):
+    with pytest.raises(ImportError, match=r"needs POT: pip install 'edgewise\[baselines\]'"):
         transport_plan(*[np.ones((3, 3))] * 3, alpha_linear=0.5, epsilon=0.1)
 
 

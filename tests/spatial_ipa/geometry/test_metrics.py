@@ -13,6 +13,8 @@ from scipy.stats import spearmanr
 from sklearn.manifold import trustworthiness
 
 from spatial_ipa.geometry import metrics as M
+from spatial_ipa.geometry.gauge import gauge_fix_array, procrustes_rotation
+from spatial_ipa.geometry.neighbours import neighbour_recall
 
 
 def noisy(n: int = 150, noise: float = 0.4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -138,15 +140,15 @@ def test_procrustes_equals_scipy_and_a_numerical_minimum() -> None:
 @pytest.mark.parametrize("mirror", [False, True])
 def test_procrustes_rotation_recovers_the_motion(mirror: bool) -> None:
     _, target = noisy(40)
-    rotation, scale = M.procrustes_rotation(moved(target, 0.7, mirror, 5.0), target)
+    rotation, scale = procrustes_rotation(moved(target, 0.7, mirror, 5.0), target)
     assert np.linalg.det(rotation) == pytest.approx(-1.0 if mirror else 1.0)
     assert scale == pytest.approx(1.0)
 
 
 def test_sliced_wasserstein_equals_scipy_along_each_direction() -> None:
     pred, target = noisy(50)
-    p, t = M.gauge_fix(pred), M.gauge_fix(target)
-    p = p @ M.procrustes_rotation(p, t)[0]
+    p, t = gauge_fix_array(pred), gauge_fix_array(target)
+    p = p @ procrustes_rotation(p, t)[0]
     squares = []
     for step in range(64):
         axis = [math.cos(math.pi * step / 64), math.sin(math.pi * step / 64)]
@@ -224,11 +226,11 @@ def test_worse_layouts_score_worse() -> None:
 
 def test_gauge_fix_has_mean_zero_and_rms_radius_one() -> None:
     _, target = noisy()
-    fixed = M.gauge_fix(target.astype(np.float32))
+    fixed = gauge_fix_array(target.astype(np.float32))
     assert fixed.dtype == np.float64
     np.testing.assert_allclose(fixed.mean(0), 0.0, atol=1e-12)
     assert (fixed**2).sum(1).mean() == pytest.approx(1.0)
-    np.testing.assert_array_equal(M.gauge_fix(np.full((5, 2), 0.1)), 0.0)
+    np.testing.assert_array_equal(gauge_fix_array(np.full((5, 2), 0.1)), 0.0)
 
 
 @pytest.mark.parametrize(("n", "k"), [(96, 20), (133, 20), (140, 21), (384, 57), (1000, 150)])
@@ -242,16 +244,16 @@ def test_neighbour_recall_equals_a_plain_loop_and_bounds() -> None:
     h = np.concatenate([xy, rng.normal(size=(80, 3))], axis=1)
     dh, dx = cdist(h, h), cdist(xy, xy)
     hits = sum(len(set(np.argsort(dh[i])[1:31]) & set(np.argsort(dx[i])[1:21])) for i in range(80))
-    assert M.neighbour_recall(h, xy, 20, 30) == pytest.approx(hits / (80 * 20), abs=1e-12)
-    assert M.neighbour_recall(xy, xy, 20, 20) == pytest.approx(1.0)
-    assert M.neighbour_recall(h, xy, 20, 79) == pytest.approx(1.0)
+    assert neighbour_recall(h, xy, 20, 30) == pytest.approx(hits / (80 * 20), abs=1e-12)
+    assert neighbour_recall(xy, xy, 20, 20) == pytest.approx(1.0)
+    assert neighbour_recall(h, xy, 20, 79) == pytest.approx(1.0)
 
 
 def test_neighbour_recall_of_coincident_embeddings_never_counts_the_point_itself() -> None:
     xy = grid(7)
-    recall = M.neighbour_recall(np.zeros((49, 8)), xy, 5, 48)
+    recall = neighbour_recall(np.zeros((49, 8)), xy, 5, 48)
     assert recall == pytest.approx(1.0)
-    few = M.neighbour_recall(np.random.default_rng(0).normal(size=(49, 4)), xy, 5, 12)
+    few = neighbour_recall(np.random.default_rng(0).normal(size=(49, 4)), xy, 5, 12)
     assert few == pytest.approx(12 / 48, abs=0.06)
 
 
@@ -274,6 +276,6 @@ def test_bad_neighbourhood_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"k must lie in \[1, n - 1\] = \[1, 15\], got 16"):
         M.layout_recall(xy, xy, 16)
     with pytest.raises(ValueError, match="k_candidates must lie in"):
-        M.neighbour_recall(xy, xy, 3, 0)
+        neighbour_recall(xy, xy, 3, 0)
     with pytest.raises(ValueError, match="embedding must have shape"):
-        M.neighbour_recall(xy[:3], xy, 3, 3)
+        neighbour_recall(xy[:3], xy, 3, 3)

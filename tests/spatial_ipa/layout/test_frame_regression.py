@@ -1,4 +1,4 @@
-"""Regression in the common frame against dense formulas, and what it must not depend on."""
+"""Regression in the common frame: against dense algebra, on slides in any pose."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -18,8 +17,6 @@ from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.layout import frame_regression as common_frame
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.placement import Placement
-from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings, PlacementContext
-from spatial_ipa.training.module import GraphMode, SpatialIPAModule
 
 D = 6
 
@@ -275,101 +272,3 @@ def flat(s: EmbeddedSlide) -> EmbeddedSlide:
 def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
-
-
-# ---- in the module
-
-
-def trainer(folder: Path) -> pl.Trainer:
-    return pl.Trainer(
-        default_root_dir=folder, max_epochs=1, accelerator="cpu", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        use_distributed_sampler=False,
-    )  # fmt: skip
-
-
-def data() -> MinisetDataModule:
-    settings = MinisetSettings(
-        per_epoch=2, val_per_slide=1, batch_size=2, size_min=60, size_max=80, num_candidates=15
-    )
-    return MinisetDataModule([slide(0), slide(1)], [slide(2)], settings)
-
-
-def untrained(common_frame: bool = True, graph: GraphMode = "gated") -> SpatialIPAModule:
-    torch.manual_seed(0)
-    return SpatialIPAModule(D, 16, 2, 8, 2, graph=graph, gate_steps=1, common_frame=common_frame)
-
-
-def fitted(folder: Path, common_frame: bool = True, graph: GraphMode = "gated") -> SpatialIPAModule:
-    """A very short fit on two slides, saved as ``model.ckpt``."""
-    module, used = untrained(common_frame, graph), trainer(folder)
-    used.fit(module, datamodule=data())
-    used.save_checkpoint(folder / "model.ckpt")
-    return module
-
-
-def loaded(path: Path) -> SpatialIPAModule:
-    return SpatialIPAModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-
-
-QUIET = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`")
-
-
-@QUIET
-@pytest.mark.parametrize("n", [80, 200])
-def test_a_module_refines_what_it_places(
-    n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whole and stitched; the refined layout is the plain one after `refine` with the same seed."""
-    monkeypatch.setattr(common_frame, "_SAMPLE", 50)
-    fitted(tmp_path)
-    module, h = loaded(tmp_path / "model.ckpt"), slide(3, n).h
-    context = module.context
-    assert context is not None
-    assert context.frame is not None
-    refined = module.place(torch.from_numpy(h), "auto", 3, 5)
-    module.context = replace(context, frame=None)
-    plain = module.place(torch.from_numpy(h), "auto", 3, 5)
-    assert not torch.allclose(plain.xy, refined.xy, atol=0.1)
-    torch.testing.assert_close(context.frame.refine(plain, h, 5).xy, refined.xy)
-    assert not torch.equal(context.frame.refine(plain, h, 6).xy, refined.xy)
-
-
-@QUIET
-@pytest.mark.parametrize(("common_frame", "graph"), [(False, "gated"), (True, "true")])
-def test_without_common_frame(common_frame: bool, graph: GraphMode, tmp_path: Path) -> None:
-    module = fitted(tmp_path, common_frame, graph)
-    for context in (module.context, loaded(tmp_path / "model.ckpt").context):
-        assert context is not None
-        assert context.frame is None
-
-
-@QUIET
-@pytest.mark.parametrize("common_frame", [False, True])
-def test_a_resumed_fit_follows_its_own_option(common_frame: bool, tmp_path: Path) -> None:
-    """And not the checkpoint, which may be from before there were frames."""
-    fitted(tmp_path, not common_frame)
-    module = untrained(common_frame)
-    trainer(tmp_path).fit(
-        module, datamodule=data(), ckpt_path=tmp_path / "model.ckpt", weights_only=True
-    )
-    assert module.context is not None
-    assert (module.context.frame is not None) == common_frame
-
-
-@QUIET
-def test_validation_after_a_fit_keeps_the_frame(tmp_path: Path) -> None:
-    module = fitted(tmp_path)
-    before, h = module.context, torch.from_numpy(slide(3).h)
-    assert before is not None
-    placed = module.place(h, num_draws=2).xy
-    trainer(tmp_path).validate(module, datamodule=data(), verbose=False)
-    assert module.context is not None
-    assert module.context.frame is before.frame
-    assert torch.equal(module.place(h, num_draws=2).xy, placed)
-
-
-def test_a_context_from_before_there_were_frames_has_none() -> None:
-    state = PlacementContext(None, 20, 100, 0.0).state()
-    del state["frame"]
-    assert PlacementContext.from_state(state).frame is None

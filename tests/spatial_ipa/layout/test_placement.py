@@ -1,4 +1,4 @@
-"""Whole and stitched placement with a stand-in for the model that knows the true layout."""
+"""Layouts of many cells, whole and stitched."""
 
 from __future__ import annotations
 
@@ -13,14 +13,9 @@ from torch import Tensor
 
 from common.graph.edges import EdgeList
 from spatial_ipa.geometry.gauge import gauge_fix
-from spatial_ipa.layout.placement import (
-    Placement,
-    aspect_ratio,
-    consensus,
-    place_stitched,
-    place_whole,
-    towards_outline,
-)
+from spatial_ipa.layout.placement import Placement, consensus
+from spatial_ipa.layout.stitched import place_stitched
+from spatial_ipa.layout.whole import place_whole
 
 
 def points(n: int, seed: int = 0) -> Tensor:
@@ -114,7 +109,7 @@ def test_every_cell_is_placed_once_in_equal_parts(n: int, size: int, anchors: in
 def test_memory_bound_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts may go through the model in several calls; the anchors of the first hold them all."""
     h = points(301)
-    monkeypatch.setattr("spatial_ipa.layout.placement._NODES_PER_CALL", 130)
+    monkeypatch.setattr("spatial_ipa.layout.stitched._NODES_PER_CALL", 130)
     place = TrueLayout()
     found = place_stitched(place, h, 10, 2, 0, 0.0, 60)
     assert len(place.calls) > 2
@@ -134,7 +129,7 @@ def test_nodes_in_memory_order_give_the_same_layout(monkeypatch: pytest.MonkeyPa
 
     seen: list[EdgeList] = []
     plain = place_whole(place, h, 10, 2, 0, 0.1)
-    monkeypatch.setattr("spatial_ipa.layout.placement._ORDER_FROM", 301)
+    monkeypatch.setattr("spatial_ipa.layout.whole._ORDER_FROM", 301)
     ordered = place_whole(place, h, 10, 2, 0, 0.1)
     before, after = ((e.src - e.dst).abs().float().mean() for e in (seen[0], seen[-1]))
     assert after < 0.3 * before, "otherwise nothing was ordered"
@@ -258,42 +253,3 @@ def test_consensus_superposes_on_the_mean_not_on_the_first_draw() -> None:
 def test_bad_number_of_anchors(num_anchors: int) -> None:
     with pytest.raises(ValueError, match=rf"size = 60\), got {num_anchors}"):
         place_stitched(TrueLayout(), points(200), 10, 2, 0, 0.0, 60, num_anchors)
-
-
-def principal_widths(xy: torch.Tensor) -> np.ndarray:
-    return np.linalg.svd((xy - xy.mean(0)).numpy(), compute_uv=False)
-
-
-@pytest.mark.parametrize(("aspect", "share"), [(0.8, 0.5), (0.8, 1.0), (0.2, 0.5), (0.8, 0.0)])
-def test_outline_moves_the_aspect_ratio_by_its_share(aspect: float, share: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    draws = points(200) @ torch.tensor([[1.0, 0.3], [0.0, 0.4]])
-    draws = draws + 0.05 * torch.randn(4, 200, 2, generator=generator)
-    before = consensus(draws)
-    after = towards_outline(before, aspect, share)
-    own = principal_widths(before.xy)[1] / principal_widths(before.xy)[0]
-    found = principal_widths(after.xy)[1] / principal_widths(after.xy)[0]
-    assert aspect_ratio(before.xy) == pytest.approx(own, rel=1e-5)
-    assert found == pytest.approx(own ** (1 - share) * aspect**share, rel=1e-4)
-    assert after.xy.square().sum(1).mean().item() == pytest.approx(1, abs=1e-5)
-    # One linear map without rotation: symmetric, the same for the draws.
-    change = torch.linalg.lstsq(before.xy - before.xy.mean(0), after.xy).solution
-    torch.testing.assert_close(change, change.T, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(after.draws, before.draws @ change, rtol=1e-3, atol=1e-4)
-
-
-def test_outline_turns_with_the_layout() -> None:
-    placed = whole(points(120) * torch.tensor([1.0, 0.3]), 0.05)
-    rotation = random_poses(1, torch.Generator().manual_seed(3))[0][0]
-    turned = type(placed)(placed.xy @ rotation.T, placed.draws @ rotation.T)
-    expected = towards_outline(placed, 0.7).xy @ rotation.T
-    torch.testing.assert_close(towards_outline(turned, 0.7).xy, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_line_is_not_stretched_and_a_wrong_aspect_is_refused() -> None:
-    line = torch.stack([torch.linspace(-1, 1, 50), torch.zeros(50)], dim=1)
-    placed = consensus(line.expand(2, -1, -1))
-    assert torch.equal(towards_outline(placed, 0.7).xy, placed.xy)
-    for aspect in (0.0, 1.5, float("nan")):
-        with pytest.raises(ValueError, match="aspect"):
-            towards_outline(placed, aspect)

@@ -1,0 +1,130 @@
+"""Short commands of ``edgewise``; ``lightning`` remains the way to every setting."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.cli.command import Command
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--layer", help="layer of the counts; X by default, raw.X for AnnData.raw")
+    parser.add_argument("--gene-key", help="column of var with the gene names; default: its index")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, help="h5ad with expression")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="h5ad to write")
+    parser.add_argument("--ckpt", type=Path, required=True, help="model that a fit exported")
+    parser.add_argument("--kind", choices=["scrna", "st"], default="scrna")
+    _add_keys(parser)
+    parser.add_argument("--draws", type=int, default=16, help="layouts averaged")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--coverage", type=float, default=0.9, help="of the error radii")
+    parser.add_argument("--no-graph", action="store_true", help="leave the neighbour graph out")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+
+def _place(given: argparse.Namespace) -> None:
+    from spatial_ipa.data.keys import SlideKeys
+    from spatial_ipa.placing.command import CellDataModule
+    from spatial_ipa.placing.load import load
+    from spatial_ipa.placing.options import PlacementOptions
+
+    options = PlacementOptions(
+        num_draws=given.draws,
+        write_graph=not given.no_graph,
+        seed=given.seed,
+        coverage=given.coverage,
+    )
+    data = CellDataModule(
+        str(given.input),
+        str(given.output),
+        given.kind,
+        options,
+        SlideKeys(given.layer, given.gene_key),
+        given.overwrite,
+    )
+    data.read().run(load(given.ckpt, given.device), write=True)
+
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("slides", nargs="+", help="files, folders or patterns")
+    parser.add_argument("--out", type=Path, required=True, help="folder of everything written")
+    parser.add_argument("--validation", nargs="+", default=[], metavar="SLIDE")
+    parser.add_argument("--scrna", nargs="+", default=[], metavar="SAMPLE")
+    _add_keys(parser)
+    parser.add_argument("--spatial-key", help="key of the coordinates in obsm; spatial by default")
+    parser.add_argument("--size", choices=["laptop", "full"], default="laptop")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="further setting of lightning fit, such as model.init_args.network.c_s=64",
+    )  # fmt: skip
+
+
+def _fit(given: argparse.Namespace) -> None:
+    from spatial_ipa.data.keys import SlideKeys
+    from spatial_ipa.pipeline.fit import fit
+
+    fit(
+        given.slides,
+        validation=given.validation,
+        scrna=given.scrna,
+        out=given.out,
+        keys=SlideKeys(given.layer, given.gene_key, given.spatial_key),
+        size=given.size,
+        epochs=given.epochs,
+        seed=given.seed,
+        overrides=[f"--{setting}" for setting in given.overrides],
+    )
+    print(f"wrote {given.out / 'spatial_ipa.ckpt'}", flush=True)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("slides", nargs="+", help="slides with coordinates; files or patterns")
+    parser.add_argument("--ckpt", type=Path, required=True, help="model that a fit exported")
+    parser.add_argument(
+        "--train", nargs="+", default=[], metavar="SLIDE",
+        help="training slides, to show regression and chance beside",
+    )  # fmt: skip
+    _add_keys(parser)
+    parser.add_argument("--spatial-key", help="key of the coordinates in obsm; spatial by default")
+    parser.add_argument("--draws", type=int, default=16, help="layouts averaged")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, help="CSV file of the scores")
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    from common.files.atomic import atomic_path
+    from common.files.outputs import prepare_output
+    from spatial_ipa.data.keys import SlideKeys
+    from spatial_ipa.data.read import slide_files
+    from spatial_ipa.placing.load import load
+
+    if given.output is not None:
+        prepare_output(given.output, "--output")
+    scores = load(given.ckpt).evaluate(
+        slide_files(given.slides),
+        train=slide_files(given.train) if given.train else (),
+        keys=SlideKeys(given.layer, given.gene_key, given.spatial_key),
+        num_draws=given.draws,
+        seed=given.seed,
+    )
+    print(scores.to_string(index=False, float_format="{:.3f}".format), flush=True)
+    if given.output is not None:
+        with atomic_path(given.output) as temporary:
+            scores.to_csv(temporary, index=False)
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(("place",), "coordinates for the cells of an h5ad file", _add_place, _place),
+    Command(("fit", "spatial"), "train spatial_ipa on slides", _add_fit, _fit),
+    Command(
+        ("evaluate", "spatial"), "score spatial_ipa on slides with coordinates",
+        _add_evaluate, _evaluate,
+    ),
+)  # fmt: skip

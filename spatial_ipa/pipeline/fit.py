@@ -1,0 +1,134 @@
+"""Training from Python: slides in, a model that places cells out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from anndata import AnnData
+
+from common.errors import ExistingFile, UserError
+from common.files.atomic import atomic_path
+from spatial_ipa.confidence.conformal import CALIBRATION_VERSION
+from spatial_ipa.data.keys import SlideKeys
+from spatial_ipa.data.read import read_slide, read_slides, slide_files
+from spatial_ipa.data.split import check_split
+from spatial_ipa.encoder.frozen import load_encoder
+from spatial_ipa.encoder.stage import EncoderInputs
+from spatial_ipa.layout.frame_regression import FRAME_VERSION
+from spatial_ipa.pipeline.recipes import Size, write_recipes
+from spatial_ipa.pipeline.stages import (
+    fit_encoder,
+    fit_joint,
+    read_config,
+    run_once,
+    stage_content,
+)
+from spatial_ipa.placing.load import load
+from spatial_ipa.placing.placer import Placer
+
+Sources: TypeAlias = Sequence[str | Path | AnnData] | str | Path | AnnData
+"""Files, folders, glob patterns or AnnData objects; one of them or several."""
+
+
+def fit(
+    slides: Sources,
+    *,
+    validation: Sources = (),
+    scrna: Sources = (),
+    out: str | Path,
+    keys: SlideKeys = SlideKeys(),
+    scrna_keys: SlideKeys = SlideKeys(),
+    size: Size = "laptop",
+    epochs: int | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+) -> Placer:
+    """Train encoder, gate and network, as ``lightning fit`` does with the shipped configurations.
+
+    Args:
+        slides: training slides with counts and coordinates.
+        validation: further slides, which choose the epoch and calibrate the error radii; without
+            them the last epoch is kept and there are no radii.
+        scrna: dissociated samples that the encoder is aligned with.
+        out: folder of everything written; the model is ``out/spatial_ipa.ckpt``.  A stage whose
+            inputs have not changed is not run again.
+        keys: where in the slides matrix, gene names and coordinates are.
+        scrna_keys: where in the samples they are; as ``keys`` where None.
+        size: ``laptop`` for two cores and minutes, ``full`` for a GPU.
+        epochs: of the joint training; 10 (laptop) or 30 (full) if None.
+        seed: of initial weights and all draws.
+        overrides: further arguments of ``lightning fit`` for the joint training, such as
+            ``["--model.init_args.network.c_s=64"]``.
+
+    Returns:
+        The model, as :func:`spatial_ipa.load` gives it.
+
+    Raises:
+        ValueError: on slides that cannot be used, or if a stage fails; its message stands above.
+
+    Example:
+        >>> import spatial_ipa
+        >>> model = spatial_ipa.fit(
+        ...     example_files[:2], validation=example_files[2:3], out=example_out, epochs=1,
+        ...     seed=3, overrides=example_overrides,
+        ... )
+        >>> len(model.encoder.panel)
+        120
+    """
+    if size not in ("laptop", "full"):
+        raise UserError(f"size must be laptop or full, got {size!r}")
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ExistingFile(f"out={folder} is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    train = _files(slides, folder / "inputs", "slide")
+    val = _files(validation, folder / "inputs", "validation")
+    cells = _files(scrna, folder / "inputs", "scrna")
+    scrna_keys = scrna_keys.or_else(keys)
+    read = read_slides(train, keys), read_slides(val, keys) if val else []
+    samples = [
+        read_slide(path, scrna_keys, require_spatial=False)
+        for path in (slide_files(cells) if cells else [])
+    ]
+    content = stage_content(*read, [], samples)
+    config, configs = write_recipes(folder, size)
+    inputs = EncoderInputs(train, val, cells, keys, scrna_keys)
+    run_once(
+        folder / "encoder.pt",
+        [content, read_config(config), seed],
+        lambda: fit_encoder(folder, config, inputs, seed),
+    )
+    encoder = load_encoder(folder / "encoder.pt")
+    check_split(encoder.split, *read)
+    further = [*overrides, *([] if epochs is None else [f"--trainer.max_epochs={epochs}"])]
+    run_once(
+        folder / "spatial_ipa.ckpt",
+        [
+            content,
+            [CALIBRATION_VERSION, FRAME_VERSION],
+            encoder.weights_hash,
+            [read_config(path) for path in configs],
+            further,
+            seed,
+        ],
+        lambda: fit_joint(folder, configs, inputs, val, further, seed),
+    )
+    return load(folder / "spatial_ipa.ckpt")
+
+
+def _files(sources: Sources, folder: Path, role: str) -> list[str]:
+    """Paths as they are; AnnData objects as files written to ``folder``, named by their role."""
+    given = [sources] if isinstance(sources, str | Path | AnnData) else list(sources)
+    paths = []
+    for number, source in enumerate(given):
+        if not isinstance(source, AnnData):
+            paths.append(str(source))
+            continue
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{role}_{number}.h5ad"
+        with atomic_path(path) as temporary:
+            source.write_h5ad(temporary)
+        paths.append(str(path))
+    return paths

@@ -1,0 +1,46 @@
+"""Stages in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import cast
+
+import pytest
+
+from common.training.stage import run_stage
+
+LAUNCHER = (
+    "LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK",
+    "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "PMI_RANK",
+    "OMPI_COMM_WORLD_RANK", "PL_GLOBAL_SEED",
+)  # fmt: skip
+
+
+def test_a_stage_starts_without_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def fake(
+        command: list[str], env: dict[str, str], check: bool
+    ) -> subprocess.CompletedProcess[str]:
+        seen.update(command=command, env=env)
+        return subprocess.CompletedProcess(command, 0)
+
+    for name in LAUNCHER:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("EDGEWISE_DATA", "kept")
+    monkeypatch.setattr(subprocess, "run", fake)
+    run_stage(["fit", "--config", "a b.yaml"])
+    assert seen["command"] == [sys.executable, "-m", "common.cli", "fit", "--config", "a b.yaml"]
+    environment = cast(dict[str, str], seen["env"])
+    assert not set(LAUNCHER) & set(environment)
+    assert environment["EDGEWISE_DATA"] == "kept"
+    assert "PATH" in environment
+
+
+def test_a_failed_stage_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 2)
+    )
+    with pytest.raises(ValueError, match=r"`lightning fit --config=x` failed with status 2"):
+        run_stage(["fit", "--config=x"])

@@ -1,0 +1,92 @@
+"""Input of `lightning predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from spatial_ipa.data.keys import SlideKeys
+from spatial_ipa.placing.command import CellDataModule
+from spatial_ipa.placing.options import PlacementOptions
+
+
+def test_existing_output_is_refused_unless_told(tmp_path: Path) -> None:
+    taken = tmp_path / "out.h5ad"
+    taken.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match=r"out\.h5ad exists; .*data\.overwrite"):
+        CellDataModule("in.h5ad", str(taken))
+    assert CellDataModule("in.h5ad", str(taken), overwrite=True).overwrite
+    assert taken.read_bytes() == b"precious"
+
+
+def test_output_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent of data\.output does not exist"):
+        CellDataModule("in.h5ad", str(tmp_path / "absent" / "out.h5ad"))
+
+
+def test_output_that_is_the_input_is_refused(tmp_path: Path) -> None:
+    """Also through another spelling or a link, and also when overwriting is allowed."""
+    path = tmp_path / "cells.h5ad"
+    path.write_bytes(b"precious")
+    (tmp_path / "link.h5ad").symlink_to(path)
+    (tmp_path / "sub").mkdir()
+    for output in (path, tmp_path / "link.h5ad", tmp_path / "sub" / ".." / "cells.h5ad"):
+        with pytest.raises(ValueError, match=r"data\.output is the input file"):
+            CellDataModule(str(path), str(output), overwrite=True)
+
+
+def test_an_earlier_prediction_is_refused_before_any_work_unless_told(tmp_path: Path) -> None:
+    data = ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32))
+    data.obsm["X_spatial_ipa"] = np.zeros((12, 2))
+    data.write_h5ad(tmp_path / "cells.h5ad")
+    files = str(tmp_path / "cells.h5ad"), str(tmp_path / "out.h5ad")
+    with pytest.raises(ValueError, match=r"earlier prediction \(obsm\['X_spatial_ipa'\]\); set"):
+        CellDataModule(*files).setup("predict")
+    CellDataModule(*files, overwrite=True).setup("predict")
+
+
+def test_cells_bring_their_gene_names_in_a_column(tmp_path: Path) -> None:
+    data = ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32))
+    data.var["feature_name"] = list("ABCDE")
+    data.write_h5ad(tmp_path / "cells.h5ad")
+    files = str(tmp_path / "cells.h5ad"), str(tmp_path / "out.h5ad")
+    module = CellDataModule(*files, keys=SlideKeys(gene_key="feature_name"))
+    module.setup("predict")
+    assert module.request.slide.genes == tuple("ABCDE")
+    with pytest.raises(ValueError, match="var has no column 'name'"):
+        CellDataModule(*files, keys=SlideKeys(gene_key="name")).setup("predict")
+
+
+def test_cells_are_for_prediction_only(tmp_path: Path) -> None:
+    module = CellDataModule("in.h5ad", str(tmp_path / "out.h5ad"))
+    with pytest.raises(ValueError, match="only serves `lightning predict`"):
+        module.setup("fit")
+
+
+def test_one_draw_has_no_spread() -> None:
+    with pytest.raises(ValueError, match="at least 2 for a spread, got 1"):
+        PlacementOptions(num_draws=1)
+    with pytest.raises(ValueError, match="approximate_above must be positive, got 0"):
+        PlacementOptions(approximate_above=0)
+
+
+def test_a_graph_that_needs_faiss_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = tmp_path / "cells.h5ad"
+    ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32)).write_h5ad(cells)
+    monkeypatch.setattr("spatial_ipa.placing.command.find_spec", lambda name: None)
+
+    def module(**options: object) -> CellDataModule:
+        placement = PlacementOptions(**options)  # type: ignore[arg-type]
+        return CellDataModule(str(cells), str(tmp_path / "out.h5ad"), placement=placement)
+
+    with pytest.raises(ImportError, match=r"12 cells needs faiss.*write_graph=false"):
+        module(approximate_above=11).setup("predict")
+    for options in ({"approximate_above": 12}, {"approximate_above": 1, "write_graph": False}):
+        data = module(**options)
+        data.setup("predict")
+        assert list(data.request.clock.seconds) == ["read"]

@@ -1,0 +1,147 @@
+"""Loaders of minisets, their settings, and the context of a training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.model.minisets import Augmentation, Miniset
+from spatial_ipa.placing.context import PlacementContext
+from spatial_ipa.training.datamodule import MinisetDataModule
+from spatial_ipa.training.settings import MinisetSettings
+
+
+def learnable_slide(name: str, n: int = 150, seed: int = 0) -> EmbeddedSlide:
+    """Embeddings that are a smooth map of the coordinates plus two columns of noise."""
+    rng = np.random.default_rng(seed)
+    xy = rng.random((n, 2))
+    waves = [f(np.pi * xy) for f in (np.sin, np.cos)]
+    h = np.concatenate([2 * xy - 1, *waves, 0.3 * rng.standard_normal((n, 2))], 1)
+    return EmbeddedSlide(name, h.astype(np.float32), xy.astype(np.float32))
+
+
+def datamodule(world: int, rank: int, batch_size: int = 2, done: int = 0) -> MinisetDataModule:
+    """A data module of 10 training draws and 2 x 3 validation draws, as rank ``rank`` sees it.
+
+    Args:
+        world: number of processes.
+        rank: this process.
+        batch_size: minisets per batch.
+        done: training batches finished before.
+    """
+    settings = MinisetSettings(
+        per_epoch=10, val_per_slide=3, batch_size=batch_size, size_min=30, size_max=40,
+        num_candidates=10, num_rows=12,
+    )  # fmt: skip
+    slides = [learnable_slide(name, 60, seed) for seed, name in enumerate("abcd")]
+    module = MinisetDataModule(slides[:2], slides[2:], settings)
+    progress = SimpleNamespace(total=SimpleNamespace(completed=done))
+    module.trainer = cast(
+        pl.Trainer,
+        SimpleNamespace(
+            world_size=world,
+            global_rank=rank,
+            fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
+        ),
+    )
+    return module
+
+
+def drawn(loader: object) -> list[int]:
+    assert isinstance(loader, DataLoader)
+    assert loader.sampler is not None
+    return list(loader.sampler)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_get_equal_counts_and_different_draws(world: int) -> None:
+    """10 training draws on 3 ranks are rounded up to 12; 6 validation draws fit all."""
+    modules = [datamodule(world, rank) for rank in range(world)]
+    for loaders, total, needed in (
+        ([m.train_dataloader() for m in modules], {1: 10, 2: 10, 3: 12}[world], 10),
+        ([m.val_dataloader() for m in modules], 6, 6),
+    ):
+        parts = [drawn(loader) for loader in loaders]
+        assert {len(part) for part in parts} == {total // world}
+        assert len({len(cast(DataLoader[Miniset], loader)) for loader in loaders}) == 1
+        assert sorted(index for part in parts for index in part) == list(range(total))
+        assert total >= needed
+
+
+def test_batches_hold_what_the_dataset_draws() -> None:
+    module = datamodule(2, 1)
+    dataset = module.train_dataset()
+    batches = list(module.train_dataloader())
+    assert [b.num_graphs for b in batches] == [2, 2, 1]
+    wanted = [dataset[i] for i in (1, 3, 5, 7, 9)]
+    assert torch.equal(torch.cat([b.h for b in batches]), torch.cat([m.h for m in wanted]))
+    assert all(b.start_noise is not None for b in batches)
+    assert {len(m.target.rows) for m in wanted} == {12}
+
+
+def test_validation_is_clean_complete_and_the_same_in_every_epoch() -> None:
+    early, late = (list(datamodule(1, 0, done=done).val_dataloader()) for done in (0, 35))
+    for a, b in zip(early, late, strict=True):
+        assert torch.equal(a.h, b.h)
+        assert a.start_noise is None
+        assert len(a.target.rows) == len(a.h)
+    slides = datamodule(1, 0).val
+    known = torch.from_numpy(np.concatenate([s.h for s in slides]))
+    for row in early[0].h:
+        assert bool((known == row).all(1).any()), "not an unchanged row of a validation slide"
+
+
+def test_validation_does_not_repeat_training_draws() -> None:
+    """The same slides in both roles: the seeds differ, so the subsets do."""
+    module = datamodule(1, 0)
+    module.settings = replace(module.settings, augmentation=Augmentation(0.0, 0.0, 0.0))
+    module.val = module.train
+    first = next(iter(module.train_dataloader()))
+    other = next(iter(cast(DataLoader[Miniset], module.val_dataloader())))
+    assert first.h.shape != other.h.shape or not torch.equal(first.h, other.h)
+
+
+@pytest.mark.parametrize(("done", "start"), [(0, 0), (5, 10), (10, 20)])
+def test_a_resumed_loader_starts_in_its_epoch(done: int, start: int) -> None:
+    assert drawn(datamodule(1, 0, done=done).train_dataloader()) == list(range(start, start + 10))
+
+
+def test_without_validation_slides_there_is_no_loader() -> None:
+    module = datamodule(1, 0)
+    module.val = []
+    assert module.val_dataloader() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["per_epoch", "val_per_slide", "batch_size", "num_candidates", "num_rows"]
+)
+def test_bad_settings(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        replace(MinisetSettings(), **{name: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size_min", "size_max"), [(90, 80), (7, 80)])
+def test_bad_sizes_are_refused_where_they_are_given(size_min: int, size_max: int) -> None:
+    with pytest.raises(ValueError, match=rf"8 <= size_min <= size_max, got {size_min} and 80"):
+        MinisetSettings(size_min=size_min, size_max=size_max)
+
+
+def test_context_describes_the_settings() -> None:
+    data = datamodule(2, 0)
+    context = data.context
+    assert context.aspect is not None
+    assert replace(context, aspect=None) == PlacementContext(None, 10, 40, Augmentation().noise_h)
+    # The ratio of singular values of the centred coordinates, geometric mean over slides.
+    ratios = []
+    for slide in data.train:
+        values = np.linalg.svd(slide.xy - slide.xy.mean(0), compute_uv=False)
+        ratios.append(values[1] / values[0])
+    assert context.aspect == pytest.approx(np.sqrt(ratios[0] * ratios[1]), rel=1e-6)

@@ -1,0 +1,83 @@
+"""Training steps and settings of the module."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+
+from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.model.losses import LossWeights, geometry_terms, loss_gate
+from spatial_ipa.model.minisets import Augmentation, MinisetDataset, collate
+from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.training.module import SpatialIPAModule
+
+D = 8
+
+
+def learnable_slide(name: str, n: int = 150, seed: int = 0) -> EmbeddedSlide:
+    """Embeddings that are a smooth map of the coordinates plus two columns of noise."""
+    rng = np.random.default_rng(seed)
+    xy = rng.random((n, 2))
+    waves = [f(np.pi * xy) for f in (np.sin, np.cos)]
+    h = np.concatenate([2 * xy - 1, *waves, 0.3 * rng.standard_normal((n, 2))], 1)
+    return EmbeddedSlide(name, h.astype(np.float32), xy.astype(np.float32))
+
+
+def test_two_threads_give_the_same_gradients_every_time(two_threads: None) -> None:
+    """At a size where PyTorch shares gathers among threads (32,768 numbers and more)."""
+    slide = learnable_slide("a", n=600)
+    data = MinisetDataset([slide], 3, 384, 384, 60, 0, None, Augmentation())
+    batch = collate([data[i] for i in range(3)])
+    torch.manual_seed(0)
+    module = SpatialIPAModule(NetworkSettings(D))
+    found = []
+    for _ in range(4):
+        module.zero_grad()
+        layout, edges, logit = module(batch)
+        assert logit is not None
+        loss = geometry_terms(layout.x, batch.target).energy(LossWeights()).mean()
+        loss = loss + loss_gate(logit, edges, batch.wanted, batch.target).mean()
+        loss.backward()
+        found.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
+    assert len(found[0]) > 20
+    for again in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], again, strict=True))
+
+
+class MidTraining(SpatialIPAModule):
+    """A module past its ramp, without a trainer."""
+
+    current_epoch = 9
+
+    def log(self, *args: object, **options: object) -> None:
+        pass
+
+
+def test_the_procrustes_term_enters_the_loss_with_its_weight() -> None:
+    data = MinisetDataset([learnable_slide("a")], 2, 60, 80, 40)
+    batch = collate([data[0], data[1]])
+    losses = []
+    for weight in (0.0, 0.5):
+        torch.manual_seed(0)
+        module = MidTraining(NetworkSettings(D), weights=LossWeights(procrustes=weight))
+        losses.append(module.training_step(batch, 0))
+    term = geometry_terms(module(batch)[0].x, batch.target)["procrustes"].mean()
+    assert term > 0.05
+    torch.testing.assert_close(losses[1] - losses[0], 0.5 * term)
+
+
+def test_one_recycle_is_refused_on_several_processes() -> None:
+    """One pass leaves the state update without gradient, which DDP would refuse less clearly."""
+    module = SpatialIPAModule(NetworkSettings(recycles=1))
+    for world_size in (1, 2):
+        trainer = cast(pl.Trainer, SimpleNamespace(max_epochs=1, world_size=world_size))
+        if world_size == 1:
+            module.check_settings(trainer)
+        else:
+            with pytest.raises(ValueError, match="recycles must be at least 2 on several proc"):
+                module.check_settings(trainer)
