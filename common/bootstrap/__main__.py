@@ -75,7 +75,7 @@ def setup(torch_spec: str, root: Path = ROOT) -> Venv:
     )
     constraints = venv.folder / "edgewise-constraints.txt"
     constraints.write_text(f"torch=={torch_version}\n")  # nothing below may replace torch
-    editable = ("--no-build-isolation", "-e", ".[rivals,test,lint]")
+    editable = ("--no-build-isolation", "-e", ".[baselines,test,lint]")
     rest = venv.pip("install", "--constraint", str(constraints), *editable)
     run_steps(
         [Step("install the package and its dependencies", rest, NETWORK_ADVICE)],
