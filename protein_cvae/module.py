@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,16 @@ class ProteinCVAEModule(pl.LightningModule):
         self._units: dict[str, ActiveUnits] = {}
         self._evaluation_run: EvaluationRun | None = None
         self._resumed_total: int | None = None
+
+    @staticmethod
+    def convert_hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a checkpoint, grouped as the constructor takes them if they stand one by one."""
+        given = dict(found)
+        for group, kind in (("network", NetworkSettings), ("optimizer", OptimizerSettings)):
+            flat = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
+            if flat:
+                given[group] = flat
+        return given
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [] if self.export is None else [ExportCheckpoint(self.export, MONITOR)]

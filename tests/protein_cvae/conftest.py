@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from protein_data import PROTEINS
+from protein_data import make_ensemble as make_helix
 from protein_runs import GROUPS, ROOT, SIZES, Command, tiny_network
 
 from common.cli import main as cli
@@ -89,3 +91,12 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Path) -> C
         return path
 
     return run
+
+
+@pytest.fixture(scope="session")
+def protein_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("structures")
+    for i, (name, (chains, models)) in enumerate(PROTEINS.items()):
+        suffix = (".pdb", ".cif.gz")[i % 2]
+        write_ensemble(folder / f"{name}{suffix}", make_helix(name, chains, models))
+    return folder

@@ -171,3 +171,11 @@ def test_hyperparameters_are_plain_and_build_the_same_module(trained: Path) -> N
     assert found["optimizer"]["lr"] == 5e-4
     module = ProteinCVAEModule.load_from_checkpoint(trained, weights_only=True)
     assert module.model.settings == SIZES
+
+
+def test_hyperparameters_that_stand_one_by_one_are_grouped() -> None:
+    found = ProteinCVAEModule(SIZES).hparams
+    flat = {k: v for k, v in found.items() if k not in ("network", "optimizer")}
+    flat |= found["network"] | found["optimizer"]
+    assert ProteinCVAEModule.convert_hyperparameters(flat) == dict(found)
+    assert ProteinCVAEModule.convert_hyperparameters(found) == dict(found)

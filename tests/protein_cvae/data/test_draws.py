@@ -1,64 +1,21 @@
-"""Draws: fair, complete, pure functions of their index; held-out models never enter training."""
+"""Training draws and held-out items: pairs, balance, purity, ranks."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
+from protein_ensembles import ENSEMBLES, KNOWN, TENSORS, UNSEEN
 
 from common.training.sampler import DrawSampler
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.draws import HeldOutItems, TrainingDraws
 from protein_cvae.data.prepared import (
     PreparedEnsemble,
-    central_model,
-    joined_embedding,
-    residue_positions,
 )
 from protein_cvae.data.settings import DrawSettings
-from protein_cvae.data.splits import EnsembleSplit
-from protein_cvae.ensemble import Ensemble
-
-LETTERS = "ACDEFGHIKLMNPQRSTVWY"
-
-
-def make_ensemble(name: str, length: int, models: int, seed: int) -> Ensemble:
-    """Noise about a random walk; every sequence of its own; some residues missing."""
-    rng = np.random.default_rng(seed)
-    walk = 3.8 * rng.normal(size=(length, 1, 3)).cumsum(0) + rng.normal(size=(length, 3, 3))
-    noise = 0.05 * rng.normal(size=(models, length, 3, 3))
-    xyz = torch.tensor(walk + noise, dtype=torch.float32)
-    mask = torch.tensor(rng.random((models, length)) < 0.99)
-    bonded = torch.ones(length, dtype=torch.bool)
-    bonded[-1] = False
-    return Ensemble(
-        name=name,
-        coordinates=torch.where(mask[..., None, None], xyz, 0.0),
-        mask=mask,
-        sequence="".join(rng.choice(list(LETTERS), length)),
-        chain_index=torch.zeros(length, dtype=torch.int64),
-        chain_ids=("A",),
-        residue_numbers=torch.arange(length),
-        insertion_codes=("",) * length,
-        bonded=bonded,
-        source=name,
-        model_numbers=tuple(range(models)),
-    )
-
-
-SIZES = {"a": (30, 5), "b": (50, 12), "c": (41, 20), "d": (75, 7), "unseen": (45, 6)}
-ENSEMBLES = [make_ensemble(n, length, m, i) for i, (n, (length, m)) in enumerate(SIZES.items())]
-SPLIT = EnsembleSplit.declare(ENSEMBLES, ["unseen"])
-PREPARED = [
-    PreparedEnsemble.build(i, ensemble, entry.train, entry.heldout)
-    for i, (ensemble, entry) in enumerate(zip(ENSEMBLES, SPLIT.entries, strict=True))
-]
-KNOWN, UNSEEN = PREPARED[:4], PREPARED[4:]
-TENSORS = [f.name for f in fields(ProteinBatch) if f.name != "names"]
 
 
 def same(first: ProteinBatch, second: ProteinBatch) -> bool:
@@ -98,9 +55,6 @@ def training_draws(
         seed=seed,
     )
     return TrainingDraws(ensembles, settings)
-
-
-# -- pairs --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -148,9 +102,6 @@ def test_dropout_withholds_the_told_share_and_changes_nothing_else(share: float)
     assert share in (0.0, 1.0) or shown != spoken
 
 
-# -- balance and coverage -----------------------------------------------------------------------
-
-
 def test_proteins_are_drawn_equally_often_and_every_training_model_is_encoded() -> None:
     k, length = 3, 10
     draws = training_draws(KNOWN, length, k)
@@ -169,9 +120,6 @@ def test_models_of_one_protein_are_drawn_equally_often() -> None:
     counts = Counter(m for t in range(5 * len(train)) for m in draws.models(t))
     assert set(counts) == set(train)
     assert max(counts.values()) == min(counts.values())
-
-
-# -- purity -------------------------------------------------------------------------------------
 
 
 def test_an_item_depends_on_seed_and_index_alone() -> None:
@@ -225,9 +173,6 @@ def test_steps_hold_proteins_of_similar_length() -> None:
     assert (np.diff(lengths.reshape(-1, per_step).max(1)) < 0).sum() > 10
 
 
-# -- held-out items -----------------------------------------------------------------------------
-
-
 def test_known_proteins_are_judged_on_held_out_models_with_a_training_template() -> None:
     items = HeldOutItems(KNOWN)
     got = {(items[i].names[0], int(items[i].model[0])) for i in range(len(items))}
@@ -258,78 +203,6 @@ def test_each_protein_has_equal_weight_and_filling_has_none(per_protein: int | N
     assert torch.equal(filling.coordinates, items[0].coordinates)
     if per_protein:
         assert len(items) == sum(min(2, len(e.judged)) for e in KNOWN)
-
-
-# -- what models of an ensemble share -----------------------------------------------------------
-
-
-def test_core_and_centre_do_not_see_held_out_models() -> None:
-    ensemble, entry = ENSEMBLES[1], SPLIT.entries[1]
-    spoiled = ensemble.coordinates.clone()
-    noise = torch.randn(spoiled.shape, generator=torch.Generator().manual_seed(0))
-    for i in entry.heldout:
-        spoiled[i] = 10 * noise[i]
-    other = Ensemble(**{**vars(ensemble), "coordinates": spoiled})
-    again = PreparedEnsemble.build(1, other, entry.train, entry.heldout)
-    assert torch.equal(again.core, PREPARED[1].core)
-    assert again.central == PREPARED[1].central
-    # ... which would have mattered.
-    assert PREPARED[1].core.any()
-    assert PreparedEnsemble.build(1, other, (), range(12)).core.sum() < PREPARED[1].core.sum()
-
-
-def test_centre_is_the_medoid_by_pairwise_superposition() -> None:
-    rng = np.random.default_rng(3)
-    base = 4 * rng.normal(size=(40, 3)).cumsum(0)
-    scales = np.array([1.5, 1.0, 0.1, 1.2, 0.8, 1.4])
-    models = base + scales[:, None, None] * rng.normal(size=(6, 40, 3))
-    models = np.stack([Rotation.random(random_state=i).apply(m) + i for i, m in enumerate(models)])
-    centred = models - models.mean(1, keepdims=True)
-    squares = [sum(Rotation.align_vectors(a, b)[1] ** 2 for b in centred) for a in centred]
-    coordinates = torch.zeros(6, 40, 3, 3)
-    coordinates[:, :, 1] = torch.tensor(models)
-    everywhere = torch.ones(6, 40, dtype=torch.bool)
-    found = central_model(coordinates, everywhere, torch.zeros(40, dtype=torch.bool))
-    assert found == int(np.argmin(squares)) == 2
-
-
-def test_centre_of_models_without_common_residues_is_the_most_complete_one() -> None:
-    mask = torch.zeros(3, 12, dtype=torch.bool)
-    mask[0, :4], mask[1, 4:10], mask[2, 9:] = True, True, True
-    assert central_model(torch.zeros(3, 12, 3, 3), mask, mask[0]) == 1
-
-
-def test_positions_count_missing_residues_where_numbers_tell() -> None:
-    ensemble = make_ensemble("x", 8, 3, 0)
-    bonded = torch.tensor([1, 0, 1, 0, 0, 0, 1, 0], dtype=torch.bool)
-    chain = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1])
-    # A gap of three residues, a break where numbers fall, chain B with a break and no gap.
-    numbers = torch.tensor([5, 6, 10, 11, 2, 40, 41, 42])
-    changed = Ensemble(
-        **{
-            **vars(ensemble),
-            "bonded": bonded,
-            "chain_index": chain,
-            "chain_ids": ("A", "B"),
-            "residue_numbers": numbers,
-        }
-    )
-    assert residue_positions(changed).tolist() == [0, 1, 5, 6, 7, 0, 1, 2]
-
-
-def test_embedding_rows_go_to_the_residues_of_their_chain() -> None:
-    ensemble = make_ensemble("x", 5, 5, 0)
-    chain = torch.tensor([0, 0, 1, 1, 1])
-    bonded = torch.zeros(5, dtype=torch.bool)
-    two = Ensemble(
-        **{**vars(ensemble), "chain_index": chain, "chain_ids": ("A", "B"), "bonded": bonded}
-    )
-    rows = torch.arange(10.0).view(5, 2)
-    assert torch.equal(joined_embedding([rows[:2], rows[2:]], two), rows)
-    item = PreparedEnsemble.build(0, two, SPLIT.entries[0].train, embedding=rows).item(0, 1)
-    assert torch.equal(item.embedding[0], rows)
-    with pytest.raises(ValueError, match=r"embedding of x: expected \(5, D\), got \(4, 2\)"):
-        PreparedEnsemble.build(0, two, SPLIT.entries[0].train, embedding=rows[:4])
 
 
 def test_batches_of_different_proteins_are_valid() -> None:

@@ -1,0 +1,56 @@
+"""A whole evaluation: files, figures, settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from protein_cases import (
+    SETTINGS,
+    make_cases,
+    make_ensemble,
+    make_network,
+)
+
+from protein_cvae.evaluation.run import evaluate
+from protein_cvae.evaluation.score_protein import MODES
+from protein_cvae.evaluation.settings import EvaluationSettings
+from protein_cvae.generation.finisher import geometry_finisher
+from protein_cvae.geometry.refine import FinishOptions
+
+
+def test_settings_out_of_range_are_refused():
+    for wrong in ({"count": 1}, {"chunk": 0}, {"bandwidth": 1.5}, {"threshold": 0.0}):
+        with pytest.raises(ValueError, match="evaluation: expected"):
+            EvaluationSettings(**wrong)
+
+
+def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    names = "alpha", "gamma", "beta"
+    cases = make_cases(*(make_ensemble(n) for n in names), unseen=("beta",))
+    projection = geometry_finisher(options=FinishOptions(steps=0))
+    rows = evaluate(make_network(), cases, SETTINGS, tmp_path, projection)
+    written = [
+        json.loads(line) for line in (tmp_path / "evaluation.jsonl").read_text().splitlines()
+    ]
+    assert written == rows
+    kinds = [(r["protein"], r["kind"], r.get("method")) for r in rows]
+    assert len(kinds) == len(set(kinds)) == 3 * (3 + 2 + 1 + 1)
+    text = (tmp_path / "evaluation.md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    assert "Known proteins, held-out models (2)" in text
+    assert "Unseen proteins (1)" in text
+    assert text.count("| real | generated, ensemble | generated, prior |") == 2
+    # One protein of each group has figures; the latent map is of all.
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    kinds = ("traces", "rmsf", "ramachandran", "distances", "effects")
+    assert names == {f"{p}_{k}.png" for p in ("alpha", "beta") for k in kinds} | {"latents.png"}
+    assert all((tmp_path / "figures" / n).read_bytes()[:4] == b"\x89PNG" for n in names)
+    inside = [r["inside"] for r in rows if r.get("method") in MODES]
+    assert min(inside) > 0.9
+    effects = [json.loads(x) for x in (tmp_path / "latent_effects.jsonl").read_text().splitlines()]
+    assert [r["protein"] for r in effects] == ["alpha"] * 10 + ["beta"] * 10
+    by_hand = [r["rms"] for r in effects if (r["latent"], r["size"]) == ("shift", 2.0)]
+    line = next(x for x in text.splitlines() if x.startswith("| shift | ±2 sd of the prior |"))
+    assert float(line.split("|")[3]) == pytest.approx(sum(by_hand) / 2, rel=0.01)
