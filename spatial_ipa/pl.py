@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from anndata import AnnData
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.errors import UserError
@@ -82,9 +85,10 @@ def _placed(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
     return xy, np.isfinite(xy).all(axis=1)
 
 
-def _scatter(axis, xy, colours, **options):  # type: ignore[no-untyped-def]
+def _scatter(axis: Axes, xy: np.ndarray, colours: np.ndarray | None, **options: Any) -> Any:
+    """Draw points (n, 2) without ticks; what a colour bar needs."""
     axis.set_aspect("equal")
     axis.set_xticks([])
     axis.set_yticks([])
     size = float(np.clip(4000 / max(len(xy), 1), 1.5, 30))
-    return axis.scatter(*xy.T, s=size, c=colours, **options)
+    return axis.scatter(xy[:, 0], xy[:, 1], s=size, c=colours, **options)

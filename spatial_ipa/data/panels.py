@@ -176,8 +176,8 @@ def _log_dispersion(logged: sp.csr_matrix, num_bins: int = 20) -> np.ndarray:
 
 _SAME_KIND = (
     "If species are the same and kinds of name are not (symbols, Ensembl ids, ids with versions), "
-    "name a column of var that holds names of the other's kind (gene_key; of scRNA beside slides, "
-    "scrna_gene_key), or set var_names"
+    "name a column of var that holds names of the other's kind (keys.gene_key; of scRNA beside "
+    "slides, scrna_keys.gene_key), or set var_names"
 )
 
 

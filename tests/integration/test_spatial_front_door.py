@@ -13,7 +13,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from lightning_runs import ROOT, lightning
+from lightning_runs import ROOT, assert_refused, lightning
 
 import spatial_ipa
 from spatial_ipa.commands import COMMANDS
@@ -251,7 +251,7 @@ def test_evaluation_shows_the_trivial_methods_beside(
 
 
 def test_a_checkpoint_of_earlier_settings_is_loaded(trained: Path, tmp_path: Path) -> None:
-    """Hyperparameters used to lie side by side."""
+    """By load and so by `edgewise place`; `lightning` refuses it by the name of its class."""
     content = torch.load(trained / "spatial_ipa.ckpt", weights_only=True)
     settings = content["hyper_parameters"]
     flat = {"graph": settings["graph"], "lr": 5e-4, "rw_cap": 0.3, **settings["network"]}
@@ -260,6 +260,16 @@ def test_a_checkpoint_of_earlier_settings_is_loaded(trained: Path, tmp_path: Pat
     old, new = (spatial_ipa.load(p) for p in (tmp_path / "old.ckpt", trained / "spatial_ipa.ckpt"))
     assert old.weights_hash() == new.weights_hash()
     assert old.network.settings == new.network.settings
+    done = lightning(
+        "predict",
+        f"--config={ROOT / 'configs/spatial_ipa/predict.yaml'}",
+        f"--ckpt_path={tmp_path / 'old.ckpt'}",
+        "--data.init_args.input=a.h5ad",
+        "--data.init_args.output=b.h5ad",
+        cwd=tmp_path,
+        check=False,
+    )
+    assert_refused(done, r"spatial_ipa\.module\.SpatialIPAModule")
 
 
 @pytest.mark.parametrize(
