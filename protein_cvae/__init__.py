@@ -28,13 +28,13 @@ _PLACES = {
     "NetworkSettings": "model.settings",
     "Preset": "presets",
     "ProteinCVAEModule": "module",
-    "ProteinModel": "api",
+    "ProteinModel": "trained",
     "Sources": "data.settings",
     "SplitSettings": "data.settings",
-    "fit": "api",
-    "load": "api",
-    "read": "api",
-    "write": "api",
+    "fit": "fitting",
+    "load": "trained",
+    "read": "trained",
+    "write": "trained",
 }
 
 __all__ = [*_PLACES]

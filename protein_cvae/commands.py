@@ -120,7 +120,7 @@ def _evaluate(given: Namespace) -> None:
         count=given.count, seed=given.seed, figures=given.figures
     )
     sources = _part("data.settings").Sources(max_length=given.max_length)
-    model = _part("api").load(given.ckpt, device=given.device)
+    model = _part("trained").load(given.ckpt, device=given.device)
     model.evaluate(given.ensembles, given.out, settings, sources=sources)
 
 
@@ -136,7 +136,7 @@ def _fit_arguments(parser: ArgumentParser) -> None:
 
 
 def _fit(given: Namespace) -> None:
-    model = _part("api").fit(
+    model = _part("fitting").fit(
         given.ensembles,
         given.out,
         given.size,
@@ -157,7 +157,7 @@ def _shared(given: Namespace) -> dict[str, Any]:
 
 
 def _run(given: Namespace, data: Any) -> None:
-    model = _part("api").load(given.ckpt, device=given.device)
+    model = _part("trained").load(given.ckpt, device=given.device)
     _part("generation.commands.request").serve(data, model.network, given.ckpt)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -17,16 +16,11 @@ from protein_cvae.data.cases import EvaluationCase, EvaluationCases
 from protein_cvae.data.draws import HeldOutItems, TrainingDraws
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.prepared import PreparedEnsemble, joined_embedding
+from protein_cvae.data.reading import source_ensembles
 from protein_cvae.data.record import DataRecord
 from protein_cvae.data.settings import DrawSettings, SimulationSettings, Sources, SplitSettings
-from protein_cvae.data.simulate import simulate_ensembles
 from protein_cvae.data.splits import EnsembleSplit, chain_sequences
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.io.find import find_ensembles, load_ensemble
-from protein_cvae.io.read import structure_name
-
-# Distinguishes a simulation from an experimental ensemble of the same protein.
-_TRAJECTORY_PREFIX = "md_"
 
 
 class EnsembleDataModule(pl.LightningDataModule):
@@ -153,29 +147,7 @@ class EnsembleDataModule(pl.LightningDataModule):
         return kept
 
     def _ensembles(self) -> Iterator[Ensemble]:
-        chosen = self.sources
-        groups = [group for group in (chosen.structures, chosen.trajectories) if group]
-        if not groups:
-            made = self.simulate
-            if made is None:
-                raise UserError(
-                    "no data: give files, folders or patterns in data.init_args.sources.structures "
-                    "or trajectories, or set data.init_args.simulate"
-                )
-            yield from simulate_ensembles(
-                made.num_proteins, made.num_models, made.min_length, made.max_length, made.seed
-            )
-        for path in dict.fromkeys(path for group in groups for path in find_ensembles(group)):
-            yield self._read_one(path)
-
-    def _read_one(self, path: Path) -> Ensemble:
-        name = _TRAJECTORY_PREFIX + path.resolve().name if path.is_dir() else structure_name(path)
-        ensemble = load_ensemble(path, name=name, max_frames=self.sources.max_frames)
-        if self.sources.chains == "longest":
-            ensemble = ensemble.select_chain("longest")
-        # A residue that no model has tells nothing.
-        present = ensemble.mask.any(0)
-        return ensemble if bool(present.all()) else ensemble.select_residues(present)
+        return source_ensembles(self.sources, self.simulate)
 
     def _embed(self, ensembles: Sequence[Ensemble]) -> list[torch.Tensor | None]:
         if self.embedder is None:

@@ -63,8 +63,7 @@ class ProteinCVAE(nn.Module):
         self.settings = settings
         width, heads, feed_forward = settings.width, settings.heads, settings.feed_forward
         dropout, d_global, hidden = settings.dropout, settings.d_global, settings.hidden
-        detail = settings.d_local - 6
-        self.d_embedding = settings.d_embedding
+        detail, self.d_embedding = settings.d_local - 6, settings.d_embedding
         self.d_global, self.d_detail = d_global, detail
         self.neighbors = settings.chain_neighbors, settings.spatial_neighbors
 
@@ -98,10 +97,8 @@ class ProteinCVAE(nn.Module):
         self.detail_head = GaussianHead(width + 3, width, detail)
         self.shift_log_var = nn.Linear(width, 1)
         self.turn_log_var = nn.Linear(width, 3)
-        for layer, start in (
-            (self.shift_log_var, _SHIFT_LOG_VAR),
-            (self.turn_log_var, _TURN_LOG_VAR),
-        ):
+        starts = {self.shift_log_var: _SHIFT_LOG_VAR, self.turn_log_var: _TURN_LOG_VAR}
+        for layer, start in starts.items():
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, start)
 

@@ -18,7 +18,8 @@ from protein_runs import ROOT, SIZES, Command, structure_file
 
 import protein_cvae
 from common.cli import main as cli
-from protein_cvae import api, presets
+from protein_cvae import fitting, presets
+from protein_cvae import trained as use
 from protein_cvae.data.settings import SplitSettings
 from protein_cvae.data.simulate import simulate_ensembles
 from protein_cvae.ensemble import Ensemble
@@ -48,18 +49,19 @@ def folder(ensembles: list[Ensemble], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> api.ProteinModel:
+def model(folder: Path) -> use.ProteinModel:
     return protein_cvae.fit(
         sorted(map(str, folder.glob("*.pdb"))), folder / "m", TINY, accelerator="cpu"
     )
 
 
-EXAMPLES = [test for test in doctest.DocTestFinder().find(api) if test.examples]
+FOUND = [t for part in (use, fitting) for t in doctest.DocTestFinder().find(part)]
+EXAMPLES = [test for test in FOUND if test.examples]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda test: test.name)
 def test_examples(
-    example: doctest.DocTest, model: api.ProteinModel, folder: Path, ensembles: list[Ensemble]
+    example: doctest.DocTest, model: use.ProteinModel, folder: Path, ensembles: list[Ensemble]
 ) -> None:
     known = {"model": model, "folder": folder, "ensembles": ensembles, "tiny": TINY}
     example.globs = known | {"protein_cvae": protein_cvae}
@@ -68,8 +70,10 @@ def test_examples(
 
 
 def test_every_public_function_has_an_example() -> None:
-    verbs = {"api.fit", "api.load", "api.read", "api.write"}
-    verbs |= {f"api.ProteinModel.{v}" for v in ("generate", "interpolate", "encode", "evaluate")}
+    verbs = {"fitting.fit", "trained.load", "trained.read", "trained.write"}
+    verbs |= {
+        f"trained.ProteinModel.{v}" for v in ("generate", "interpolate", "encode", "evaluate")
+    }
     assert {f"protein_cvae.{v}" for v in verbs} <= {test.name for test in EXAMPLES}
 
 
@@ -92,7 +96,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_fit_is_lightning_fit(
-    model: api.ProteinModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: use.ProteinModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = yaml.safe_load((ROOT / "configs/protein_cvae/fit.yaml").read_text())
     config["model"]["init_args"] |= {
@@ -119,7 +123,7 @@ def test_fit_is_lightning_fit(
 
 
 def test_ensembles_in_memory_are_as_good_as_files(
-    model: api.ProteinModel, folder: Path, tmp_path: Path
+    model: use.ProteinModel, folder: Path, tmp_path: Path
 ) -> None:
     given = [protein_cvae.read(path) for path in sorted(folder.glob("*.pdb"))]
     before = [ensemble.coordinates.clone() for ensemble in given]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from protein_runs import Command, structure_file
 
-from protein_cvae import api, commands
+from protein_cvae import commands, fitting
+from protein_cvae import trained as use
 
 pytestmark = pytest.mark.filterwarnings("ignore:--ckpt_path restores")
 BY_PATH = {command.path: command for command in commands.COMMANDS}
@@ -89,8 +90,8 @@ def test_fit_and_evaluate_call_the_functions(monkeypatch: pytest.MonkeyPatch) ->
         called["fit"] = (*given, *named.values())
         return Model()
 
-    monkeypatch.setattr(api, "fit", fit)
-    monkeypatch.setattr(api, "load", lambda path, device: Model())
+    monkeypatch.setattr(fitting, "fit", fit)
+    monkeypatch.setattr(use, "load", lambda path, device: Model())
     edgewise("fit", "protein", "a.pdb", "b.pdb", "-o", "mine", "--size", "full", "--epochs", 2)
     assert called["fit"] == (["a.pdb", "b.pdb"], Path("mine"), "full", 2, [], "auto")
     edgewise("evaluate", "protein", "a.pdb", "-n", 7, "-o", "there", "--figures", 0)

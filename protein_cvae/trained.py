@@ -1,19 +1,14 @@
-"""The front door in Python: fit, load, read, write, and what a trained model can do."""
+"""Read and write proteins, load a trained model, and what it can do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from common.errors import MissingFile, UserError
-from common.training.callbacks import EpochResources
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.in_memory import Given, InMemoryDataModule
 from protein_cvae.data.record import DataRecord, data_record
@@ -36,10 +31,7 @@ from protein_cvae.generation.outputs import write_bundle
 from protein_cvae.io.download import PDB_PREFIX, download_structure
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.settings import NetworkSettings
-from protein_cvae.module import MONITOR, ProteinCVAEModule
-from protein_cvae.presets import PRESETS, Preset, Size
 
-CHECKPOINT_NAME = "protein_cvae.ckpt"
 _DOWNLOADS = "runs/pdb"
 
 
@@ -261,83 +253,6 @@ def load(
     record = data_record(content)
     check_embedder(network, embedder, None if record is None else record["embedder"])
     return ProteinModel(network.to(device).eval(), record, embedder, path)
-
-
-def fit(
-    ensembles: Given | Sequence[Given],
-    out: str | Path,
-    size: Size | Preset = "laptop",
-    epochs: int | None = None,
-    families_held_out: Sequence[str] = (),
-    embedder: SequenceEmbedder | None = None,
-    accelerator: str = "auto",
-    progress: bool = True,
-) -> ProteinModel:
-    """Train a model, as ``lightning fit`` does with the configuration of that size.
-
-    Args:
-        ensembles: objects, files, folders or patterns; at least five models each.
-        out: folder of the trained model, ``protein_cvae.ckpt``, and of the log.
-        size: "laptop" for two cores, "full" for a GPU, or settings of your own.
-        epochs: instead of those of the size.
-        families_held_out: names of ensembles kept out of training with all their relatives.
-        embedder: of sequences; without one the model learns its own.
-        accelerator: of Lightning's Trainer.
-        progress: show a bar.
-
-    Raises:
-        ValueError: naming the file or setting that cannot be used.
-
-    Example:
-        >>> import protein_cvae
-        >>> trained = protein_cvae.fit(ensembles, folder / "mine", tiny, progress=False)
-        >>> trained.checkpoint.name
-        'protein_cvae.ckpt'
-    """
-    if isinstance(size, str):
-        if size not in PRESETS:
-            raise UserError(f"size must be one of {', '.join(PRESETS)} or a Preset, got {size!r}")
-        size = PRESETS[size]
-    out = Path(out)
-    split = size.split
-    if families_held_out:
-        split = replace(split, families_held_out=tuple(families_held_out))
-    network = size.network
-    if embedder is not None:
-        network = replace(network, d_embedding=embedder.width)
-    data = InMemoryDataModule(
-        ensembles, size.sources, split, size.draws, embedder, size.num_workers
-    )
-    checkpoint = out / CHECKPOINT_NAME
-    with isolate_rng():
-        pl.seed_everything(size.seed, workers=True, verbose=False)
-        module = ProteinCVAEModule(
-            network,
-            size.weights,
-            size.kl,
-            size.optimizer,
-            export=str(checkpoint),
-            evaluation=size.evaluation,
-        )
-        epochs = size.max_epochs if epochs is None else epochs
-        _trainer(out, epochs, accelerator, progress).fit(module, data)
-    return load(checkpoint, embedder)
-
-
-def _trainer(out: Path, epochs: int, accelerator: str, progress: bool) -> pl.Trainer:
-    return pl.Trainer(
-        max_epochs=epochs,
-        accelerator=accelerator,
-        default_root_dir=out,
-        logger=TensorBoardLogger(out, name="log"),
-        callbacks=[ModelCheckpoint(monitor=MONITOR, save_last=True), EpochResources()],
-        gradient_clip_val=1.0,
-        devices=1,
-        log_every_n_steps=10,
-        use_distributed_sampler=False,
-        enable_progress_bar=progress,
-        enable_model_summary=progress,
-    )
 
 
 def _ensemble(given: Given) -> Ensemble:
