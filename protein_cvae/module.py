@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.rng import combined_key, counter_normal
 from common.training.export import ExportCheckpoint
+from common.training.hyperparameters import regroup
 from common.training.schedules import cosine_decay, cyclical
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.cases import EvaluationCase
@@ -119,12 +120,7 @@ class ProteinCVAEModule(pl.LightningModule):
     @staticmethod
     def convert_hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a checkpoint, grouped as the constructor takes them if they stand one by one."""
-        given = dict(found)
-        for group, kind in (("network", NetworkSettings), ("optimizer", OptimizerSettings)):
-            flat = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
-            if flat:
-                given[group] = flat
-        return given
+        return regroup(found, {"network": NetworkSettings, "optimizer": OptimizerSettings})
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [] if self.export is None else [ExportCheckpoint(self.export, MONITOR)]

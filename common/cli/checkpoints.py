@@ -73,7 +73,9 @@ def _other_class(path: Path, trained: object, configured: object) -> str | None:
 def settings_of(path: Path, class_path: object) -> dict[str, Any]:
     """The ``model`` section that a checkpoint restores; empty if it holds no hyperparameters.
 
-    Its class is named as the configuration names it, ``class_path``, where both are one class.
+    Its class is named as the configuration names it, ``class_path``, where both are one class.  A
+    class with a static method ``convert_hyperparameters`` is asked to bring those of its earlier
+    versions into the form that its constructor takes.
     """
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     settings = dict(content.get("hyper_parameters", {}))
@@ -86,4 +88,7 @@ def settings_of(path: Path, class_path: object) -> dict[str, Any]:
         trained = class_path
     elif found is not None:
         trained = f"{found.__module__}.{found.__qualname__}"
+    convert = getattr(found, "convert_hyperparameters", None)
+    if convert is not None:
+        settings = convert(settings)
     return {"class_path": trained, "dict_kwargs": settings}
