@@ -1,27 +1,14 @@
 """Positions of cells from their expression, learned from tissue slides.
 
-The public names, each with an example in its docstring, are loaded when they are first used.
+    model = spatial_ipa.fit("my/A*.h5ad", validation="my/B.h5ad", out="runs/mine")
+    model = spatial_ipa.load("runs/mine/spatial_ipa.ckpt")
+    adata = model.place(adata)
+    spatial_ipa.pl.layout(adata)
+
+Names are imported when they are first used: importing the package itself is fast.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import Any
-
-_HOME = {
-    "CellDataModule": "spatial_ipa.placing.command",
-    "EncoderDataModule": "spatial_ipa.encoder.datamodule",
-    "EncoderModule": "spatial_ipa.encoder.module",
-    "PlacementOptions": "spatial_ipa.placing.options",
-    "Placer": "spatial_ipa.placing.placer",
-    "Slide": "spatial_ipa.data.slide",
-    "SlideDataModule": "spatial_ipa.training.datamodule",
-    "SlideKeys": "spatial_ipa.data.keys",
-    "SpatialIPAModule": "spatial_ipa.training.module",
-    "fit": "spatial_ipa.pipeline.fit",
-    "load": "spatial_ipa.placing.load",
-    "read_slide": "spatial_ipa.data.read",
-}
+from common.public import lazy_names
 
 __all__ = [
     "CellDataModule",
@@ -39,17 +26,21 @@ __all__ = [
     "read_slide",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module (PEP 562)."""
-    if name == "pl":
-        return import_module("spatial_ipa.pl")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "CellDataModule": "placing.command",
+        "EncoderDataModule": "encoder.datamodule",
+        "EncoderModule": "encoder.module",
+        "PlacementOptions": "placing.options",
+        "Placer": "placing.placer",
+        "Slide": "data.slide",
+        "SlideDataModule": "training.datamodule",
+        "SlideKeys": "data.keys",
+        "SpatialIPAModule": "training.module",
+        "fit": "pipeline.fit",
+        "load": "placing.load",
+        "pl": "",
+        "read_slide": "data.read",
+    },
+)

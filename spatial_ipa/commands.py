@@ -7,6 +7,8 @@ from pathlib import Path
 
 from common.cli.command import Command
 
+_CHECKPOINT = Path("runs/spatial_ipa.ckpt")
+
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", help="layer of the counts; X by default, raw.X for AnnData.raw")
@@ -16,7 +18,7 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, help="h5ad with expression")
     parser.add_argument("-o", "--output", type=Path, required=True, help="h5ad to write")
-    parser.add_argument("--ckpt", type=Path, required=True, help="model that a fit exported")
+    parser.add_argument("--ckpt", type=Path, default=_CHECKPOINT, help="trained model")
     parser.add_argument("--kind", choices=["scrna", "st"], default="scrna")
     _add_keys(parser)
     parser.add_argument("--draws", type=int, default=16, help="layouts averaged")
@@ -52,10 +54,12 @@ def _place(given: argparse.Namespace) -> None:
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("slides", nargs="+", help="files, folders or patterns")
-    parser.add_argument("--out", type=Path, required=True, help="folder of everything written")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the model")
     parser.add_argument("--validation", nargs="+", default=[], metavar="SLIDE")
     parser.add_argument("--scrna", nargs="+", default=[], metavar="SAMPLE")
     _add_keys(parser)
+    parser.add_argument("--scrna-layer", help="that of the samples; as --layer by default")
+    parser.add_argument("--scrna-gene-key", help="that of the samples; as --gene-key by default")
     parser.add_argument("--spatial-key", help="key of the coordinates in obsm; spatial by default")
     parser.add_argument("--size", choices=["laptop", "full"], default="laptop")
     parser.add_argument("--epochs", type=int)
@@ -76,6 +80,7 @@ def _fit(given: argparse.Namespace) -> None:
         scrna=given.scrna,
         out=given.out,
         keys=SlideKeys(given.layer, given.gene_key, given.spatial_key),
+        scrna_keys=SlideKeys(given.scrna_layer, given.scrna_gene_key),
         size=given.size,
         epochs=given.epochs,
         seed=given.seed,
@@ -86,7 +91,7 @@ def _fit(given: argparse.Namespace) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("slides", nargs="+", help="slides with coordinates; files or patterns")
-    parser.add_argument("--ckpt", type=Path, required=True, help="model that a fit exported")
+    parser.add_argument("--ckpt", type=Path, default=_CHECKPOINT, help="trained model")
     parser.add_argument(
         "--train", nargs="+", default=[], metavar="SLIDE",
         help="training slides, to show regression and chance beside",

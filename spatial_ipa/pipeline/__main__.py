@@ -19,7 +19,6 @@ from jsonargparse import auto_cli
 
 from common.cli.messages import one_line_errors
 from common.errors import ExistingFile, UserError
-from spatial_ipa.confidence.conformal import CALIBRATION_VERSION
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import gene_panel
 from spatial_ipa.data.read import read_slide, read_slides, slide_files
@@ -32,15 +31,8 @@ from spatial_ipa.encoder.stage import EncoderInputs
 from spatial_ipa.evaluation.report import JudgedSlide, write_identifiability
 from spatial_ipa.geometry.metrics import MIN_POINTS
 from spatial_ipa.geometry.neighbours import FULL_SIZE
-from spatial_ipa.layout.frame_regression import FRAME_VERSION
 from spatial_ipa.pipeline.scoring import Scoring, file_name
-from spatial_ipa.pipeline.stages import (
-    fit_encoder,
-    fit_joint,
-    read_config,
-    run_once,
-    stage_content,
-)
+from spatial_ipa.pipeline.stages import Training, stage_content
 from spatial_ipa.placing.load import load
 
 
@@ -116,36 +108,25 @@ def run(
     gene_panel(train + choosing + test)
 
     content = stage_content(train, choosing, test, samples)
-    encoder_path, checkpoint = folder / "encoder.pt", folder / "spatial_ipa.ckpt"
     files = [str(path) for path in sample_files]
     inputs = EncoderInputs(slides, validation + holdout, files, keys, scrna_keys)
+    training = Training(
+        folder, encoder_config, configs, inputs, validation, overrides or [], seed, content
+    )
     print("[2/4] encoder", flush=True)
-    run_once(
-        encoder_path,
-        [content, read_config(encoder_config), seed],
-        lambda: fit_encoder(folder, encoder_config, inputs, seed),
-    )
+    if not training.encoder():
+        print(f"      reused {training.encoder_file}", flush=True)
+    encoder = load_encoder(training.encoder_file)
     print("[3/4] gate and model", flush=True)
-    encoder = load_encoder(encoder_path)
     check_split(encoder.split, train, choosing + test)
-    run_once(
-        checkpoint,
-        [
-            content,
-            [CALIBRATION_VERSION, FRAME_VERSION],
-            encoder.weights_hash,
-            [read_config(c) for c in configs],
-            overrides,
-            seed,
-        ],
-        lambda: fit_joint(folder, configs, inputs, validation, overrides or [], seed),
-    )
+    if not training.model(encoder):
+        print(f"      reused {training.checkpoint}", flush=True)
     print("[4/4] evaluation and prediction", flush=True)
-    placer = load(checkpoint)
+    placer = load(training.checkpoint)
     if placer.encoder.weights_hash != encoder.weights_hash:
         raise UserError(
-            f"{checkpoint} was not trained on embeddings of {encoder_path}; delete both, or choose "
-            "another out"
+            f"{training.checkpoint} was not trained on embeddings of {training.encoder_file}; "
+            "delete both, or choose another out"
         )
     scoring = Scoring(placer, folder, num_draws, max_scored, seed)
     for slide, path in zip(test, slide_files(holdout), strict=True):

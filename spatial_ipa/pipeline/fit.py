@@ -4,32 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from anndata import AnnData
 
 from common.errors import ExistingFile, UserError
 from common.files.atomic import atomic_path
-from spatial_ipa.confidence.conformal import CALIBRATION_VERSION
+from common.files.configs import shipped_config
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.read import read_slide, read_slides, slide_files
 from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.frozen import load_encoder
 from spatial_ipa.encoder.stage import EncoderInputs
-from spatial_ipa.layout.frame_regression import FRAME_VERSION
-from spatial_ipa.pipeline.recipes import Size, write_recipes
-from spatial_ipa.pipeline.stages import (
-    fit_encoder,
-    fit_joint,
-    read_config,
-    run_once,
-    stage_content,
-)
+from spatial_ipa.pipeline.stages import Training, stage_content
 from spatial_ipa.placing.load import load
 from spatial_ipa.placing.placer import Placer
 
 Sources: TypeAlias = Sequence[str | Path | AnnData] | str | Path | AnnData
 """Files, folders, glob patterns or AnnData objects; one of them or several."""
+
+Size = Literal["laptop", "full"]
 
 
 def fit(
@@ -92,30 +86,23 @@ def fit(
         read_slide(path, scrna_keys, require_spatial=False)
         for path in (slide_files(cells) if cells else [])
     ]
-    content = stage_content(*read, [], samples)
-    config, configs = write_recipes(folder, size)
-    inputs = EncoderInputs(train, val, cells, keys, scrna_keys)
-    run_once(
-        folder / "encoder.pt",
-        [content, read_config(config), seed],
-        lambda: fit_encoder(folder, config, inputs, seed),
+    names = ("encoder", "fit", *(["laptop"] if size == "laptop" else []))
+    encoder_config, *configs = (str(shipped_config(f"spatial_ipa/{name}.yaml")) for name in names)
+    training = Training(
+        folder,
+        encoder_config,
+        configs,
+        EncoderInputs(train, val, cells, keys, scrna_keys),
+        val,
+        [*overrides, *([] if epochs is None else [f"--trainer.max_epochs={epochs}"])],
+        seed,
+        stage_content(*read, [], samples),
     )
-    encoder = load_encoder(folder / "encoder.pt")
+    training.encoder()
+    encoder = load_encoder(training.encoder_file)
     check_split(encoder.split, *read)
-    further = [*overrides, *([] if epochs is None else [f"--trainer.max_epochs={epochs}"])]
-    run_once(
-        folder / "spatial_ipa.ckpt",
-        [
-            content,
-            [CALIBRATION_VERSION, FRAME_VERSION],
-            encoder.weights_hash,
-            [read_config(path) for path in configs],
-            further,
-            seed,
-        ],
-        lambda: fit_joint(folder, configs, inputs, val, further, seed),
-    )
-    return load(folder / "spatial_ipa.ckpt")
+    training.model(encoder)
+    return load(training.checkpoint)
 
 
 def _files(sources: Sources, folder: Path, role: str) -> list[str]:

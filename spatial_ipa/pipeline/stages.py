@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import MissingFile, UserError
 from common.files.atomic import atomic_path
 from common.training.stage import run_stage
+from spatial_ipa.confidence.conformal import CALIBRATION_VERSION
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import SPLIT_VERSION
-from spatial_ipa.encoder.frozen import ENCODER_VERSION
+from spatial_ipa.encoder.frozen import ENCODER_VERSION, FrozenEncoder
 from spatial_ipa.encoder.stage import EncoderInputs, ensure_encoder, yaml_list
+from spatial_ipa.layout.frame_regression import FRAME_VERSION
 
 
-def run_once(output: Path, inputs: list[Any], make: Callable[[], None]) -> None:
+def run_once(output: Path, inputs: list[Any], make: Callable[[], None]) -> bool:
     """Run ``make`` unless ``output`` was made from the same inputs before.
+
+    Returns:
+        Whether it was run; False where the earlier output is used.
 
     Raises:
         ValueError: if it ends without having written ``output``.
@@ -26,8 +32,7 @@ def run_once(output: Path, inputs: list[Any], make: Callable[[], None]) -> None:
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     stamp = output.with_name(output.name + ".inputs")
     if output.exists() and stamp.exists() and stamp.read_text() == key:
-        print(f"      reused {output}", flush=True)
-        return
+        return False
     stamp.unlink(missing_ok=True)
     output.unlink(missing_ok=True)
     make()
@@ -35,6 +40,7 @@ def run_once(output: Path, inputs: list[Any], make: Callable[[], None]) -> None:
         raise UserError(f"the stage ended without writing {output}")
     with atomic_path(stamp) as temporary:
         temporary.write_text(key)
+    return True
 
 
 def stage_content(
@@ -59,46 +65,85 @@ def read_config(path: str) -> str:
     return Path(path).read_text()
 
 
-def fit_encoder(folder: Path, config: str, inputs: EncoderInputs, seed: int) -> None:
-    """Train the encoder to ``folder/encoder.pt``, unless it is there."""
-    ensure_encoder(
-        folder / "encoder.pt",
-        config,
-        inputs,
-        [
-            f"--seed_everything={seed}",
-            f"--model.init_args.seed={seed}",
-            f"--data.init_args.draws.seed={seed}",
-            f"--trainer.default_root_dir={folder / 'encoder'}",
-            f"--trainer.logger.init_args.save_dir={folder}",
-        ],
-    )
+@dataclass(frozen=True)
+class Training:
+    """Both training stages, as ``lightning fit`` commands that write to one folder.
 
+    Attributes:
+        folder: gets ``encoder.pt`` and ``spatial_ipa.ckpt``.
+        encoder_config: configuration of the encoder.
+        configs: configuration of gate and model, and its overlays.
+        inputs: of the encoder; its training slides are those of the model, too.
+        validation: files, folders or glob patterns of validation slides.
+        overrides: further arguments of the second stage.
+        seed: of initial weights and all draws.
+        content: identity of what is read, of :func:`stage_content`.
+    """
 
-def fit_joint(
-    folder: Path,
-    configs: Sequence[str],
-    inputs: EncoderInputs,
-    validation: Sequence[str],
-    overrides: Sequence[str],
-    seed: int,
-) -> None:
-    """Train gate and model to ``folder/spatial_ipa.ckpt``, on ``folder/encoder.pt``."""
-    run_stage(
-        [
-            "fit",
-            *(f"--config={config}" for config in configs),
-            f"--seed_everything={seed}",
-            f"--data.init_args.minisets.seed={seed}",
-            f"--trainer.default_root_dir={folder / 'joint'}",
-            f"--trainer.logger.init_args.save_dir={folder}",
-            f"--data.init_args.train_slides={yaml_list(inputs.train)}",
-            f"--data.init_args.val_slides={yaml_list(validation)}",
-            f"--data.init_args.encoder.path={folder / 'encoder.pt'}",
-            f"--data.init_args.encoder.cache={folder / 'cache'}",
-            *inputs.keys.flags("data.init_args.keys"),
-            "--data.init_args.simulate=null",
-            f"--model.init_args.export={folder / 'spatial_ipa.ckpt'}",
-            *overrides,
+    folder: Path
+    encoder_config: str
+    configs: Sequence[str]
+    inputs: EncoderInputs
+    validation: Sequence[str]
+    overrides: Sequence[str]
+    seed: int
+    content: dict[str, list[str] | list[int]]
+
+    @property
+    def encoder_file(self) -> Path:
+        return self.folder / "encoder.pt"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "spatial_ipa.ckpt"
+
+    def encoder(self) -> bool:
+        """Train the encoder; False if that of the same inputs is there."""
+        read = [self.content, read_config(self.encoder_config), self.seed]
+        return run_once(self.encoder_file, read, self._fit_encoder)
+
+    def model(self, encoder: FrozenEncoder) -> bool:
+        """Train gate and model on the encoder; False if they are there."""
+        read = [
+            self.content,
+            [CALIBRATION_VERSION, FRAME_VERSION],
+            encoder.weights_hash,
+            [read_config(config) for config in self.configs],
+            list(self.overrides),
+            self.seed,
         ]
-    )
+        return run_once(self.checkpoint, read, self._fit_model)
+
+    def _fit_encoder(self) -> None:
+        ensure_encoder(
+            self.encoder_file,
+            self.encoder_config,
+            self.inputs,
+            [
+                f"--seed_everything={self.seed}",
+                f"--model.init_args.seed={self.seed}",
+                f"--data.init_args.draws.seed={self.seed}",
+                f"--trainer.default_root_dir={self.folder / 'encoder'}",
+                f"--trainer.logger.init_args.save_dir={self.folder}",
+            ],
+        )
+
+    def _fit_model(self) -> None:
+        run_stage(
+            [
+                "fit",
+                *(f"--config={config}" for config in self.configs),
+                f"--seed_everything={self.seed}",
+                f"--data.init_args.minisets.seed={self.seed}",
+                f"--trainer.default_root_dir={self.folder / 'joint'}",
+                f"--trainer.logger.init_args.save_dir={self.folder}",
+                f"--data.init_args.train_slides={yaml_list(self.inputs.train)}",
+                f"--data.init_args.val_slides={yaml_list(self.validation)}",
+                f"--data.init_args.encoder.path={self.encoder_file}",
+                f"--data.init_args.encoder.cache={self.folder / 'cache'}",
+                *self.inputs.keys.flags("data.init_args.keys"),
+                "--data.init_args.simulate=null",
+                f"--model.init_args.export={self.checkpoint}",
+                *self.overrides,
+            ]
+        )
