@@ -107,14 +107,13 @@ def _evaluate(given: argparse.Namespace) -> None:
     from common.files.atomic import atomic_path
     from common.files.outputs import prepare_output
     from spatial_ipa.data.keys import SlideKeys
-    from spatial_ipa.data.read import slide_files
     from spatial_ipa.placing.load import load
 
     if given.output is not None:
         prepare_output(given.output, "--output")
     scores = load(given.ckpt).evaluate(
-        slide_files(given.slides),
-        train=slide_files(given.train) if given.train else (),
+        given.slides,
+        train=given.train,
         keys=SlideKeys(given.layer, given.gene_key, given.spatial_key),
         num_draws=given.draws,
         seed=given.seed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from anndata import AnnData
 
@@ -129,10 +130,24 @@ def slide_files(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def as_slide(source: AnnData | Slide | str | Path, keys: SlideKeys, name: str) -> Slide:
-    """A slide with coordinates from any source; AnnData is called ``name``."""
-    if isinstance(source, Slide):
-        return source
-    if isinstance(source, AnnData):
-        return Slide.from_anndata(source, keys, name=name)
-    return read_slide(source, keys)
+Source: TypeAlias = AnnData | Slide | str | Path
+"""A slide, an AnnData object, or a file, folder or glob pattern."""
+
+
+def as_slides(sources: Source | Sequence[Source], keys: SlideKeys, role: str) -> list[Slide]:
+    """Slides with coordinates from one source or several; AnnData objects are named by ``role``.
+
+    Raises:
+        FileNotFoundError: if a path or pattern gives no file.
+        ValueError: on a slide that cannot be used.
+    """
+    several = [sources] if isinstance(sources, Source) else sources
+    slides: list[Slide] = []
+    for number, source in enumerate(several):
+        if isinstance(source, Slide):
+            slides.append(source)
+        elif isinstance(source, AnnData):
+            slides.append(Slide.from_anndata(source, keys, name=f"{role}_{number}"))
+        else:
+            slides += read_slides([source], keys)
+    return slides

@@ -18,7 +18,7 @@ from common.prediction import provenance
 from common.report.resources import Stopwatch
 from spatial_ipa.data.h5ad import read_h5ad
 from spatial_ipa.data.keys import SlideKeys
-from spatial_ipa.data.read import as_slide
+from spatial_ipa.data.read import Source, as_slides
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.frozen import EmbeddingKind
 from spatial_ipa.evaluation.comparison import score_slides
@@ -171,9 +171,9 @@ class Placer(EmbeddedPlacer):
 
     def evaluate(
         self,
-        slides: Sequence[AnnData | Slide | str | Path],
+        slides: Source | Sequence[Source],
         *,
-        train: Sequence[AnnData | Slide | str | Path] = (),
+        train: Source | Sequence[Source] = (),
         keys: SlideKeys = SlideKeys(),
         num_draws: int = 16,
         max_scored: int = FULL_SIZE,
@@ -182,9 +182,9 @@ class Placer(EmbeddedPlacer):
         """Score the model on slides with coordinates that it was not trained on.
 
         Args:
-            slides: AnnData, paths or slides.
-            train: its training slides; then regression of coordinates and a random layout are
-                scored beside it.
+            slides: AnnData objects, slides, files, folders or patterns; one or several.
+            train: the same of its training slides; then regression of coordinates and a random
+                layout are scored beside it.
             keys: where in the slides matrix, gene names and coordinates are.
             num_draws: layouts averaged.
             max_scored: larger slides are scored on so many random spots.
@@ -209,8 +209,8 @@ class Placer(EmbeddedPlacer):
         rows = score_slides(
             layout_of,
             self.encoder.panel,
-            [as_slide(source, keys, f"slide_{i}") for i, source in enumerate(slides)],
-            [as_slide(source, keys, f"train_{i}") for i, source in enumerate(train)],
+            as_slides(slides, keys, "slide"),
+            as_slides(train, keys, "train"),
             max_scored,
             seed,
         )

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from spatial_ipa.data.keys import SlideKeys
-from spatial_ipa.data.read import as_slide, read_slide
+from spatial_ipa.data.read import Source, as_slides, read_slide
 from spatial_ipa.data.slide import Slide
 
 
@@ -102,11 +102,22 @@ def test_backed_data_are_read(tmp_path: Path) -> None:
     backed.file.close()
 
 
-def test_any_source_becomes_a_slide(tmp_path: Path) -> None:
-    make().write_h5ad(tmp_path / "a.h5ad")
-    slides = [as_slide(source, SlideKeys(), "n") for source in (make(), tmp_path / "a.h5ad")]
-    assert [slide.name for slide in slides] == ["n", "a"]
-    assert as_slide(slides[0], SlideKeys(), "other") is slides[0]
+def test_any_source_becomes_slides(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make().write_h5ad(tmp_path / f"{name}.h5ad")
+
+    def names(sources: Source | list[Source]) -> list[str]:
+        return [slide.name for slide in as_slides(sources, SlideKeys(), "n")]
+
+    slide = Slide.from_anndata(make(), name="own")
+    assert names([make(), tmp_path / "b.h5ad", slide]) == ["n_0", "b", "own"]
+    assert names(str(tmp_path / "a.h5ad")) == ["a"]  # one is a list of one
+    assert names(str(tmp_path / "*.h5ad")) == names(tmp_path) == ["a", "b"]
+    assert names(make()) == ["n_0"]
+    assert as_slides(slide, SlideKeys(), "n") == [slide]
+    assert as_slides([], SlideKeys(), "n") == []
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        names(str(tmp_path / "c.h5ad"))
 
 
 def test_keys_fall_back_on_others_and_spell_themselves() -> None:
