@@ -99,6 +99,7 @@ def fit(
         folder / "encoder.pt",
         [content, read_config(config), seed],
         lambda: fit_encoder(folder, config, inputs, seed),
+        quiet=True,
     )
     encoder = load_encoder(folder / "encoder.pt")
     check_split(encoder.split, *read)
@@ -114,6 +115,7 @@ def fit(
             seed,
         ],
         lambda: fit_joint(folder, configs, inputs, val, further, seed),
+        quiet=True,
     )
     return load(folder / "spatial_ipa.ckpt")
 

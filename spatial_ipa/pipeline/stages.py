@@ -17,8 +17,10 @@ from spatial_ipa.encoder.frozen import ENCODER_VERSION
 from spatial_ipa.encoder.stage import EncoderInputs, ensure_encoder, yaml_list
 
 
-def run_once(output: Path, inputs: list[Any], make: Callable[[], None]) -> None:
-    """Run ``make`` unless ``output`` was made from the same inputs before.
+def run_once(
+    output: Path, inputs: list[Any], make: Callable[[], None], *, quiet: bool = False
+) -> None:
+    """Run ``make`` unless ``output`` was made from the same inputs before; say so if not quiet.
 
     Raises:
         ValueError: if it ends without having written ``output``.
@@ -26,7 +28,8 @@ def run_once(output: Path, inputs: list[Any], make: Callable[[], None]) -> None:
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     stamp = output.with_name(output.name + ".inputs")
     if output.exists() and stamp.exists() and stamp.read_text() == key:
-        print(f"      reused {output}", flush=True)
+        if not quiet:
+            print(f"      reused {output}", flush=True)
         return
     stamp.unlink(missing_ok=True)
     output.unlink(missing_ok=True)
