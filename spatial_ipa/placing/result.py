@@ -12,7 +12,9 @@ obs["spatial_ipa_ambiguity"]      spread of the training cells of like expressio
 obs["spatial_ipa_multimodal"]     share of training slides where they form two groups far apart
                                   (:mod:`spatial_ipa.confidence.reference_cells`)
 obsp["spatial_ipa_connectivities"]  row-softmax of the gate on the candidate graph, CSR, not
-                                      symmetric; uns["spatial_ipa_neighbors"] names it for scanpy
+                                  symmetric, and obsp["spatial_ipa_distances"], (n, n) CSR, the
+                                  lengths of its edges in the layout;
+                                  uns["spatial_ipa_neighbors"] names both for scanpy
 uns["spatial_ipa"]                provenance: versions, hashes, settings, missing genes; under
                                   "calibration" what the radii rest on, or why there are none
 """
@@ -33,6 +35,9 @@ from spatial_ipa.data.h5ad import fields_of_prediction, write_prediction
 
 GRAPH = "spatial_ipa_connectivities"
 """Name of the graph in ``obsp``."""
+
+DISTANCES = "spatial_ipa_distances"
+"""Name of the lengths of its edges in ``obsp``."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,29 @@ class CellPrediction:
                 "spatial_ipa_empty": self.empty,
                 **{f"spatial_ipa_{name}": column for name, column in self.columns.items()},
             },
-            "obsp": {} if self.graph is None else {GRAPH: self.graph},
+            "obsp": {} if self.graph is None else {GRAPH: self.graph, DISTANCES: self._lengths()},
             "uns": {"spatial_ipa": self.settings} | self._neighbours(),
         }
 
     def _neighbours(self) -> dict[str, Any]:
-        """How scanpy and squidpy find the graph, with ``neighbors_key="spatial_ipa_neighbors"``."""
+        """How scanpy and squidpy find the graph, with ``neighbors_key="spatial_ipa_neighbors"``.
+
+        Both keys are read by ``scanpy.Neighbors``.
+        """
         if self.graph is None:
             return {}
         params = {"method": "spatial_ipa", "n_neighbors": self.settings["num_candidates"]}
-        return {"spatial_ipa_neighbors": {"connectivities_key": GRAPH, "params": params}}
+        keys = {"connectivities_key": GRAPH, "distances_key": DISTANCES}
+        return {"spatial_ipa_neighbors": {**keys, "params": params}}
+
+    def _lengths(self) -> sp.csr_matrix:
+        """(n, n) CSR: of each edge of the graph its length in the layout."""
+        assert self.graph is not None
+        ptr, columns = self.graph.indptr, self.graph.indices
+        degree = np.diff(ptr)
+        # One coordinate at a time: (E, 2) arrays are what would not fit for 10^6 cells.
+        dx, dy = (np.repeat(axis, degree) - axis[columns] for axis in self.xy.T)
+        return sp.csr_matrix((np.hypot(dx, dy), columns, ptr), shape=self.graph.shape)
 
     def write_into(self, adata: AnnData) -> None:
         """Put :meth:`fields` into an AnnData object, in place of those of an earlier prediction."""
