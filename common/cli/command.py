@@ -18,7 +18,8 @@ class Command:
         path: the words after ``edgewise``, such as ``("generate",)`` or ``("fit", "spatial")``.
         summary: one line for ``--help``.
         add_arguments: declares the arguments; imports nothing heavy, since ``--help`` calls it.
-        run: does the work on the parsed arguments.
+        run: does the work on the parsed arguments.  A ``lightning`` command that is part of it runs
+            in a process of its own (:func:`common.training.stage.run_stage`).
     """
 
     path: tuple[str, ...]

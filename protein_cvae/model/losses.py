@@ -10,6 +10,7 @@ is 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from common.align import align
+from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.geometry import constants
 from protein_cvae.geometry.dihedrals import backbone_dihedrals, peptide_mask
@@ -59,6 +61,9 @@ class LossWeights:
         tail: weight of a residue outside the ordered core beside 1 inside, in reconstruction.
         untemplated: of a conformer without template beside 1 with one; its errors are far larger.
         prior_geometry: of bond, angle, Ramachandran and clash terms of a draw from the prior.
+
+    Raises:
+        ValueError: on a weight that is negative or not a number.
     """
 
     reconstruction: float = 50.0
@@ -74,6 +79,12 @@ class LossWeights:
     tail: float = 0.3
     untemplated: float = 0.1
     prior_geometry: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            for weight in value if isinstance(value, tuple | list) else (value,):
+                if not 0 <= weight < math.inf:
+                    raise UserError(f"weights.{name} must be finite and not negative, got {weight}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,7 +93,7 @@ def read_slides(
         for file in files
     ]
     if len(set(names)) < len(names):
-        names = [str(file.resolve().with_suffix("")) for file in files]
+        names = [str(file.resolve()) for file in files]
     return [
         read_slide(file, keys, require_spatial=require_spatial, min_spots=min_spots, name=name)
         for file, name in zip(files, names, strict=True)
@@ -112,7 +112,7 @@ def slide_files(paths: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for entry in map(Path, paths):
         if entry.is_dir():
-            found = sorted(path for suffix in READERS for path in entry.glob(f"*{suffix}"))
+            found = sorted(path for path in entry.iterdir() if path.suffix.lower() in READERS)
         elif entry.exists():
             found = [entry]
         else:

@@ -5,6 +5,7 @@ Averaging those over graphs gives every miniset the same weight, whatever its si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -127,7 +128,7 @@ class LossWeights:
             tissues, raises E_geo and harms others (``benchmarks/reports/spatial_experiments.md``).
 
     Raises:
-        ValueError: on a negative weight.
+        ValueError: on a weight that is negative or not a number.
     """
 
     rw: float = 0.3
@@ -139,12 +140,13 @@ class LossWeights:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 0:
-                raise UserError(f"weights.{name} must not be negative, got {value}")
+            if not 0 <= value < math.inf:
+                raise UserError(f"weights.{name} must be finite and not negative, got {value}")
 
 
-E_GEO = LossWeights(rw=1.0)
-"""The metric E_geo has these weights of walks and stress, whatever a training has."""
+E_GEO = LossWeights(rw=1.0, stress=0.1, repulsion=0.01, entropy=0.01, gate=0.0, procrustes=0.0)
+"""Weights of the energy that the oracle minimises, and of the metric E_geo (walks and stress);
+written out, so that no default of a training enters."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class ScoredLayout:
     """What a term may look at.
 
     Attributes:
-        x: (N, 2) gauge-fixed coordinates.
+        x: (N, 2) gauge-fixed coordinates: centred, of RMS radius 1.
         walks: random walks on them.
         target: what they are scored against.
     """
@@ -210,15 +212,18 @@ class GeometryTerms:
 
     def energy(self, weights: LossWeights) -> Tensor:
         """(B,) weighted sum of the terms that belong to the energy."""
-        terms = [getattr(weights, name) * self[name] for name, term in TERMS.items() if term.energy]
-        return sum(terms[1:], start=terms[0])
+        energy = torch.zeros_like(self["stress"])
+        for name, term in TERMS.items():
+            if term.energy and (weight := getattr(weights, name)):
+                energy = energy + weight * self[name]
+        return energy
 
     def loss(self, weights: LossWeights) -> Tensor:
         """Scalar: the mean energy and the means of the other terms, all weighted."""
         loss = self.energy(weights).mean()
         for name, term in TERMS.items():
-            if not term.energy:
-                loss = loss + getattr(weights, name) * self[name].mean()
+            if not term.energy and (weight := getattr(weights, name)):
+                loss = loss + weight * self[name].mean()
         return loss
 
 

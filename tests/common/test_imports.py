@@ -6,8 +6,10 @@ Imports inside functions and under TYPE_CHECKING count here too: no circle of fi
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -76,6 +78,26 @@ def test_a_circle_inside_functions_is_found(tmp_path: Path) -> None:
 def test_what_is_installed_is_what_is_listed() -> None:
     """setuptools takes every folder with an ``__init__.py``."""
     assert {folder.parent.name for folder in ROOT.glob("*/__init__.py")} == set(PACKAGES)
+
+
+def test_every_list_of_packages_in_the_contracts_is_the_same() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = {c["id"]: c for c in settings["tool"]["importlinter"]["contracts"]}
+    layers = re.split(r"[ |]+", " ".join(contracts["packages"]["layers"]))
+    assert sorted(layers) == sorted(PACKAGES)
+    ancestors = [name for package in PACKAGES for name in (package, f"{package}.**")]
+    assert sorted(contracts["circles"]["ancestors"]) == sorted(ancestors)
+
+
+def test_what_a_package_offers_is_declared() -> None:
+    """Configurations go into the wheel, commands to ``edgewise``."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    files = settings["tool"]["setuptools"]["data-files"]
+    folders = sorted(str(f.parent.relative_to(ROOT)) for f in ROOT.glob("configs/*/*.yaml"))
+    assert sorted(files) == sorted({f"share/edgewise/{folder}" for folder in folders})
+    points = settings["project"]["entry-points"]["edgewise.commands"]
+    with_commands = {file.parent.name for file in ROOT.glob("*/commands.py")}
+    assert points == {name: f"{name}.commands:COMMANDS" for name in with_commands}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from common.bootstrap.environment import our_packages
 from common.public import lazy_names
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("spatial_ipa", "protein_cvae")
+PACKAGES = [name for name in our_packages(ROOT) if name != "common"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,4 +1,8 @@
-"""The table of kNN engines: a new one is a file beside this one, a row, and its name in Engine."""
+"""The table of kNN engines.
+
+A new one is a file beside this one, with its floor in ``pyproject.toml`` (contract ``knn``), a row
+here, and its name in ``Engine``.
+"""
 
 from __future__ import annotations
 

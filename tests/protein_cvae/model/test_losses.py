@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from protein_batches import (
     TOLERANCE,
@@ -53,3 +54,12 @@ def test_a_term_is_weighted_by_its_name_and_its_progress():
     assert weighted(plain, ones, 0.5).tolist() == [3.0, 3.0]
     running = LossWeights(**(only | {"bond": (1.0, 5.0)}))
     assert [float(weighted(running, ones, at)[0]) for at in (-1.0, 0.0, 0.5, 2.0)] == [1, 1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("weights", "name"),
+    [({"clash": -1.0}, "clash"), ({"bond": (200.0, float("nan"))}, "bond")],
+)
+def test_weights_that_are_no_weights_are_refused(weights, name):
+    with pytest.raises(ValueError, match=rf"weights\.{name} must be finite and not negative"):
+        LossWeights(**weights)

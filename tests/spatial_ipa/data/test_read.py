@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from spatial_ipa.data.formats import READERS
 from spatial_ipa.data.h5ad import write_prediction
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import gene_panel, reindex
@@ -257,7 +259,8 @@ def test_read_slides_takes_files_folders_and_patterns(tmp_path: Path) -> None:
         "one/a", "b", "two/a", "c",
     ]  # fmt: skip
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"none: no such file, or no \.h5ad file there"):
+    formats = re.escape(" or ".join(READERS))
+    with pytest.raises(FileNotFoundError, match=f"none: no such file, or no {formats} file there"):
         read_slides([tmp_path / "none"])
     with pytest.raises(ValueError, match="given twice"):
         read_slides([tmp_path / "one", tmp_path / "one" / "a.h5ad"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,9 @@ from spatial_ipa.geometry.gauge import gauge_fix
 from spatial_ipa.geometry.walks import build_predicted_rw_operator
 from spatial_ipa.model.losses import (
     E_GEO,
+    TERMS,
+    GeometryTerms,
+    LossWeights,
     collapse_diagnostics,
     geometry_terms,
     loss_gate,
@@ -125,7 +130,7 @@ def test_union_equals_its_members() -> None:
         union = geometry_terms(
             torch.cat([layouts[i] for i in order]), union_targets([targets[i] for i in order])
         )
-        for name in ("rw", "stress", "repulsion", "entropy", "procrustes"):
+        for name in TERMS:
             expected = torch.cat([alone[i][name] for i in order])
             torch.testing.assert_close(union[name], expected, rtol=1e-10, atol=1e-12)
 
@@ -231,3 +236,23 @@ def test_half_precision_layouts_are_scored_in_float32(kind: torch.dtype) -> None
     logit = torch.randn(edges.num_edges, generator=torch.Generator().manual_seed(2)).to(kind)
     gate = loss_gate(logit, edges, wanted, target)
     assert torch.equal(gate, loss_gate(logit.float(), edges, wanted, target))
+
+
+def test_every_term_has_its_weight_and_every_weight_a_term() -> None:
+    """The gate's KL scores a graph, not a layout: a weight without a row."""
+    assert {f.name for f in fields(LossWeights)} - {"gate"} == set(TERMS)
+
+
+def test_a_term_of_weight_zero_is_off_whatever_it_is() -> None:
+    values = {name: torch.ones(3, dtype=torch.float64) for name in TERMS}
+    values["procrustes"] = values["repulsion"] = torch.full((3,), torch.nan)
+    weights = LossWeights(rw=0.0, stress=2.0, repulsion=0.0, entropy=0.5, procrustes=0.0)
+    terms = GeometryTerms(values)
+    assert terms.energy(weights).tolist() == [2.5] * 3
+    assert terms.loss(weights).item() == 2.5
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_weights_that_are_no_weights_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"weights\.stress must be finite and not negative"):
+        LossWeights(stress=value)
