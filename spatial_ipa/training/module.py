@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from common.errors import UserError
 from common.files.outputs import prepare_output
 from common.graph.edges import EdgeList
 from common.training.export import ExportCheckpoint
-from common.training.hyperparameters import make_plain, regroup
+from common.training.hyperparameters import make_plain
 from common.training.schedules import linear_ramp, ramp_reached
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.model.diagnostics import health_checks
@@ -32,7 +31,7 @@ from spatial_ipa.training.checkpoints import check_completable, complete_checkpo
 from spatial_ipa.training.datamodule import MinisetDataModule
 from spatial_ipa.training.figures import log_layout
 from spatial_ipa.training.gate_pretraining import pretrain_gate
-from spatial_ipa.training.settings import Schedule
+from spatial_ipa.training.settings import Schedule, regroup_hyperparameters
 
 MONITOR = "val/e_geo"
 
@@ -75,6 +74,8 @@ class SpatialIPAModule(pl.LightningModule):
         191731
     """
 
+    convert_hyperparameters = staticmethod(regroup_hyperparameters)
+
     def __init__(
         self,
         network: NetworkSettings = NetworkSettings(),
@@ -98,12 +99,6 @@ class SpatialIPAModule(pl.LightningModule):
         self.calibration_draws = calibration_draws
         self.context: PlacementContext | None = None
         self.gate_history: list[float] = []
-
-    @staticmethod
-    def convert_hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of a checkpoint, grouped as the constructor takes them if they stand one by one."""
-        weights = {"rw_cap": ("weights", "rw"), "w_procrustes": ("weights", "procrustes")}
-        return regroup(found, {"network": NetworkSettings, "schedule": Schedule}, weights)
 
     def check_settings(self, trainer: pl.Trainer) -> None:
         """Refuse settings that a fit under ``trainer`` could not end with.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from common.errors import UserError
+from common.training.hyperparameters import regroup
 from spatial_ipa.data.keys import read_null
 from spatial_ipa.model.minisets import Augmentation, check_sizes
+from spatial_ipa.model.network import NetworkSettings
 
 
 @dataclass(frozen=True)
@@ -94,3 +98,12 @@ class EncoderFile:
 
     def __post_init__(self) -> None:
         read_null(self)
+
+
+def regroup_hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a checkpoint that stand one by one, as the module's constructor has them.
+
+    ``rw_cap`` and ``w_procrustes`` are the weights of the walks and of the Procrustes error.
+    """
+    weights = {"rw_cap": ("weights", "rw"), "w_procrustes": ("weights", "procrustes")}
+    return regroup(found, {"network": NetworkSettings, "schedule": Schedule}, weights)
