@@ -120,9 +120,8 @@ class SpatialIPAModule(pl.LightningModule):
             prepare_output(self.export, "model.export")
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        if self.export is None:
-            return []
-        return [ExportCheckpoint(self.export, MONITOR, self._complete_export)]
+        complete = self._complete_export
+        return [] if self.export is None else [ExportCheckpoint(self.export, MONITOR, complete)]
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -130,8 +129,7 @@ class SpatialIPAModule(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, MinisetDataModule):
             return
-        width = self.model.settings.d_input
-        if data.width != width:
+        if data.width != (width := self.model.settings.d_input):
             raise UserError(
                 f"model.network.d_input is {width}, but the embeddings are {data.width} wide; set "
                 f"model.init_args.network.d_input to {data.width}"
@@ -248,8 +246,8 @@ class SpatialIPAModule(pl.LightningModule):
 
     def test_step(self, batch: Miniset, batch_idx: int) -> None:
         scores, health, _ = self._scores(batch)
+        scores["e_geo"] = scores["e_geo_own_graph"]
         values = {f"test/{name}": value for name, value in scores.items()}
-        values["test/e_geo"] = values["test/e_geo_own_graph"]
         self.log_dict(values | health, batch_size=batch.num_graphs, sync_dist=True)
 
     def _scores(self, batch: Miniset) -> tuple[dict[str, Tensor], dict[str, Tensor], Layout]:
