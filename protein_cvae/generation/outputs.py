@@ -137,7 +137,8 @@ def check_output(path: Path, overwrite: bool, inputs: tuple[Path, ...]) -> None:
         ValueError: if it is a folder or an input.
     """
     for place in (path, json_path(path)):
-        check_name(place, "output", overwrite=overwrite)  # first: an input that exists, exists
+        # Without leave to overwrite, an input is refused as a file that exists.
+        check_name(place, "output", overwrite=overwrite)
         check_name(place, "output", inputs=inputs)
 
 
