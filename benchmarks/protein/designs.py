@@ -46,6 +46,7 @@ from common.align import aligned_rmsd
 from common.errors import UserError
 from common.files.atomic import atomic_path
 from common.report.machine import processor
+from common.report.tables import markdown_table
 from common.training.trainer import quiet_trainer
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.cases import EvaluationCase, EvaluationCases
@@ -286,17 +287,16 @@ def report_text(rows: Sequence[Row]) -> str:
         if not there:
             continue
         lines += ["", f"## {title[0].upper()}{title[1:]} ({there[0][group]['proteins']})", ""]
-        lines += [f"| design | seeds | {' | '.join(MEASURES.values())} |"]
-        lines += ["| --- |" + " --- |" * (len(MEASURES) + 1)]
+        body = []
         for design in DESIGNS:
             mine = [row for row in there if row["design"] == design]
             if mine:
                 cells = [spread([row[group][name] for row in mine]) for name in MEASURES]
-                lines.append(f"| {design} | {len(mine)} | {' | '.join(cells)} |")
+                body.append([design, str(len(mine)), *cells])
+        lines += [markdown_table(["design", "seeds", *MEASURES.values()], body)]
     steps = [step for step, _ in first["curve"]]
     lines += ["", "## Accuracy on known proteins along the training (sequence given)", ""]
-    lines += [f"| design | {' | '.join(f'{step} steps' for step in steps)} | s per step |"]
-    lines += ["| --- |" + " --- |" * (len(steps) + 1)]
+    body = []
     for design in DESIGNS:
         mine = [row for row in rows if row["design"] == design]
         if mine:
@@ -304,7 +304,9 @@ def report_text(rows: Sequence[Row]) -> str:
             cells = [spread(list(column)) for column in columns]
             # A training that was resumed counts only its last part.
             cells.append(f"{statistics.median(row['seconds'][0] for row in mine) / steps[-1]:.2f}")
-            lines.append(f"| {design} | {' | '.join(cells)} |")
+            body.append([design, *cells])
+    head = ["design", *(f"{step} steps" for step in steps), "s per step"]
+    lines += [markdown_table(head, body)]
     return "\n".join(lines) + "\n"
 
 

@@ -22,8 +22,6 @@ ones, which leave the finisher other work.
 from __future__ import annotations
 
 import argparse
-import functools
-import json
 import logging
 import os
 import statistics
@@ -33,7 +31,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 from unittest.mock import patch
 
 import lightning.pytorch as pl
@@ -44,6 +42,8 @@ from jsonargparse import ArgumentParser
 import protein_cvae.module
 from common.files.atomic import atomic_path
 from common.report.machine import processor
+from common.report.resources import Stopwatch
+from common.report.tables import markdown_table, number, to_json
 from common.training.trainer import quiet_trainer
 from protein_cvae.data.datamodule import EnsembleDataModule
 from protein_cvae.data.simulate import simulate_ensembles
@@ -52,8 +52,6 @@ from protein_cvae.generation.generate import GenerateOptions, generate
 from protein_cvae.io import load_ensemble
 from protein_cvae.module import ProteinCVAEModule
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,53 +63,29 @@ PARTS = ("data", "condition", "encoder", "prior", "decoder", "losses", "rest of 
          "backward", "optimiser")  # fmt: skip
 
 
-class Stopwatch:
-    """Seconds by part.  A part that starts inside another one counts there."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.seconds = dict.fromkeys(PARTS, 0.0)
-        self.inside = False
-
-    def timed(self, part: str, call: Callable[P, R]) -> Callable[P, R]:
-        """``call``, with its time added to a part."""
-
-        @functools.wraps(call)
-        def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            if self.inside:
-                return call(*args, **kwargs)
-            self.inside, start = True, self.clock()
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self.seconds[part] += self.clock() - start
-                self.inside = False
-
-        return run
-
-    @contextmanager
-    def watching(self, module: ProteinCVAEModule) -> Iterator[None]:
-        """Time the parts of this module's forward."""
-        parts = [
-            (module.model, "condition", "condition"),
-            (module.model, "encode", "encoder"),
-            (protein_cvae.module, "kl_terms", "prior"),
-            (module.model, "sample_prior", "prior"),
-            (module.model, "decode", "decoder"),
-            (protein_cvae.module, "fit_terms", "losses"),
-            (protein_cvae.module, "geometry_terms", "losses"),
-        ]
-        patches = [
-            patch.object(owner, name, self.timed(part, getattr(owner, name)))
-            for owner, name, part in parts
-        ]
+@contextmanager
+def watching(watch: Stopwatch, module: ProteinCVAEModule) -> Iterator[None]:
+    """Time the parts of this module's forward."""
+    parts = [
+        (module.model, "condition", "condition"),
+        (module.model, "encode", "encoder"),
+        (protein_cvae.module, "kl_terms", "prior"),
+        (module.model, "sample_prior", "prior"),
+        (module.model, "decode", "decoder"),
+        (protein_cvae.module, "fit_terms", "losses"),
+        (protein_cvae.module, "geometry_terms", "losses"),
+    ]
+    patches = [
+        patch.object(owner, name, watch.timed(part, getattr(owner, name)))
+        for owner, name, part in parts
+    ]
+    for change in patches:
+        change.start()
+    try:
+        yield
+    finally:
         for change in patches:
-            change.start()
-        try:
-            yield
-        finally:
-            for change in patches:
-                change.stop()
+            change.stop()
 
 
 class StepTimes(pl.Callback):
@@ -119,6 +93,7 @@ class StepTimes(pl.Callback):
 
     def __init__(self, watch: Stopwatch) -> None:
         self.watch = watch
+        self.watch.seconds = dict.fromkeys(PARTS, 0.0)
         self.steps: list[float] = []
         self.mark = self.start = 0.0
         self.parts: list[dict[str, float]] = []
@@ -220,7 +195,7 @@ def time_training(
         callbacks=[times],
         gradient_clip_val=clip,
     )
-    with watch.watching(module):
+    with watching(watch, module):
         trainer.fit(module, datamodule=data)
     if len(times.steps) < steps:
         raise SystemExit(
@@ -285,21 +260,27 @@ def tables(found: dict[str, Any]) -> str:
         f"{step['steps_per_epoch']} steps; {step['ensembles']} ensembles, "
         f"{step['parameters']:,} parameters.",
         "",
-        "| part of a step | ms | share |",
-        "| --- | --- | --- |",
-        *(f"| {part} | {1e3 * s:.1f} | {s / whole:.1%} |" for part, s in parts.items()),
+        markdown_table(
+            ["part of a step", "ms", "share"],
+            [[part, number(1e3 * s, 1), f"{s / whole:.1%}"] for part, s in parts.items()],
+        ),
         "",
-        "| protein | residues | s per conformer, finished (range) | decoded only | conformers |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in found["generation"]:
-        spread = " to ".join(f"{s:.3f}" for s in row["finished_range"])
-        lines.append(
-            f"| {row['protein']} | {row['residues']} | {row['finished']:.3f} ({spread}) | "
-            f"{row['decoded']:.3f} | {row['count']} |"
-        )
-    which = "a trained" if found["trained"] else "an untrained"
-    return "\n".join([*lines, "", f"Conformers by {which} model."])
+        markdown_table(
+            ["protein", "residues", "s per conformer, finished (range)", "decoded only",
+             "conformers"],
+            [_generation_cells(row) for row in found["generation"]],
+        ),
+        "",
+        f"Conformers by {'a trained' if found['trained'] else 'an untrained'} model.",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _generation_cells(row: dict[str, Any]) -> list[str]:
+    spread = " to ".join(number(seconds) for seconds in row["finished_range"])
+    finished = f"{number(row['finished'])} ({spread})"
+    return [row["protein"], str(row["residues"]), finished, number(row["decoded"]),
+            str(row["count"])]  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -350,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(tables(found))
     if options.out is not None:
         with atomic_path(options.out) as partial:
-            partial.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(to_json(found, indent=2, escape=True), encoding="utf-8")
 
 
 if __name__ == "__main__":

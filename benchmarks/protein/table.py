@@ -35,6 +35,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from common.report.machine import describe_machine, machines_of
+from common.report.tables import to_json_lines
 from common.rng import generator_for
 from protein_cvae.data.cases import EvaluationCase, EvaluationCases
 from protein_cvae.data.datamodule import EnsembleDataModule
@@ -58,7 +59,6 @@ from protein_cvae.evaluation.tables import (
     method_table,
     reconstruction_row,
     reconstruction_table,
-    to_json_lines,
 )
 from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.geometry.constants import CA
@@ -248,7 +248,7 @@ def run(options: argparse.Namespace) -> None:
             origin = {"maker": maker, "machine": describe_machine()}
             rows = [{**row, **origin, **key} for row in make(case)]
             with path.open("a", encoding="utf-8") as file:
-                file.write(to_json_lines(rows))
+                file.write(to_json_lines(rows, escape=True))
             seconds = time.perf_counter() - start
             made = [row for row in rows if row["kind"] == "conformers"]
             values = " ".join(f"{mean(made, k):.3f}" for k in ("min_rmsd_c", "min_rmsd_a", "valid"))

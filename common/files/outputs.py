@@ -31,18 +31,32 @@ def check_output(
         MissingFile: if its folder does not exist and is not to be made.
         ValueError: if it is a folder or an input, or its folder cannot be made or written to.
     """
+    check_name(path, argument, overwrite=overwrite, inputs=inputs)
+    if make_folder:
+        _make(path.parent, argument)
+    elif not path.parent.is_dir():
+        raise MissingFile(f"folder {path.parent} of {argument} does not exist")
+    _check_writable(path.parent, argument)
+
+
+def check_name(
+    path: Path, argument: str, *, overwrite: bool = True, inputs: Iterable[Path] = ()
+) -> None:
+    """:func:`check_output` of the name alone; its folder need not exist yet.
+
+    Raises:
+        ExistingFile: if it exists and ``overwrite`` is off.
+        ValueError: if it is a folder or an input.
+    """
     if path.is_dir():
         raise UserError(f"{argument} must name a file, but {path} is a folder")
     for given in inputs:
         if path.resolve() == given.resolve():
             raise UserError(f"{argument}: {path} is an input file; choose another name")
     if path.exists() and not overwrite:
-        raise ExistingFile(f"{path} exists; choose another {argument} or allow to overwrite it")
-    if make_folder:
-        _make(path.parent, argument)
-    elif not path.parent.is_dir():
-        raise MissingFile(f"folder {path.parent} of {argument} does not exist")
-    _check_writable(path.parent, argument)
+        raise ExistingFile(
+            f"{path} exists; choose another {argument} or allow to overwrite it (overwrite: true)"
+        )
 
 
 def prepare_output(path: Path, argument: str) -> None:

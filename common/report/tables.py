@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+MISSING = "–"  # the cell of a number that does not exist
+
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table of cells that are text already; no newline at the end.
@@ -26,7 +28,7 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def number(value: float | None, digits: int = 3, missing: str = "–") -> str:
+def number(value: float | None, digits: int = 3, missing: str = MISSING) -> str:
     """A number as a cell; ``missing`` for None and NaN."""
     return missing if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
@@ -43,12 +45,18 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def to_json(value: Any, indent: int | None = 1) -> str:
-    """JSON in UTF-8, null for NaN and infinities, with a newline at the end."""
-    text = json.dumps(without_nan(value), indent=indent, ensure_ascii=False, allow_nan=False)
+def to_json(value: Any, indent: int | None = 1, escape: bool = False) -> str:
+    """JSON, null for NaN and infinities, with a newline at the end.
+
+    Args:
+        value: of what JSON has words for, see :func:`without_nan`.
+        indent: spaces per level; None for one line.
+        escape: write what is not ASCII as ``\\u`` and its code, else as it is.
+    """
+    text = json.dumps(without_nan(value), indent=indent, ensure_ascii=escape, allow_nan=False)
     return text + "\n"
 
 
-def to_json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One line of JSON for each row."""
-    return "".join(to_json(row, indent=None) for row in rows)
+def to_json_lines(rows: Iterable[Mapping[str, Any]], escape: bool = False) -> str:
+    """One line of :func:`to_json` for each row."""
+    return "".join(to_json(row, indent=None, escape=escape) for row in rows)

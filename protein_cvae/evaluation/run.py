@@ -18,10 +18,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from common.errors import UserError
 from common.files.atomic import atomic_path
+from common.files.outputs import prepare_folder
 from common.report.figures import save_figure
 from common.report.machine import processor
+from common.report.tables import to_json_lines
 from common.rng import generator_for
 from protein_cvae.data.cases import EvaluationCase
 from protein_cvae.evaluation.latent_effects import (
@@ -48,7 +49,6 @@ from protein_cvae.evaluation.tables import (
     effect_row,
     effect_table,
     report,
-    to_json_lines,
 )
 from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.geometry.constants import CA
@@ -67,6 +67,9 @@ class EvaluationRun:
         output: folder, made if absent; files in it are replaced.
         finish: makes the geometry valid; None judges the decoder's own output.
         show: also takes every figure with its name, e.g. for TensorBoard.
+
+    Raises:
+        ValueError: if ``output`` is a file, or cannot be made or written to.
     """
 
     def __init__(
@@ -81,10 +84,8 @@ class EvaluationRun:
         self.finish, self.show = finish, show
         self.results: list[CaseResult] = []
         self.effects: list[Row] = []
-        try:
-            (output / "figures").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"evaluation.output: cannot make {output}: {error}") from error
+        for folder in (output, output / "figures"):
+            prepare_folder(folder, "evaluation.output")
 
     def add(self, case: EvaluationCase) -> CaseResult:
         """Evaluate one protein."""
@@ -106,10 +107,10 @@ class EvaluationRun:
         if dist.is_initialized() and dist.get_rank() != 0:
             return rows
         text = report(rows, self._notes(results))
-        written = {"evaluation.jsonl": to_json_lines(rows)}
+        written = {"evaluation.jsonl": to_json_lines(rows, escape=True)}
         if effects:
             text = f"{text.rstrip()}\n\n{effect_table(effects)}\n"
-            written["latent_effects.jsonl"] = to_json_lines(effects)
+            written["latent_effects.jsonl"] = to_json_lines(effects, escape=True)
         written["evaluation.md"] = text
         for name, content in written.items():
             with atomic_path(self.output / name) as partial:

@@ -14,12 +14,12 @@ that does not exist (a core too small, no helix) is null in JSON, and no part of
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from common.report.tables import MISSING, markdown_table, without_nan
 from protein_cvae.evaluation.columns import (
     EFFECT_COLUMNS,
     METRICS,
@@ -38,12 +38,12 @@ def conformer_row(head: Mapping[str, Any], method: str, scores: ConformerScores)
     row = {"kind": "conformers", **head, "method": method, "count": scores.count}
     for mark, part in (("c", scores.core), ("a", scores.all)):
         row |= {} if part is None else {f"{key}_{mark}": v for key, v in asdict(part).items()}
-    return _plain({**row, **scores.validity, "seconds": scores.seconds})
+    return _row({**row, **scores.validity, "seconds": scores.seconds})
 
 
 def reconstruction_row(head: Mapping[str, Any], method: str, scores: Reconstruction) -> Row:
     """A ``reconstruction`` row."""
-    return _plain({"kind": "reconstruction", **head, "method": method, **asdict(scores)})
+    return _row({"kind": "reconstruction", **head, "method": method, **asdict(scores)})
 
 
 def case_rows(result: CaseResult) -> list[Row]:
@@ -60,19 +60,14 @@ def case_rows(result: CaseResult) -> list[Row]:
         *(conformer_row(head, name, scores) for name, scores in result.conformers.items()),
         reconstruction_row(head, "template", result.reconstruction),
         reconstruction_row(head, "no template", result.reconstruction_free),
-        _plain({"kind": "sequence", **head, **asdict(result.sequence)}),
-        _plain({"kind": "latents", **head, **latents}),
+        _row({"kind": "sequence", **head, **asdict(result.sequence)}),
+        _row({"kind": "latents", **head, **latents}),
     ]
 
 
 def effect_row(head: Mapping[str, Any], row: Mapping[str, Any]) -> Row:
     """An ``effects`` row; ``head`` names the protein and its group."""
-    return _plain({"kind": "effects", **head, **row})
-
-
-def to_json_lines(rows: Iterable[Row]) -> str:
-    """One line each; no NaN."""
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    return _row({"kind": "effects", **head, **row})
 
 
 def mean(rows: Iterable[Row], key: str) -> float:
@@ -110,10 +105,10 @@ def metric_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
     """One line per metric, one column per method."""
     chosen = _by_method(rows, methods)
     body = [
-        [metric.title, *(_text(mean(mine, key)) for mine in chosen.values())]
-        for key, metric in METRICS.items()
+        [title, *(_text(mean(mine, key)) for mine in chosen.values())]
+        for key, title in METRICS.items()
     ]
-    return _table(["", *(methods[name] for name in chosen)], body)
+    return markdown_table(["", *(methods[name] for name in chosen)], body)
 
 
 def method_table(
@@ -124,7 +119,7 @@ def method_table(
         [methods[name], str(len(mine)), *(_text(mean(mine, key)) for key in columns)]
         for name, mine in _by_method(rows, methods).items()
     ]
-    return _table(["method", "proteins", *columns.values()], body)
+    return markdown_table(["method", "proteins", *columns.values()], body)
 
 
 def reconstruction_table(rows: Sequence[Row], methods: Mapping[str, str] | None = None) -> str:
@@ -138,7 +133,7 @@ def reconstruction_table(rows: Sequence[Row], methods: Mapping[str, str] | None 
             values = [[_number(row[key]) for row in chosen] for key in RECONSTRUCTION_COLUMNS]
             body.append([title, str(len(chosen)), *(_distribution(v) for v in values)])
     heads = [f"{title}: mean, median, 90 %" for title in RECONSTRUCTION_COLUMNS.values()]
-    return _table(["reconstruction, Å", "proteins", *heads], body)
+    return markdown_table(["reconstruction, Å", "proteins", *heads], body)
 
 
 def protein_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
@@ -157,8 +152,8 @@ def protein_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
         models = f"{head['given']} + {head['judged']}"
         size = f"{head['core']} of {head['residues']}"
         body.append([protein, size, models, " / ".join(numbers), *cells])
-    titles = [METRICS[key].title for key in PROTEIN_COLUMNS]
-    return _table(
+    titles = [METRICS[key] for key in PROTEIN_COLUMNS]
+    return markdown_table(
         ["protein", "core", "models given + judged", "reconstruction CA core / all, Å", *titles],
         body,
     )
@@ -172,7 +167,7 @@ def effect_table(rows: Sequence[Row]) -> str:
         cells = [_text(mean(mine, key)) for key in EFFECT_COLUMNS]
         body.append([latent, f"±{size:g} sd of the {unit}", *cells])
     proteins = ", ".join(dict.fromkeys(row["protein"] for row in rows))
-    table = _table(["one number of", "moved by", *EFFECT_COLUMNS.values()], body)
+    table = markdown_table(["one number of", "moved by", *EFFECT_COLUMNS.values()], body)
     return (
         f"## What each latent moves\n\n{table}\n\nMeans over {proteins}; decoder output. within: "
         "share of the squared displacement; extent: 1 / L if one residue moves, 1 if all alike."
@@ -182,14 +177,14 @@ def effect_table(rows: Sequence[Row]) -> str:
 def _facts(rows: Sequence[Row]) -> str:
     named = [row for row in rows if row["kind"] == "sequence"]
     latents = [row for row in rows if row["kind"] == "latents"]
-    sequence = _table(
+    sequence = markdown_table(
         ["sequence named right", "with the modality", "withheld", "commonest residue"],
         [["", *(_text(mean(named, key))
                 for key in ("with_sequence", "without_sequence", "commonest"))]],
     )  # fmt: skip
     names = dict.fromkeys(k for row in latents for k in row if k.startswith("kl_"))
     units = {"kl_global": "global", "kl_detail": "detail"}
-    use = _table(
+    use = markdown_table(
         ["latent", "KL, nats per residue", "active units within a protein", "of"],
         [
             [
@@ -214,7 +209,7 @@ def _by_method(rows: Sequence[Row], methods: Mapping[str, str]) -> dict[str, lis
 def _distribution(values: Sequence[float]) -> str:
     known = sorted(value for value in values if not math.isnan(value))
     if not known:
-        return "–"
+        return MISSING
     middle = (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2
     high = known[math.ceil(0.9 * len(known)) - 1]
     return ", ".join(_text(x) for x in (sum(known) / len(known), middle, high))
@@ -230,21 +225,11 @@ def _number(value: Any) -> float:
 
 def _text(value: float) -> str:
     if math.isnan(value):
-        return "–"
+        return MISSING
     return f"{value:.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.3g}"
 
 
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _plain(row: Row) -> Row:
-    """NaN to None, tuples to lists."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {key: plain(value) for key, value in row.items()}
+def _row(values: Mapping[str, Any]) -> Row:
+    """As a line of JSON gives it back: None for NaN, lists for tuples."""
+    row: Row = without_nan(values)
+    return row

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +20,10 @@ import torch
 from torch import Tensor
 
 from common.align import align
-from common.errors import ExistingFile, UserError
 from common.files.atomic import atomic_path
+from common.files.outputs import check_name
 from common.prediction import provenance
+from common.report.tables import to_json
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble, ReadReport
 from protein_cvae.geometry.constants import CA
@@ -138,12 +137,9 @@ def check_output(path: Path, overwrite: bool, inputs: tuple[Path, ...]) -> None:
         ValueError: if it is a folder or an input.
     """
     for place in (path, json_path(path)):
-        if place.is_dir():
-            raise UserError(f"output must name a file, but {place} is a folder")
-        if place.exists() and not overwrite:
-            raise ExistingFile(f"{place} exists; choose another output or set overwrite: true")
-        if any(place.resolve() == given.resolve() for given in inputs):
-            raise UserError(f"output: {place} is an input file; choose another name")
+        # Without leave to overwrite, an input is refused as a file that exists.
+        check_name(place, "output", overwrite=overwrite)
+        check_name(place, "output", inputs=inputs)
 
 
 def check_fits(path: Path, base: Ensemble, count: int) -> None:
@@ -178,7 +174,7 @@ class EnsembleResult:
         """Write both files, complete or not at all; returns their paths."""
         beside = json_path(self.path)
         with atomic_path(beside) as temporary:
-            temporary.write_text(to_json(self.summary), encoding="utf-8")
+            temporary.write_text(to_json(self.summary, indent=2), encoding="utf-8")
             write_bundle(self.path, self.ensemble)
         return [self.path, beside]
 
@@ -197,18 +193,3 @@ def _lengths(described: Mapping[str, Any]) -> str:
         return "one model"
     core = "-" if pairs["core"] is None else f"{pairs['core']:.2f}"
     return f"mean pairwise CA-RMSD {core} Å core, {pairs['all']:.2f} Å all"
-
-
-def to_json(summary: Mapping[str, Any]) -> str:
-    """JSON with null for numbers that are not finite, which JSON has no word for."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(key): plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
-
-    return json.dumps(plain(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

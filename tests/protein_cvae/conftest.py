@@ -12,6 +12,7 @@ from protein_data import make_ensemble as make_helix
 from protein_runs import GROUPS, ROOT, SIZES, Command, tiny_network
 
 from common.cli import main as cli
+from common.cli.messages import TRACEBACK_VARIABLE
 from protein_cvae.data.simulate import simulate_ensembles
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io import write_ensemble
@@ -67,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Path) -> Command:
     """``lightning predict`` with the config of a task; returns what it wrote."""
     monkeypatch.setattr(sys, "argv", ["lightning"])
-    monkeypatch.delenv(cli.TRACEBACK_VARIABLE, raising=False)
+    monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
 
     def run(task: str, output: str, **options: object) -> Path:
         path = tmp_path / output

@@ -10,6 +10,7 @@ import torch
 
 from common.errors import UserError
 from common.files.atomic import atomic_path
+from common.report.tables import to_json
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.generation.commands.request import TaskDataModule
@@ -18,7 +19,7 @@ from protein_cvae.generation.inputs import (
     ReadingOptions,
     read_input,
 )
-from protein_cvae.generation.outputs import checkpoint_provenance, json_path, to_json
+from protein_cvae.generation.outputs import checkpoint_provenance, json_path
 from protein_cvae.model.network import ProteinCVAE
 
 
@@ -33,7 +34,7 @@ class EncodeResult:
     def write(self) -> list[Path]:
         beside = json_path(self.path)
         with atomic_path(beside) as temporary:
-            temporary.write_text(to_json(self.summary), encoding="utf-8")
+            temporary.write_text(to_json(self.summary, indent=2), encoding="utf-8")
             self.latents.save(self.path)
         return [self.path, beside]
 

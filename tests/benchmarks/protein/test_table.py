@@ -78,6 +78,7 @@ def test_rivals_and_model_in_one_table_and_again_for_nothing(
     rows = [json.loads(line) for line in first.splitlines()]
     made = [row for row in rows if row["kind"] == "conformers"]
     assert [row["method"] for row in made] == list(table.METHODS)
+    assert set(table.COLUMNS) <= {key for row in made for key in row}
     assert {row["method"] for row in rows if row["kind"] == "reconstruction"} == set(table.REBUILT)
     assert len({(row["settings"], row["split"]) for row in rows}) == 1
     by_method = {row["method"]: row for row in made}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ExistingFile, MissingFile
-from common.files.outputs import check_output, prepare_folder, prepare_output
+from common.files.outputs import check_name, check_output, prepare_folder, prepare_output
 
 
 def test_folder_is_made_and_no_file(tmp_path: Path) -> None:
@@ -38,6 +38,20 @@ def test_check_alone_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(MissingFile, match=r"folder .*/a of output does not exist"):
         check_output(tmp_path / "a" / "out.pt", "output")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_alone_needs_no_folder(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "out.pt"
+    check_name(path, "output", overwrite=False, inputs=[tmp_path / "in.pt"])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="is an input file"):
+        check_name(path, "output", inputs=[path])
+    with pytest.raises(ValueError, match="output must name a file"):
+        check_name(tmp_path, "output")
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+    with pytest.raises(ExistingFile, match=r"choose another output or .*overwrite: true"):
+        check_name(path, "output", overwrite=False)
 
 
 def test_an_existing_file_needs_overwrite(tmp_path: Path) -> None:

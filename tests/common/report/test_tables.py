@@ -34,4 +34,6 @@ def test_nan_is_null_at_any_depth() -> None:
     refused = {"parse_constant": lambda text: pytest.fail(text)}
     assert json.loads(to_json(value), **refused) == plain
     assert to_json({"ä": 1.5}, indent=None) == '{"ä": 1.5}\n'
+    assert to_json({"ä": 1.5}, indent=2, escape=True) == '{\n  "\\u00e4": 1.5\n}\n'
+    assert to_json_lines([{"a": "ä"}], escape=True) == '{"a": "\\u00e4"}\n'
     assert to_json_lines([{"a": math.nan}, {"a": 1}]) == '{"a": null}\n{"a": 1}\n'

@@ -8,6 +8,7 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
+from protein_cvae.evaluation.columns import EFFECT_COLUMNS
 from protein_cvae.evaluation.latent_effects import (
     GLOBAL,
     LatentEffects,
@@ -35,6 +36,7 @@ def test_scores_of_a_single_residue_in_another_pose():
     displacement = effects.displacement()[0].numpy()
     np.testing.assert_allclose(displacement, 5.0 * (np.arange(40) == 7), atol=1e-9)
     (row,) = effect_rows(effects)
+    assert set(EFFECT_COLUMNS) <= set(row)
     assert row["own"] == pytest.approx(5)
     assert row["largest"] == pytest.approx(5)
     assert row["rms"] == pytest.approx(5 / 40**0.5)

@@ -17,7 +17,9 @@ from protein_cases import (
     noisy,
 )
 
+from common.report.tables import to_json_lines
 from protein_cvae.data.cases import EvaluationCase
+from protein_cvae.evaluation.columns import METRICS, PROTEIN_COLUMNS, RECONSTRUCTION_COLUMNS
 from protein_cvae.evaluation.score_protein import evaluate_case
 from protein_cvae.evaluation.scores import (
     ConformerScores,
@@ -32,7 +34,6 @@ from protein_cvae.evaluation.tables import (
     reconstruction_row,
     reconstruction_table,
     report,
-    to_json_lines,
 )
 
 
@@ -82,6 +83,15 @@ def test_json_lines_hold_no_nan():
     row = json.loads(line, parse_constant=lambda text: pytest.fail(text))
     assert row["left_chirality"] is None
     assert row["seconds"] is None
+
+
+def test_every_column_is_a_key_of_its_rows(case):
+    """A misspelt key would print as a number that does not exist."""
+    scores = score_conformers(case.coordinates, case)
+    assert set(METRICS) <= set(conformer_row(head("a"), "real", scores))
+    assert set(PROTEIN_COLUMNS) <= set(METRICS)
+    rebuilt = reconstruction_row(head("a"), "real", Reconstruction((), (), (), ()))
+    assert set(RECONSTRUCTION_COLUMNS) <= set(rebuilt)
 
 
 def test_rows_of_a_case_carry_every_number(case):
