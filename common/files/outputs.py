@@ -14,6 +14,7 @@ def check_output(
     argument: str,
     *,
     overwrite: bool = True,
+    allow: str = "allow to overwrite it",
     inputs: Iterable[Path] = (),
     make_folder: bool = False,
 ) -> None:
@@ -23,6 +24,7 @@ def check_output(
         path: the file that will be written at the end.
         argument: name of the setting it came from, for messages.
         overwrite: an existing file will be replaced.
+        allow: how the user turns that on, for the message.
         inputs: files that are read meanwhile, or that must stay.
         make_folder: make the folder of ``path``, and those above it.
 
@@ -37,7 +39,7 @@ def check_output(
         if path.resolve() == given.resolve():
             raise UserError(f"{argument}: {path} is an input file; choose another name")
     if path.exists() and not overwrite:
-        raise ExistingFile(f"{path} exists; choose another {argument} or allow to overwrite it")
+        raise ExistingFile(f"{path} exists; choose another {argument} or {allow}")
     if make_folder:
         _make(path.parent, argument)
     elif not path.parent.is_dir():
