@@ -6,17 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import pytest
+from slide_files import make
 
 from spatial_ipa.pipeline.__main__ import run
-
-
-def slide(seed: int) -> ad.AnnData:
-    rng = np.random.default_rng(seed)
-    data = ad.AnnData(rng.poisson(2.0, (60, 30)).astype(np.float32))
-    data.obsm["spatial"] = rng.random((60, 2))
-    return data
 
 
 @pytest.mark.parametrize("role", ["holdout", "scrna"])
@@ -26,11 +19,11 @@ def test_what_is_placed_must_be_a_file_that_can_be_copied(
     """Slides that only train may be of any format."""
     paths = {}
     for seed, name in enumerate(("train", "validation")):
-        paths[name] = str(toy_format(slide(seed), tmp_path / f"{name}.toy"))
+        paths[name] = str(toy_format(make(seed), tmp_path / f"{name}.toy"))
     for seed, name in enumerate(("holdout", "scrna"), 2):
-        toy = toy_format(slide(seed), tmp_path / f"{name}.toy")
+        toy = toy_format(make(seed), tmp_path / f"{name}.toy")
         paths[name] = str(toy if name == role else tmp_path / f"{name}.h5ad")
-        slide(seed).write_h5ad(tmp_path / f"{name}.h5ad")
+        make(seed).write_h5ad(tmp_path / f"{name}.h5ad")
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=rf"{role}\.toy: .* a copy .* must be an \.h5ad"):
         run(
