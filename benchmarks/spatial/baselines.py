@@ -19,25 +19,12 @@ import numpy as np
 
 from common.errors import UserError
 from common.report.machine import describe_machine
+from common.report.tables import markdown_table, number
 from spatial_ipa.data.expression import normalise
 from spatial_ipa.data.panels import gene_panel, reindex
 from spatial_ipa.data.read import read_slides
 from spatial_ipa.evaluation.baselines.regression import BASELINES, pca_features, predict
-from spatial_ipa.evaluation.scorer import SlideScorer
-
-COLUMNS = (
-    "e_geo",
-    "e_geo_minisets",
-    "spearman",
-    "recall_k",
-    "chance_k",
-    "recall_10",
-    "chance_10",
-    "procrustes_rmse",
-    "trustworthiness",
-    "continuity",
-    "sliced_wasserstein",
-)
+from spatial_ipa.evaluation.scorer import SCORES, SlideScorer
 
 
 def random_pose(xy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -96,12 +83,12 @@ def mean_table(tables: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[
 
 def show(table: dict[str, dict[str, float]]) -> str:
     """A Markdown table, one row per method."""
-    columns = [*COLUMNS, "seconds"]
-    lines = ["| method | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in table.items():
-        cells = [f"{row[c]:.3f}" if c in row else "" for c in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    columns = [*SCORES, "seconds"]
+    rows = (
+        [name, *(number(row[c], missing="nan") if c in row else "" for c in columns)]
+        for name, row in table.items()
+    )
+    return markdown_table(["method", *columns], rows)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from common.report.machine import describe_machine
+from common.report.tables import markdown_table
 from spatial_ipa.confidence.calibration import PlacedSlide, calibrate, check_slides, place_slide
 from spatial_ipa.confidence.identifiability import slide_identifiability
 from spatial_ipa.confidence.reference_cells import ReferenceCells
@@ -70,18 +71,19 @@ def main() -> None:
             f"{found.verdict} | {seconds:.1f} |",
             flush=True,
         )
-    print("\n| calibrated on | " + " | ".join(f"on {slide.name}" for slide in placed) + " |")
-    print("|" + " --- |" * (len(placed) + 1))
+    rows = []
     for source in placed:
         calibration = calibrate([source], args.num_draws)
-        cells = []
+        cells = [source.name]
         for checked in placed:
             radius = calibration.radius(checked.features)
             cells.append(
                 f"{(checked.error <= radius).mean():.2f}, {np.median(radius):.2f}, "
                 f"{(radius > calibration.median_pair).mean():.2f}"
             )
-        print(f"| {source.name} | " + " | ".join(cells) + " |")
+        rows.append(cells)
+    head = ["calibrated on", *(f"on {slide.name}" for slide in placed)]
+    print(f"\n{markdown_table(head, rows)}")
 
 
 if __name__ == "__main__":

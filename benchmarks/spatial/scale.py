@@ -12,7 +12,6 @@ predicted with true pairwise distances; ``--out`` keeps them as JSON, and the si
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -28,6 +27,7 @@ from scipy.stats import spearmanr
 
 from common.files.atomic import atomic_path
 from common.report.machine import describe_machine
+from common.report.tables import markdown_table, number, to_json
 from spatial_ipa.data.simulation.files import TissueSpec, simulate_tissue
 
 _PAIRS = 200_000
@@ -120,16 +120,20 @@ def main() -> None:
             }
         )
         with atomic_path(args.out / "predict_scale.json") as partial:
-            partial.write_text(json.dumps(rows, indent=1) + "\n")
+            partial.write_text(to_json(rows), encoding="utf-8")
     stages = list(dict.fromkeys(stage for row in rows for stage in row["stages"]))
-    print("\n| cells | total s | " + " | ".join(stages) + " | peak GB | Spearman |")
-    print("|" + " --- |" * (4 + len(stages)))
-    for row in rows:
-        seconds = " | ".join(f"{row['stages'].get(stage, 0.0):.1f}" for stage in stages)
-        print(
-            f"| {row['cells']} | {row['seconds']:.0f} | {seconds} | {row['peak_gb']:.2f} | "
-            f"{row['spearman']:.3f} |"
-        )
+    cells = (
+        [
+            str(row["cells"]),
+            number(row["seconds"], 0),
+            *(number(row["stages"].get(stage, 0.0), 1) for stage in stages),
+            number(row["peak_gb"], 2),
+            number(row["spearman"], missing="nan"),
+        ]
+        for row in rows
+    )
+    head = ["cells", "total s", *stages, "peak GB", "Spearman"]
+    print(f"\n{markdown_table(head, cells)}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from common.report.machine import describe_machine, machines_of
+from common.report.tables import markdown_table
 from common.rng import generator_for
 from common.training.trainer import quiet_trainer
 from spatial_ipa.data.expression import normalise
@@ -457,9 +458,7 @@ def _by_method(rows: list[dict[str, Any]]) -> dict[_Method, list[dict[str, Any]]
 
 
 def _print_table(title: str, methods: dict[_Method, list[dict[str, Any]]]) -> None:
-    print(f"\n### {title}\n")
-    print("| method | slides | seeds | " + " | ".join(COLUMNS.values()) + " |")
-    print("|" + " --- |" * (3 + len(COLUMNS)))
+    rows = []
     for method, mine in methods.items():
         slides = {r["slide"] for r in mine}
         # A seed that has not seen every slide yet would compare different slides.
@@ -469,10 +468,18 @@ def _print_table(title: str, methods: dict[_Method, list[dict[str, Any]]]) -> No
             if {r["slide"] for r in mine if r["seed"] == s} == slides
         ]
         cells = [
-            _cell([np.mean([r[c] for r in mine if r["seed"] == s]) for s in seeds]) for c in COLUMNS
+            _cell([_mean_of(column, [r for r in mine if r["seed"] == s]) for s in seeds])
+            for column in COLUMNS
         ]
         name = ", ".join(part for part in method if part)
-        print(f"| {name} | {len(slides)} | {len(seeds)} | " + " | ".join(cells) + " |")
+        rows.append([name, str(len(slides)), str(len(seeds)), *cells])
+    print(f"\n### {title}\n")
+    print(markdown_table(["method", "slides", "seeds", *COLUMNS.values()], rows))
+
+
+def _mean_of(column: str, rows: list[dict[str, Any]]) -> float:
+    """NaN if a row lacks that score, as those of ``results.jsonl`` do from before it existed."""
+    return float(np.mean([row.get(column, np.nan) for row in rows]))
 
 
 RECALL_AT = (60, 80, 100, 120)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from common.errors import ExistingFile, MissingFile, UserError
 
+_ALLOW = "allow to overwrite it (overwrite: true)"
+
 
 def check_output(
     path: Path,
     argument: str,
     *,
     overwrite: bool = True,
+    allow: str = _ALLOW,
     inputs: Iterable[Path] = (),
     make_folder: bool = False,
 ) -> None:
@@ -23,6 +26,7 @@ def check_output(
         path: the file that will be written at the end.
         argument: name of the setting it came from, for messages.
         overwrite: an existing file will be replaced.
+        allow: how the user turns that on, for the message.
         inputs: files that are read meanwhile, or that must stay.
         make_folder: make the folder of ``path``, and those above it.
 
@@ -31,7 +35,7 @@ def check_output(
         MissingFile: if its folder does not exist and is not to be made.
         ValueError: if it is a folder or an input, or its folder cannot be made or written to.
     """
-    check_name(path, argument, overwrite=overwrite, inputs=inputs)
+    check_name(path, argument, overwrite=overwrite, allow=allow, inputs=inputs)
     if make_folder:
         _make(path.parent, argument)
     elif not path.parent.is_dir():
@@ -40,7 +44,12 @@ def check_output(
 
 
 def check_name(
-    path: Path, argument: str, *, overwrite: bool = True, inputs: Iterable[Path] = ()
+    path: Path,
+    argument: str,
+    *,
+    overwrite: bool = True,
+    allow: str = _ALLOW,
+    inputs: Iterable[Path] = (),
 ) -> None:
     """:func:`check_output` of the name alone; its folder need not exist yet.
 
@@ -54,9 +63,7 @@ def check_name(
         if path.resolve() == given.resolve():
             raise UserError(f"{argument}: {path} is an input file; choose another name")
     if path.exists() and not overwrite:
-        raise ExistingFile(
-            f"{path} exists; choose another {argument} or allow to overwrite it (overwrite: true)"
-        )
+        raise ExistingFile(f"{path} exists; choose another {argument} or {allow}")
 
 
 def prepare_output(path: Path, argument: str) -> None:

@@ -65,6 +65,22 @@ def read_h5ad(path: str | Path) -> AnnData:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
+def require_copyable(path: Path) -> None:
+    """Refuse a file, of another format of slides, that :func:`write_prediction` could not copy.
+
+    Raises:
+        ValueError: if it is not a readable ``.h5ad``.
+    """
+    try:
+        with open_h5ad(path):
+            pass
+    except UserError as error:
+        raise UserError(
+            f"{path}: cells are placed in a copy of their file, so it must be an .h5ad; save it "
+            f"with write_h5ad of anndata ({error})"
+        ) from error
+
+
 def earlier_prediction(path: Path) -> list[str]:
     """Fields that an earlier prediction left in a file, such as ``obsm['X_spatial_ipa']``."""
     with open_h5ad(path) as file:

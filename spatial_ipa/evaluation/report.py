@@ -11,7 +11,6 @@ Quantities are defined in :mod:`spatial_ipa.confidence.identifiability` and
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from common.files.atomic import atomic_path
 from common.report.figures import save_figure
+from common.report.tables import markdown_table, number, without_nan
 from spatial_ipa.confidence.identifiability import slide_identifiability
 from spatial_ipa.evaluation.plots import identifiability_figure
 
@@ -70,7 +70,7 @@ def write_identifiability(
         text += _table("error radii", tuple(next(iter(radii.values()))), radii)
     else:
         text += "No error radii: they need validation slides and at least as many draws.\n"
-    content = {"slides": _plain(reports), "radii": _plain(radii)}
+    content = without_nan({"slides": reports, "radii": radii})
     for name, written in (
         ("identifiability.json", json.dumps(content, indent=1)),
         ("identifiability.md", text),
@@ -81,19 +81,8 @@ def write_identifiability(
 
 
 def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Values]) -> str:
-    lines = [f"| {corner} | " + " | ".join(columns) + " |", "|" + " --- |" * (len(columns) + 1)]
-    for name, row in rows.items():
-        cells = [v if isinstance(v := row[c], str) else f"{v:.2f}" for c in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _plain(rows: Mapping[str, Values]) -> dict[str, dict[str, float | str | None]]:
-    """NaN, which JSON lacks, as null."""
-    return {
-        name: {
-            key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in row.items()
-        }
+    cells = (
+        [name, *(v if isinstance(v := row[c], str) else number(v, 2, "nan") for c in columns)]
         for name, row in rows.items()
-    }
+    )
+    return markdown_table([corner, *columns], cells) + "\n"

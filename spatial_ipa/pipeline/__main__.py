@@ -19,6 +19,7 @@ from jsonargparse import auto_cli
 
 from common.cli.messages import one_line_errors
 from common.errors import ExistingFile, UserError
+from spatial_ipa.data.h5ad import require_copyable
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import gene_panel
 from spatial_ipa.data.read import read_slide, read_slides, slide_files
@@ -104,6 +105,8 @@ def run(
     choosing = read_slides(validation, keys) if validation else []
     sample_files = slide_files(scrna) if scrna else []
     samples = [read_slide(path, scrna_keys, require_spatial=False) for path in sample_files]
+    for path in [*slide_files(holdout), *sample_files]:
+        require_copyable(path)
     _refuse_equal_outputs(choosing + test + samples)
     gene_panel(train + choosing + test)
 

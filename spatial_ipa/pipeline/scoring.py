@@ -13,6 +13,7 @@ import torch
 
 from common.files.atomic import atomic_path
 from common.report.figures import save_figure
+from common.report.tables import markdown_table, number
 from spatial_ipa.confidence.conformal import radius_check
 from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
@@ -119,13 +120,15 @@ class Scoring:
 
     def write_table(self) -> None:
         """Print the scores and keep them as markdown, CSV and JSON."""
-        head = ["slide", "method", *COLUMNS]
-        lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-        for row in self.rows:
-            cells = [row["slide"], row["method"], *(f"{row[c]:.3f}" for c in COLUMNS)]
-            lines.append("| " + " | ".join(cells) + " |")
+        table = markdown_table(
+            ["slide", "method", *COLUMNS],
+            [
+                [row["slide"], row["method"], *(number(row[c], missing="nan") for c in COLUMNS)]
+                for row in self.rows
+            ],
+        )
         for name, text in (
-            ("scores.md", "\n".join(lines) + "\n"),
+            ("scores.md", table + "\n"),
             ("scores.json", json.dumps(self.rows, indent=1)),
         ):
             with atomic_path(self.folder / name) as temporary:
@@ -137,7 +140,7 @@ class Scoring:
             writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
             writer.writeheader()
             writer.writerows(self.rows)
-        print("\n".join(lines), flush=True)
+        print(table, flush=True)
 
     def _write(self, slide: Slide, path: Path, kind: str) -> CellPrediction:
         """Place all rows of a file and write it with their coordinates."""

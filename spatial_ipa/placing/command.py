@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from common.errors import ExistingFile, MissingFile, MissingPackage, UserError
+from common.errors import MissingPackage, UserError
+from common.files.outputs import check_output
 from common.prediction import RequestDataModule
 from common.report.resources import Stopwatch
-from spatial_ipa.data.h5ad import earlier_prediction
+from spatial_ipa.data.h5ad import earlier_prediction, require_copyable
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
@@ -75,19 +76,15 @@ class CellDataModule(RequestDataModule):
         self.kind: EmbeddingKind = kind
         self.placement, self.keys, self.overwrite = placement, keys, overwrite
         # Refuse before any model is loaded.
-        if self.output.exists() and not overwrite:
-            raise ExistingFile(
-                f"{self.output} exists; choose another data.output or set data.overwrite"
-            )
-        if not self.output.parent.is_dir():
-            raise MissingFile(f"folder {self.output.parent} of data.output does not exist")
         if self.output.resolve() == self.input.resolve():
             raise UserError(f"data.output is the input file {self.input}; choose another name")
+        check_output(self.output, "data.output", overwrite=overwrite, allow="set data.overwrite")
 
     def read(self) -> PredictionRequest:
         clock = Stopwatch()
         with clock.stage("read"):
             slide = read_slide(self.input, self.keys, require_spatial=False, min_spots=2)
+        require_copyable(self.input)
         if not self.overwrite and (there := earlier_prediction(self.input)):
             raise UserError(
                 f"{self.input} holds an earlier prediction ({', '.join(there)}); set "

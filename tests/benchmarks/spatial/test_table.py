@@ -136,3 +136,13 @@ def test_patients_of_one_dataset_are_also_taken_together(
     assert "| knn | 3 | 1 | 3.000 |" in together
     assert "svr" not in together
     assert "ridge" not in together
+
+
+def test_rows_from_before_a_score_are_reported_without_it(
+    table: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"slide": "s0", "method": "m", "inference": "", "seed": 0}
+    old = row | dict.fromkeys(list(table.COLUMNS)[:-1], 0.5)
+    table._print_table("split", table._by_method([old]))
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line == f"| m | 1 | 1 | {'0.500 | ' * (len(table.COLUMNS) - 1)}nan |"

@@ -60,6 +60,8 @@ def test_an_existing_file_needs_overwrite(tmp_path: Path) -> None:
     check_output(path, "data.output")
     with pytest.raises(ExistingFile, match=r"out\.pt exists; choose another data\.output or allow"):
         check_output(path, "data.output", overwrite=False)
+    with pytest.raises(ExistingFile, match=r"another data\.output or set data\.overwrite$"):
+        check_output(path, "data.output", overwrite=False, allow="set data.overwrite")
 
 
 def test_an_input_is_never_an_output(tmp_path: Path) -> None:

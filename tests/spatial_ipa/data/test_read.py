@@ -13,40 +13,13 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from slide_files import N, dense, make, save
 
 from spatial_ipa.data.formats import READERS
 from spatial_ipa.data.h5ad import write_prediction
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import gene_panel, reindex
 from spatial_ipa.data.read import read_slide, read_slides
-
-N, G = 60, 30
-
-
-def make(seed: int = 0) -> ad.AnnData:
-    """60 spots on a grid, 30 genes, no empty spot."""
-    rng = np.random.default_rng(seed)
-    counts = rng.poisson(2.0, (N, G)) + (np.arange(G) == 0)
-    obs = {"obs_names": [f"spot{i}" for i in range(N)], "patient": ["P1"] * N}
-    data = ad.AnnData(
-        sp.csr_matrix(counts.astype(np.int32)),
-        obs=obs,
-        var={"var_names": [f"G{g}" for g in range(G)]},
-    )
-    grid = np.stack(np.divmod(np.arange(N), 8), axis=1)
-    data.obsm["spatial"] = grid.astype(np.float64)
-    return data
-
-
-def save(data: ad.AnnData, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*names are not unique.*")
-        data.write_h5ad(path)
-    return path
-
-
-def dense(data: ad.AnnData) -> np.ndarray:
-    return data.X.toarray().astype(np.float64)
 
 
 def set_xy(change: Callable[[np.ndarray], object]) -> Callable[[ad.AnnData], ad.AnnData]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -46,6 +47,23 @@ def test_an_earlier_prediction_is_refused_before_any_work_unless_told(tmp_path: 
     with pytest.raises(ValueError, match=r"earlier prediction \(obsm\['X_spatial_ipa'\]\); set"):
         CellDataModule(*files).setup("predict")
     CellDataModule(*files, overwrite=True).setup("predict")
+
+
+def test_a_folder_is_no_output(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.output must name a file, but .* is a folder"):
+        CellDataModule("in.h5ad", str(tmp_path), overwrite=True)
+
+
+def test_cells_of_another_format_have_no_copy_to_be_placed_in(
+    tmp_path: Path, toy_format: Callable[[ad.AnnData, Path], Path]
+) -> None:
+    """The reader takes them; the copy of the file could not hold coordinates."""
+    data = ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32))
+    cells = toy_format(data, tmp_path / "cells.toy")
+    for overwrite in (False, True):
+        module = CellDataModule(str(cells), str(tmp_path / "out.h5ad"), overwrite=overwrite)
+        with pytest.raises(ValueError, match=r"cells\.toy: .* a copy .* must be an \.h5ad"):
+            module.setup("predict")
 
 
 def test_cells_bring_their_gene_names_in_a_column(tmp_path: Path) -> None:
