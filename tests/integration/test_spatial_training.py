@@ -404,7 +404,7 @@ BAD = {
     "ramp": (["--model.init_args.schedule.ramp_epochs=-1"], "ramp_epochs must not be negative"),
     "weight": (
         ["--model.init_args.weights.procrustes=-1"],
-        "weights.procrustes must not be negative",
+        "weights.procrustes must be finite and not negative, got -1",
     ),
     "export is a folder": (["--model.init_args.export={tissue}"], "export must name a file"),
     "sizes": ([f"--{MINISETS}.size_min=90", f"--{MINISETS}.size_max=80"], "size_min <= size_max"),
