@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from common.errors import MissingFile, UserError
+from common.files.checkpoint import read_checkpoint
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.in_memory import Given, InMemoryDataModule
 from protein_cvae.data.record import DataRecord, data_record
@@ -234,10 +235,7 @@ def load(
     path = Path(path)
     if not path.is_file():
         raise MissingFile(f"no such checkpoint: {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive raises errors of all kinds
-        raise UserError(f"{path} is damaged, or no checkpoint ({type(error).__name__})") from error
+    content = read_checkpoint(path)
     if not isinstance(content, Mapping) or "state_dict" not in content:
         raise UserError(f"{path} is not a checkpoint that a fit wrote: it has no state_dict")
     settings = NetworkSettings.from_hyperparameters(content.get("hyper_parameters", {}), str(path))

@@ -6,13 +6,11 @@ is one of the class that the path leads to now (:func:`common.files.identity.res
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from common.errors import UserError
+from common.files.checkpoint import read_checkpoint
 from common.files.identity import resolve_class
 
 # What Lightning accepts for --ckpt_path besides a file.
@@ -29,19 +27,10 @@ def complaint_about(path: Path, class_path: object) -> str | None:
 
     Lightning would fail on each of these with a traceback from inside.
     """
-    if not path.is_file():
-        return f"no such file: {path}"
-    if not zipfile.is_zipfile(path):
-        return f"{path} is damaged, or no checkpoint: it is not the archive that torch.save writes"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        return (
-            f"{path} holds objects other than tensors and plain types; they are not loaded, since "
-            "unpickling runs code of whoever wrote the file"
-        )
-    except Exception as error:  # a damaged archive raises errors of all kinds
-        return f"{path} is damaged, or no checkpoint ({type(error).__name__})"
+        content = read_checkpoint(path, mmap=True)
+    except UserError as error:
+        return str(error)
     parts = ("pytorch-lightning_version", "state_dict")
     if not isinstance(content, dict) or any(part not in content for part in parts):
         held = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
@@ -77,7 +66,7 @@ def settings_of(path: Path, class_path: object) -> dict[str, Any]:
     class with a static method ``convert_hyperparameters`` is asked to bring those of its earlier
     versions into the form that its constructor takes.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = read_checkpoint(path, mmap=True)
     settings = dict(content.get("hyper_parameters", {}))
     settings.pop("_instantiator", None)
     trained = settings.pop("_class_path", None)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
 
-from common.errors import MissingFile, UserError
+from common.errors import UserError
+from common.files.checkpoint import read_checkpoint
 from spatial_ipa.model.pair import build_pair, settings_of
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.placer import Placer
@@ -34,14 +33,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Placer:
         120
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingFile(f"no such file: {path}")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is damaged, or no checkpoint: it is not what torch.save writes")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged, or no checkpoint: {error}") from error
+    content = read_checkpoint(path)
     parts = ("state_dict", "hyper_parameters", "placement_context")
     if not isinstance(content, dict) or any(part not in content for part in parts):
         raise UserError(

@@ -68,10 +68,6 @@ class TaskDataModule(RequestDataModule):
         self.output, self.embedder = Path(output), embedder
         check_output(self.output, overwrite, inputs)
 
-    def read(self) -> Request:
-        """Read and check the input."""
-        raise NotImplementedError
-
     def setup(self, stage: str) -> None:
         if stage == "predict":
             check_embedder(self._network(), self.embedder)
