@@ -6,17 +6,19 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.bootstrap.steps import Step, run_steps, say
 
 ROOT = Path(__file__).resolve().parents[2]
+COMPILERS = ("c++", "g++", "clang++")
 
 
 def our_packages(root: Path = ROOT) -> tuple[str, ...]:
@@ -26,6 +28,25 @@ def our_packages(root: Path = ROOT) -> tuple[str, ...]:
     content = tomllib.loads((root / "pyproject.toml").read_text())
     found: list[str] = content["tool"]["importlinter"]["root_packages"]
     return tuple(found)
+
+
+def requirements(root: Path, extras: Iterable[str] = ()) -> list[str]:
+    """Dependencies of the package and of some extras, from ``pyproject.toml``."""
+    import tomllib
+
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    optional = project.get("optional-dependencies", {})
+    return [
+        *project["dependencies"],
+        *(line for extra in sorted(extras) for line in optional[extra]),
+    ]
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that builds would use; None if there is none."""
+    chosen = os.environ.get("CXX")
+    candidates = [shlex.split(chosen)[0]] if chosen else list(COMPILERS)
+    return next(filter(None, map(shutil.which, candidates)), None)
 
 
 @dataclass(frozen=True)
@@ -73,22 +94,24 @@ class Venv:
         return (self.python, "-m", "pip", "--disable-pip-version-check", *arguments)
 
 
-def make_venv(venv: Venv, root: Path) -> None:
+def make_venv(venv: Venv, root: Path) -> dict[str, float]:
+    """Make it anew; seconds by step."""
     advice = (
         "install the venv module of this Python (Debian and Ubuntu: apt-get install python3-venv)"
     )
     command = (sys.executable, "-m", "venv", "--clear", str(venv.folder))
     logs = Path(tempfile.mkdtemp(prefix="edgewise-"))  # --clear would delete a log inside
-    run_steps([Step("make the virtual environment", command, advice)], logs, root)
+    seconds = run_steps([Step("make the virtual environment", command, advice)], logs, root)
     shutil.rmtree(logs)  # after a failure its log is kept: the message names it
+    return seconds
 
 
-def fingerprint(venv: Venv, root: Path, torch_spec: str, compiled: Sequence[str]) -> str:
+def fingerprint(venv: Venv, root: Path, torch_spec: str) -> str:
     """Hash of everything that the contents of .venv depend on."""
     files = [root / "pyproject.toml", root / "setup.py"]
     files += sorted(file for file in root.glob("common/**/csrc/**/*") if file.is_file())
     digest = hashlib.sha256()
-    for text in (str(root), torch_spec, str(venv.torch_version()), *compiled):
+    for text in (str(root), torch_spec, str(venv.torch_version())):
         digest.update(text.encode() + b"\0")
     for file in files:
         content = file.read_bytes() if file.exists() else b"absent"
@@ -96,22 +119,31 @@ def fingerprint(venv: Venv, root: Path, torch_spec: str, compiled: Sequence[str]
     return digest.hexdigest()
 
 
-def is_current(venv: Venv, root: Path, torch_spec: str, compiled: Sequence[str]) -> bool:
+def is_current(venv: Venv, root: Path, torch_spec: str, extras: Collection[str]) -> bool:
+    """Whether all that is wanted was installed, from what is there now."""
     if not venv.stamp.exists() or not venv.works():
         return False
     stamp = json.loads(venv.stamp.read_text())
-    extensions_there = all((root / name).exists() for name in stamp["extensions"])
-    return extensions_there and stamp["fingerprint"] == fingerprint(
-        venv, root, torch_spec, compiled
-    )
+    if not set(extras) <= set(stamp.get("extras", ())):
+        return False
+    extensions = stamp["extensions"]
+    if not extensions and not stamp["compiler"] and find_compiler() is not None:
+        return False  # now the kernels can be compiled
+    return all((root / name).exists() for name in extensions) and stamp[
+        "fingerprint"
+    ] == fingerprint(venv, root, torch_spec)
 
 
-def write_stamp(venv: Venv, root: Path, torch_spec: str, compiled: Sequence[str]) -> None:
+def write_stamp(venv: Venv, root: Path, torch_spec: str, extras: Collection[str]) -> None:
+    """Record what was installed, and from what."""
     extensions = [str(file.relative_to(root)) for file in root.glob("common/**/*.so")]
-    if not extensions:
-        say("the optional C++ kernels were not built; the PyTorch forms are used instead")
+    compiler = find_compiler() is not None
+    if compiler and not extensions:
+        say("the C++ kernels were not built (see the logs); the PyTorch forms are used instead")
     content = {
-        "fingerprint": fingerprint(venv, root, torch_spec, compiled),
+        "fingerprint": fingerprint(venv, root, torch_spec),
+        "extras": sorted(extras),
         "extensions": extensions,
+        "compiler": compiler,
     }
     venv.stamp.write_text(json.dumps(content, indent=1) + "\n")

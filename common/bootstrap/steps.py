@@ -6,13 +6,14 @@ Standard library only: this runs before anything is installed.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from common import processes
 
 HEARTBEAT_SECONDS = 20.0
 POLL_SECONDS = 0.1
@@ -53,7 +54,7 @@ def run_steps(
     log_folder: Path,
     cwd: Path,
     environment: Mapping[str, str] | None = None,
-) -> None:
+) -> dict[str, float]:
     """Run the steps at the same time; return when all have succeeded.
 
     Args:
@@ -62,16 +63,22 @@ def run_steps(
         cwd: working directory of the commands.
         environment: variables set on top of the process's own.
 
+    Returns:
+        Seconds of each step, by name, in the order in which they ended.
+
     Raises:
         StepFailed: with the tail of the log, as soon as one fails; the others are stopped.
     """
     log_folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     running: dict[Step, subprocess.Popen[bytes]] = {}
+    seconds: dict[str, float] = {}
+    variables = {**os.environ, **(environment or {})}
     try:
         for step in steps:
             say(f"{step.name} ...")
-            running[step] = _start(step, log_folder, cwd, environment)
+            with _log(log_folder, step).open("wb") as log:
+                running[step] = processes.start(step.command, cwd, variables, log)
         beat = started
         while running:
             time.sleep(POLL_SECONDS)
@@ -80,6 +87,7 @@ def run_steps(
                 status = running.pop(step).returncode
                 if status:
                     raise StepFailed(_report(step, status, _log(log_folder, step)))
+                seconds[step.name] = now - started
                 say(f"{step.name}: done in {clock(now - started)}")
             if now - beat >= HEARTBEAT_SECONDS:
                 beat = now
@@ -88,34 +96,8 @@ def run_steps(
                     say(f"{step.name}: {clock(now - started)} so far | {last}")
     finally:
         for process in running.values():
-            _stop(process)
-
-
-def _start(
-    step: Step, log_folder: Path, cwd: Path, environment: Mapping[str, str] | None
-) -> subprocess.Popen[bytes]:
-    with _log(log_folder, step).open("wb") as log:
-        return subprocess.Popen(
-            list(step.command),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=cwd,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,  # so that compilers started below can be stopped with it
-        )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            processes.stop(process)
+    return seconds
 
 
 def _log(log_folder: Path, step: Step) -> Path:

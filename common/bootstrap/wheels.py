@@ -1,23 +1,26 @@
-"""Wheels of the packages that are compiled against torch, kept between set-ups."""
+"""Wheels of torch-scatter and torch-cluster, compiled against torch and kept between set-ups.
+
+The package itself needs neither: tests and benchmarks compare with them.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.bootstrap.environment import Venv
+from common.bootstrap.environment import COMPILERS, Venv, find_compiler
 from common.bootstrap.steps import Step, StepFailed, run_steps, say
 
+PEERS = "pyg"
+"""Extra of ``pyproject.toml`` that has them."""
 COMPILED = ("torch-scatter==2.1.2", "torch-cluster==1.6.3")
 
 
-def compiled_wheels(venv: Venv, torch_version: str, root: Path) -> list[Path]:
+def peer_wheels(venv: Venv, torch_version: str, root: Path) -> list[Path]:
     """Wheels of ``COMPILED`` for this torch, Python and platform, compiled where not cached."""
     tag = "import sys, sysconfig as s; print(sys.implementation.cache_tag + '-' + s.get_platform())"
     platform = subprocess.check_output([venv.python, "-c", tag], text=True).strip()
@@ -75,11 +78,10 @@ def cached_anywhere() -> bool:
 
 def require_compiler() -> None:
     """Fail before the long work, not after it."""
-    chosen = os.environ.get("CXX")
-    candidates = [shlex.split(chosen)[0]] if chosen else ["c++", "g++", "clang++"]
-    if not any(shutil.which(candidate) for candidate in candidates):
+    if find_compiler() is None:
+        looked = os.environ.get("CXX") or ", ".join(COMPILERS)
         raise StepFailed(
-            f"no C++ compiler found (looked for {', '.join(candidates)}). Install one "
-            "(Debian and Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++) or name one "
-            "in CXX, then run again"
+            f"no C++ compiler found (looked for {looked}), which torch-scatter and torch-cluster "
+            "need. Install one (Debian and Ubuntu: apt-get install g++; Fedora: dnf install "
+            "gcc-c++) or name one in CXX, then run again"
         )

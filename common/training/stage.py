@@ -7,10 +7,10 @@ caller may already be one rank of a distributed job, whose environment must not 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 
+from common import processes
 from common.errors import UserError
 
 # Prefixes of variables by which launchers tell a process its rank.
@@ -30,6 +30,8 @@ _LAUNCHER_NAMES = (
 def run_stage(arguments: Sequence[str]) -> None:
     """Run ``lightning <arguments>`` to its end, its output shown as it comes.
 
+    A signal that ends this process ends the stage first.
+
     Raises:
         ValueError: if it fails; the message repeats the command.
     """
@@ -39,7 +41,7 @@ def run_stage(arguments: Sequence[str]) -> None:
         if name not in _LAUNCHER_NAMES and not name.startswith(_LAUNCHER_PREFIXES)
     }
     command = [sys.executable, "-m", "common.cli", *arguments]
-    status = subprocess.run(command, env=environment, check=False).returncode
+    status = processes.run(command, environment=environment)
     if status != 0:
         raise UserError(
             f"the stage `lightning {' '.join(arguments)}` failed with status {status}; "

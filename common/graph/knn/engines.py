@@ -38,6 +38,7 @@ class EngineRow(NamedTuple):
         on_cpu: computes on the CPU alone; the result is moved to the device of ``x``.
         exact: agrees with every other exact engine, ties included.
         package: the module that must be importable, or None.
+        symbol: what is used of it: a release without is as good as none.
         install: how to get it.
     """
 
@@ -47,6 +48,7 @@ class EngineRow(NamedTuple):
     on_cpu: bool
     exact: bool
     package: str | None = None
+    symbol: str = ""
     install: str = ""
 
 
@@ -72,9 +74,10 @@ ENGINES: Mapping[str, EngineRow] = {
         on_cpu=True,
         exact=True,
         package="torch_cluster",
+        symbol="knn",
         install=(
-            "torch-cluster (python3 -m common.bootstrap setup builds it); engine 'kdtree' gives "
-            "the same graph without"
+            "torch-cluster (python3 -m common.bootstrap setup --peers builds it); engine "
+            "'kdtree' gives the same graph without"
         ),
     ),
     "approximate": EngineRow(
@@ -84,6 +87,7 @@ ENGINES: Mapping[str, EngineRow] = {
         on_cpu=True,
         exact=False,
         package="faiss",
+        symbol="IndexIVFFlat",
         install="faiss: pip install 'edgewise[approximate]' (faiss-cpu)",
     ),
 }
@@ -108,8 +112,8 @@ def run_engine(name: str, search: Search) -> tuple[Tensor, Tensor]:
         raise UserError(f"engine {name!r} needs x with a column; use engine 'exact'")
     if row.package is not None:
         try:
-            __import__(row.package)
-        except ImportError as error:
+            getattr(__import__(row.package), row.symbol)
+        except (ImportError, AttributeError) as error:
             raise MissingPackage(f"engine {name!r} needs {row.install}") from error
     if not row.on_cpu:
         return row.nearest(search)

@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from common.bootstrap.environment import Venv, write_stamp
-from common.bootstrap.wheels import COMPILED
 
 
 @pytest.fixture
@@ -20,8 +19,11 @@ def project(tmp_path):
     source.mkdir(parents=True)
     (source / "kernel.cpp").write_text("int f();")
     (tmp_path / "common" / "sparse" / "_C.so").write_bytes(b"")
-    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    (tmp_path / "pyproject.toml").write_text(
+        "[project]\ndependencies = ['numpy', 'scipy']\n"
+        "[project.optional-dependencies]\ntest = ['pytest']\npyg = ['torch-scatter']\n"
+    )
     (tmp_path / "setup.py").write_text("")
     venv = Venv(tmp_path / ".venv")
-    write_stamp(venv, tmp_path, "torch", COMPILED)
+    write_stamp(venv, tmp_path, "torch", ["pyg"])
     return tmp_path

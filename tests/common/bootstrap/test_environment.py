@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from common.bootstrap.environment import Venv, is_current, make_venv
+from common.bootstrap import environment
+from common.bootstrap.environment import (
+    Venv,
+    find_compiler,
+    is_current,
+    make_venv,
+    requirements,
+)
 from common.bootstrap.steps import StepFailed
-from common.bootstrap.wheels import COMPILED
 
 
 @pytest.mark.parametrize(
@@ -30,13 +36,13 @@ from common.bootstrap.wheels import COMPILED
 )
 def test_any_change_of_what_is_installed_shows(project, change):
     venv = Venv(project / ".venv")
-    assert is_current(venv, project, "torch", COMPILED)
+    assert is_current(venv, project, "torch", [])
     change(project)
-    assert not is_current(venv, project, "torch", COMPILED)
+    assert not is_current(venv, project, "torch", [])
 
 
 def test_another_torch_shows(project):
-    assert not is_current(Venv(project / ".venv"), project, "torch==2.12.1", COMPILED)
+    assert not is_current(Venv(project / ".venv"), project, "torch==2.12.1", [])
 
 
 def test_stamp_is_readable(project):
@@ -54,5 +60,33 @@ def test_the_log_of_a_failed_environment_is_kept(project, monkeypatch, tmp_path)
     assert Path(named).exists()
 
 
-def test_other_compiled_packages_show(project):
-    assert not is_current(Venv(project / ".venv"), project, "torch", ("torch-scatter==9",))
+def test_extras_that_are_not_there_show(project):
+    venv = Venv(project / ".venv")
+    assert is_current(venv, project, "torch", ["pyg"])
+    assert not is_current(venv, project, "torch", ["pyg", "test"])
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "current"),
+    [(None, "g++", False), (None, None, True), ("g++", "g++", True)],
+    ids=["a compiler came", "still none", "it failed before"],
+)
+def test_kernels_are_compiled_once_there_is_a_compiler(project, monkeypatch, then, now, current):
+    venv = Venv(project / ".venv")
+    (project / "common" / "sparse" / "_C.so").unlink()
+    monkeypatch.setattr(environment, "find_compiler", lambda: then)
+    environment.write_stamp(venv, project, "torch", [])
+    monkeypatch.setattr(environment, "find_compiler", lambda: now)
+    assert is_current(venv, project, "torch", []) == current
+
+
+def test_requirements_are_those_of_the_project(project):
+    assert requirements(project) == ["numpy", "scipy"]
+    assert requirements(project, ["test", "pyg"]) == ["numpy", "scipy", "torch-scatter", "pytest"]
+
+
+def test_the_compiler_may_be_named(monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} -flag")
+    assert find_compiler() == sys.executable
+    monkeypatch.setenv("CXX", "there-is-none")
+    assert find_compiler() is None

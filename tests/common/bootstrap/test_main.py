@@ -1,12 +1,14 @@
 """The command: its arguments, set-up without work, checks."""
 
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from common.bootstrap import __main__ as bootstrap
-from common.bootstrap import wheels
 from common.bootstrap.environment import Venv
 from common.bootstrap.steps import StepFailed
 
@@ -16,17 +18,41 @@ def test_a_complete_environment_is_left_alone(project, monkeypatch):
         raise AssertionError("nothing may run")
 
     monkeypatch.setattr(bootstrap, "run_steps", refuse)
-    assert bootstrap.setup("torch", project).folder == project / ".venv"
+    monkeypatch.setattr(bootstrap, "run_install", refuse)
+    assert bootstrap.setup("torch", ("pyg",), root=project) == {}
 
 
-def test_missing_compiler_is_said_before_any_work(project, monkeypatch, tmp_path):
+@pytest.fixture
+def without_compiler(project, monkeypatch, tmp_path):
+    """No compiler, no wheels, and an installation that only notes what it is asked."""
     (project / ".venv" / "edgewise-stamp.json").unlink()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(wheels.shutil, "which", lambda name: None)
-    monkeypatch.setattr(bootstrap, "run_steps", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setenv("CXX", "there-is-none")
+    asked: list[str] = []
+
+    def note(steps, *_):
+        asked.extend(steps if isinstance(steps, dict) else [step.name for step in steps])
+        return {}
+
+    monkeypatch.setattr(bootstrap, "run_install", note)
+    monkeypatch.setattr(bootstrap, "run_steps", note)
+    return asked
+
+
+def test_the_main_job_needs_no_compiler(project, without_compiler, capsys):
+    bootstrap.setup("torch", (), "pip", project)
+    assert without_compiler == ["install torch", "install the dependencies", "import check"]
+    assert capsys.readouterr().err.count("no C++ compiler") == 1
+    without_compiler.clear()
+    assert bootstrap.setup("torch", (), "pip", project) == {}
+    assert not without_compiler
+    assert not capsys.readouterr().err
+
+
+def test_peers_need_one_which_is_said_before_any_work(project, without_compiler):
     with pytest.raises(StepFailed, match=r"no C\+\+ compiler found .*apt-get install g\+\+"):
-        bootstrap.setup("torch", project)
+        bootstrap.setup("torch", ("pyg",), "pip", project)
+    assert not without_compiler
 
 
 @pytest.mark.parametrize(
@@ -35,6 +61,7 @@ def test_missing_compiler_is_said_before_any_work(project, monkeypatch, tmp_path
         (["run", "--config", "a.yaml", "--fast"], "run", ["--config", "a.yaml", "--fast"]),
         (["run", "--torch", "torch==2.9", "x"], "run", ["x"]),
         (["run", "--help"], "run", ["--help"]),
+        (["setup", "--peers"], "setup", []),
         (["test"], "test", []),
         (["test", "--", "-k", "edges", "--torch"], "test", ["-k", "edges", "--torch"]),
     ],
@@ -61,12 +88,12 @@ def test_torch_from_the_environment(monkeypatch):
 def test_all_checks_run_and_any_failure_counts(monkeypatch, failing):
     ran: list[list[str]] = []
 
-    def record(command: list[str], cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    def record(command: list[str], cwd: Path) -> int:
         program, *rest = command[2:] if command[1:2] == ["-m"] else [Path(command[0]).name]
         ran.append([program, *rest])
-        return subprocess.CompletedProcess(command, int(program in failing))
+        return int(program in failing)
 
-    monkeypatch.setattr(bootstrap.subprocess, "run", record)
+    monkeypatch.setattr(bootstrap.processes, "run", record)
     assert bootstrap.run_checks(Venv(Path(".venv")), ["-k", "x"]) == int(bool(failing))
     assert [command[0] for command in ran] == ["ruff", "ruff", "mypy", "lint-imports", "pytest"]
     assert ran[-1] == ["pytest", "-k", "x"]
@@ -76,3 +103,39 @@ def test_old_python_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(bootstrap, "MINIMUM_PYTHON", (99, 0))
     assert bootstrap.main(["setup"]) == 1
     assert "Python 99.0 or newer is needed" in capsys.readouterr().err
+
+
+def test_it_says_where_the_time_went(monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap, "setup", lambda *_: {"install torch": 61.0})
+    monkeypatch.setattr(bootstrap.processes, "run", lambda *_, **__: 3)
+    assert bootstrap.main(["run"]) == 3
+    said = capsys.readouterr().err
+    assert "1 min 01 s  install torch" in said
+    assert said.rstrip().endswith("the job")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_leaves_nothing_behind(tmp_path, number):
+    """A set-up that hangs in an installer; the signal goes to the bootstrap alone."""
+    pids = tmp_path / "pids"
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text(
+        f"#!/bin/sh\nsleep 600 &\necho $$ $! > {pids}.new\nmv {pids}.new {pids}\nwait\n"
+    )
+    sleeper.chmod(0o755)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom common.bootstrap import __main__ as m\n"
+        "from common.bootstrap.steps import Step, run_steps\n"
+        f"m.setup = lambda *_: run_steps([Step('hang', ({str(sleeper)!r},), '')], "
+        f"Path({str(tmp_path)!r}), Path({str(tmp_path)!r}))\nsys.exit(m.main(['setup']))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    while not pids.exists():
+        time.sleep(0.01)
+    parent.send_signal(number)
+    said = parent.communicate()[1]
+    assert parent.returncode == 128 + number
+    assert "stopped; finished steps are kept" in said
+    for pid in pids.read_text().split():
+        state = Path(f"/proc/{pid}/stat")  # a zombie has ended; who adopted it has not yet asked
+        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"

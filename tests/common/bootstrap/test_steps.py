@@ -19,11 +19,12 @@ def test_steps_run_at_the_same_time_and_keep_logs(tmp_path):
         "import pathlib, time\npathlib.Path('{0}').touch()\n"
         "while not pathlib.Path('{1}').exists(): time.sleep(0.01)\nprint('saw {1}')"
     )
-    run_steps(
+    seconds = run_steps(
         [python("step a", wait.format("a", "b")), python("step b", wait.format("b", "a"))],
         tmp_path / "logs",
         tmp_path,
     )
+    assert sorted(seconds) == ["step a", "step b"]
     assert (tmp_path / "logs" / "step-a.log").read_text() == "saw b\n"
 
 

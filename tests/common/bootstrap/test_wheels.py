@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.bootstrap import wheels
-from common.bootstrap.environment import Venv
+from common.bootstrap.environment import ROOT, Venv, requirements
 from common.bootstrap.steps import Step, StepFailed
 
 
@@ -23,7 +23,7 @@ def test_cached_wheels_need_no_compiler(project, monkeypatch, tmp_path):
     for name in names:
         (folder / name).touch()
     assert wheels.cached_anywhere()
-    found = wheels.compiled_wheels(Venv(project / ".venv"), "2.13.0+cpu", project)
+    found = wheels.peer_wheels(Venv(project / ".venv"), "2.13.0+cpu", project)
     assert found == [folder / name for name in names]
 
 
@@ -50,7 +50,7 @@ def builds(monkeypatch, tmp_path):
 def test_an_interrupted_build_leaves_no_wheel(project, builds, monkeypatch, tmp_path):
     monkeypatch.setattr(wheels, "COMPILED", ("torch-scatter==2.1.2", "fails==1"))
     with pytest.raises(StepFailed, match="fails==1"):
-        wheels.compiled_wheels(Venv(project / ".venv"), "2.13.0+cpu", project)
+        wheels.peer_wheels(Venv(project / ".venv"), "2.13.0+cpu", project)
     assert len(builds) == 2
     assert not list((tmp_path / "cache").rglob("*.whl"))
 
@@ -59,16 +59,27 @@ def test_only_missing_wheels_are_compiled(project, builds, monkeypatch):
     venv = Venv(project / ".venv")
     both = wheels.COMPILED
     monkeypatch.setattr(wheels, "COMPILED", both[:1])
-    wheels.compiled_wheels(venv, "2.13.0+cpu", project)
+    wheels.peer_wheels(venv, "2.13.0+cpu", project)
     monkeypatch.setattr(wheels, "COMPILED", both)
-    found = wheels.compiled_wheels(venv, "2.13.0+cpu", project)
+    found = wheels.peer_wheels(venv, "2.13.0+cpu", project)
     assert builds == list(both), "each once"
     assert [file.name.partition("-")[0] for file in found] == ["torch_scatter", "torch_cluster"]
 
 
 def test_another_torch_has_its_own_wheels(project, builds):
     venv = Venv(project / ".venv")
-    first = wheels.compiled_wheels(venv, "2.13.0+cpu", project)
-    second = wheels.compiled_wheels(venv, "2.14.0+cpu", project)
+    first = wheels.peer_wheels(venv, "2.13.0+cpu", project)
+    second = wheels.peer_wheels(venv, "2.14.0+cpu", project)
     assert not set(first) & set(second)
     assert builds == [*wheels.COMPILED, *wheels.COMPILED]
+
+
+def test_the_extra_names_the_same_releases():
+    """What set-up compiles is what `pip install 'edgewise[pyg]'` takes, and no later release."""
+    pinned = {line.partition(">=")[0]: line.rpartition("<=")[2] for line in extra()}
+    assert pinned == dict(spec.split("==") for spec in wheels.COMPILED)
+
+
+def extra() -> list[str]:
+    listed = set(requirements(ROOT, [wheels.PEERS])) - set(requirements(ROOT))
+    return sorted(listed)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import cast
 
 import pytest
 
+from common import processes
 from common.training.stage import run_stage
 
 LAUNCHER = (
@@ -20,16 +20,14 @@ LAUNCHER = (
 def test_a_stage_starts_without_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
 
-    def fake(
-        command: list[str], env: dict[str, str], check: bool
-    ) -> subprocess.CompletedProcess[str]:
-        seen.update(command=command, env=env)
-        return subprocess.CompletedProcess(command, 0)
+    def fake(command: list[str], environment: dict[str, str]) -> int:
+        seen.update(command=command, env=environment)
+        return 0
 
     for name in LAUNCHER:
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("EDGEWISE_DATA", "kept")
-    monkeypatch.setattr(subprocess, "run", fake)
+    monkeypatch.setattr(processes, "run", fake)
     run_stage(["fit", "--config", "a b.yaml"])
     assert seen["command"] == [sys.executable, "-m", "common.cli", "fit", "--config", "a b.yaml"]
     environment = cast(dict[str, str], seen["env"])
@@ -39,8 +37,6 @@ def test_a_stage_starts_without_the_launcher(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_failed_stage_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 2)
-    )
+    monkeypatch.setattr(processes, "run", lambda command, **_: 2)
     with pytest.raises(ValueError, match=r"`lightning fit --config=x` failed with status 2"):
         run_stage(["fit", "--config=x"])

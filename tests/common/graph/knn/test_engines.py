@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from types import ModuleType
 from typing import Any, get_args
 
 import numpy as np
@@ -251,12 +252,15 @@ def test_auto_takes_trees_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("engine", "library"), [("cluster", "torch_cluster"), ("approximate", "faiss")]
 )
+@pytest.mark.parametrize("empty_release", [False, True])
 def test_missing_library_is_named(
-    engine: Engine, library: str, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, library: str, empty_release: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     importer = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == library and empty_release:
+            return ModuleType(name)
         if name == library:
             raise ImportError(name)
         return importer(name, *args, **kwargs)
