@@ -92,9 +92,7 @@ def stop(child: subprocess.Popen[bytes]) -> None:
     while child.poll() is None or _session(child.pid):
         if time.monotonic() > deadline:
             _signal(child, signal.SIGKILL)
-            break
         time.sleep(POLL_SECONDS)
-    child.wait()
 
 
 def run(

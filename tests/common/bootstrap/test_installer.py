@@ -20,7 +20,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     seen: list[list[str]] = []
 
     def run(
-        steps: list[Step], logs: Path, cwd: Path, environment: Mapping[str, str]
+        steps: list[Step], logs: Path, cwd: Path, environment: Mapping[str, str] | None = None
     ) -> dict[str, float]:
         seen.append([step.command[0] for step in steps])
         if any(step.command[0].endswith("uv") for step in steps):
