@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from common.errors import UserError
+from common.threads import compute_threads
 from common.training.callbacks import EpochResources
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.in_memory import Given, InMemoryDataModule
@@ -68,7 +69,7 @@ def fit(
         ensembles, size.sources, split, size.draws, embedder, size.num_workers
     )
     checkpoint = out / CHECKPOINT_NAME
-    with isolate_rng():
+    with isolate_rng(), compute_threads(size.threads):
         pl.seed_everything(size.seed, workers=True, verbose=False)
         module = ProteinCVAEModule(
             network,

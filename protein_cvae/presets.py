@@ -23,6 +23,7 @@ class Preset:
         network, weights, kl, optimizer, evaluation: of the module.
         sources, split, draws: of the data; the paths in ``sources`` are replaced.
         num_workers: loader processes.
+        threads: compute threads while it trains; None for those of the process.
         max_epochs: passes over ``draws.per_epoch`` draws.
         seed: of initial weights; draws and noise have seeds of their own.
     """
@@ -36,6 +37,7 @@ class Preset:
     split: SplitSettings = SplitSettings()
     draws: DrawSettings = DrawSettings()
     num_workers: int = 0
+    threads: int | None = None
     max_epochs: int = 100
     seed: int = 0
 
@@ -63,7 +65,8 @@ LAPTOP = replace(
     draws=DrawSettings(
         batch_proteins=4, models_per_protein=3, per_epoch=400, val_models_per_protein=1
     ),
-    num_workers=0,
+    num_workers=1,
+    threads=1,
     max_epochs=20,
 )
 PRESETS: dict[str, Preset] = {"laptop": LAPTOP, "full": FULL}

@@ -2,9 +2,10 @@
 
     python benchmarks/kernels/threads.py --out runs/threads
 
-Simulates a small tissue, then trains the joint stage of spatial_ipa at laptop size for a number of
-steps under every setting, each in a process of its own, in turns, first alone and then beside
-processes that keep cores busy.  Steps a second count building the minisets, as training does.
+Runs the first steps of the quick start's encoder stage, of its joint stage and of a
+``protein_cvae`` fit, all of laptop size and on simulated data, under every setting: each run is a
+``lightning fit`` command of its own, in turns, first alone and then beside processes that keep
+cores busy.  Steps a second count the making of the batches.
 """
 
 from __future__ import annotations
@@ -19,29 +20,94 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
-from torch.utils.data import DataLoader
+import lightning.pytorch as pl
 from tqdm import tqdm
-from training_step import embedded, step
 
 from common.files.atomic import atomic_path
 from common.report.machine import describe_machine
-from common.report.tables import to_json
-from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
-from spatial_ipa.model.minisets import collate
-from spatial_ipa.training.datamodule import MinisetDataModule
-from spatial_ipa.training.module import SpatialIPAModule
-from spatial_ipa.training.settings import MinisetSettings
+from common.report.tables import markdown_table, to_json
+from spatial_ipa.data.simulation.files import TissuePaths, TissueSpec, ensure_tissue
 
-# Threads, loader processes, what waiting threads do.
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE.parents[1] / "configs"
+
+
+class Setting(NamedTuple):
+    threads: int
+    workers: int
+    waiting: str
+
+
 SETTINGS = (
-    (1, 0, "passive"),
-    (1, 1, "passive"),
-    (2, 0, "passive"),
-    (2, 0, "default"),
-    (2, 1, "passive"),
+    Setting(1, 0, "passive"),
+    Setting(1, 1, "passive"),
+    Setting(2, 0, "passive"),
+    Setting(2, 1, "passive"),
+    Setting(2, 0, "spin"),
 )
+
+
+class StepRate(pl.Callback):
+    """Writes the steps a second between two steps and ends the training.
+
+    Args:
+        out: file of the number.
+        first: step at which the clock starts.
+        last: step at which it stops.
+    """
+
+    def __init__(self, out: str, first: int = 3, last: int = 23) -> None:
+        self.out, self.first, self.last = Path(out), first, last
+        self.started = 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.first:
+            self.started = time.perf_counter()
+        elif trainer.global_step == self.last:
+            seconds = time.perf_counter() - self.started
+            self.out.write_text(str((self.last - self.first) / seconds))
+            trainer.should_stop = True
+
+
+def stages(tissue: TissuePaths, folder: Path) -> dict[str, list[str]]:
+    """Arguments of ``lightning fit`` by stage, the loader processes left open."""
+    train = f"--data.init_args.train_slides={[str(path) for path in tissue.slides[:3]]}"
+    encoder = str(folder / "encoder.pt")
+    spatial = CONFIGS / "spatial_ipa"
+    protein = CONFIGS / "protein_cvae"
+    return {
+        "encoder": [
+            f"--config={spatial / 'encoder.yaml'}",
+            train,
+            "--data.init_args.heldout_slides=[]",
+            f"--data.init_args.scrna=['{tissue.scrna}']",
+            "--data.init_args.simulate=null",
+            f"--model.init_args.output={encoder}",
+            "--data.init_args.draws.num_workers",
+        ],
+        "joint": [
+            f"--config={spatial / 'fit.yaml'}",
+            f"--config={spatial / 'laptop.yaml'}",
+            train,
+            "--data.init_args.val_slides=[]",
+            "--data.init_args.simulate=null",
+            f"--data.init_args.encoder.path={encoder}",
+            f"--data.init_args.encoder.config={spatial / 'encoder.yaml'}",
+            f"--data.init_args.scrna=['{tissue.scrna}']",
+            f"--data.init_args.encoder.cache={folder / 'cache'}",
+            "--model.init_args.schedule.gate_steps=0",
+            "--model.init_args.export=null",
+            "--data.init_args.minisets.num_workers",
+        ],
+        "protein_cvae": [
+            f"--config={protein / 'fit.yaml'}",
+            f"--config={protein / 'laptop.yaml'}",
+            "--model.init_args.export=null",
+            "--data.init_args.num_workers",
+        ],
+    }
 
 
 @contextlib.contextmanager
@@ -56,79 +122,78 @@ def busy_cores(count: int) -> Iterator[None]:
             burner.wait()
 
 
-def train(slides: list[str], threads: int, workers: int, steps: int) -> float:
-    """Steps a second of the joint stage in this process, from its second step on."""
-    torch.set_num_threads(threads)
-    settings = MinisetSettings(
-        per_epoch=4 * (steps + 1), batch_size=4, num_rows=64, num_workers=workers
-    )
-    data = MinisetDataModule(embedded(slides), [], settings)
-    torch.manual_seed(0)
-    module = SpatialIPAModule()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
-    started = 0.0
-    loader = DataLoader(data.train_dataset(), 4, num_workers=workers, collate_fn=collate)
-    for number, batch in enumerate(loader):
-        step(module, batch, optimizer)
-        if number == 0:
-            started = time.perf_counter()
-    return steps / (time.perf_counter() - started)
-
-
-def measure(slides: list[str], setting: tuple[int, int, str], steps: int) -> float:
-    threads, workers, waiting = setting
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    environment.pop("OMP_WAIT_POLICY", None)
-    if waiting == "passive":
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
-    child = [sys.executable, __file__, "--child", *slides]
-    child += ["--threads", str(threads), "--workers", str(workers), "--steps", str(steps)]
-    return float(subprocess.check_output(child, env=environment, text=True).split()[-1])
+def rate(arguments: list[str], setting: Setting, folder: Path) -> float:
+    """Steps a second of one run."""
+    out = folder / "rate"
+    out.unlink(missing_ok=True)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+        "OMP_WAIT_POLICY": "PASSIVE" if setting.waiting == "passive" else "ACTIVE",
+    }
+    if setting.waiting == "spin":
+        environment.pop("OMP_WAIT_POLICY")  # what torch does where nobody says anything
+    *rest, workers = arguments
+    command = [sys.executable, "-m", "common.cli", "fit", *rest, f"{workers}={setting.workers}"]
+    command += [
+        f"--threads={setting.threads}",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_checkpointing=false",
+        "--trainer.limit_val_batches=0",
+        "--trainer.callbacks=threads.StepRate",
+        f"--trainer.callbacks.init_args.out={out}",
+    ]
+    ran = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    if not out.exists():
+        raise SystemExit(f"no rate was written:\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")
+    return float(out.read_text())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training speed by threads and loaders.")
     parser.add_argument("--out", type=Path, help="folder for the JSON file")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1], help="cores kept busy")
-    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--stages", nargs="+", default=["encoder", "joint", "protein_cvae"])
     args = parser.parse_args()
-    if args.child:
-        print(train(args.child, args.threads, args.workers, args.steps))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        tissue = ensure_tissue(TissueSpec(num_slides=3), Path(folder))
-        slides = [str(path) for path in tissue.slides]
-        rows = []
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        todo = stages(ensure_tissue(TissueSpec(num_slides=3), folder / "tissue"), folder)
         for busy in args.busy:
-            rates: dict[tuple[int, int, str], list[float]] = {s: [] for s in SETTINGS}
+            rates: dict[tuple[str, Setting], list[float]] = {}
             with busy_cores(busy):
                 for _ in tqdm(range(args.rounds), desc=f"{busy} busy cores"):
-                    for setting in SETTINGS:
-                        rates[setting].append(measure(slides, setting, args.steps))
+                    for stage in args.stages:
+                        for setting in SETTINGS:
+                            found = rate(todo[stage], setting, folder)
+                            rates.setdefault((stage, setting), []).append(found)
             rows += [
                 {
+                    "stage": stage,
                     "busy cores": busy,
-                    "threads": threads,
-                    "loader processes": workers,
-                    "waiting": waiting,
-                    "steps per second": statistics.median(rates[threads, workers, waiting]),
-                    "slowest": min(rates[threads, workers, waiting]),
-                    "fastest": max(rates[threads, workers, waiting]),
+                    **setting._asdict(),
+                    "steps per second": statistics.median(found),
+                    "slowest": min(found),
+                    "fastest": max(found),
                 }
-                for threads, workers, waiting in SETTINGS
+                for (stage, setting), found in rates.items()
             ]
-    print("| busy cores | threads | loaders | waiting | steps/s (slowest, fastest) |")
-    print("| --- | --- | --- | --- | --- |")
-    for row in rows:
-        print(
-            f"| {row['busy cores']} | {row['threads']} | {row['loader processes']} | "
-            f"{row['waiting']} | {row['steps per second']:.2f} ({row['slowest']:.2f}, "
-            f"{row['fastest']:.2f}) |"
+    print(describe_machine())
+    head = ("stage", "busy cores", "threads", "loaders", "waiting", "steps/s (slowest, fastest)")
+    print(
+        markdown_table(
+            head,
+            (
+                [
+                    *(str(row[k]) for k in ("stage", "busy cores", "threads", "workers")),
+                    row["waiting"],
+                    f"{row['steps per second']:.2f} ({row['slowest']:.2f}, {row['fastest']:.2f})",
+                ]
+                for row in rows
+            ),
         )
+    )
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         with atomic_path(args.out / "threads.json") as temporary:

@@ -7,6 +7,7 @@ Model, data and trainer come from YAML files and flags, by class path.  Also
 * ``--ckpt_path`` must be a checkpoint of the configuration's model class, is loaded with
   ``weights_only=True``, and a warning lists each model setting that the checkpoint's
   hyperparameters replace;
+* ``--threads`` sets the compute threads of the process;
 * the resolved configuration is kept as one file per subcommand and run, never in the way;
 * a :class:`~common.errors.UserError` ends as one line on standard error and status 2;
   ``EDGEWISE_TRACEBACK=1`` shows the traceback.
@@ -20,7 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
@@ -37,6 +40,14 @@ class EdgewiseCLI(LightningCLI):
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         """As Lightning's, but a misspelt option is never taken for an abbreviation."""
         return super().init_parser(**{"allow_abbrev": False, **options})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="Compute threads of this process; null: OMP_NUM_THREADS, else all cores.",
+        )
 
     def parse_arguments(
         self,
@@ -80,9 +91,12 @@ class EdgewiseCLI(LightningCLI):
             raise
 
     def before_instantiate_classes(self) -> None:
-        """Warn of settings that the hyperparameters of ``--ckpt_path`` have replaced."""
+        """Set the compute threads; warn of settings that ``--ckpt_path`` has replaced."""
         if self.subcommand is None:
             return
+        threads = self.config[self.subcommand].threads
+        if threads is not None:
+            torch.set_num_threads(threads)
         restored = _flatten(self.config[self.subcommand].get("model"))
         unset = _defaults(self.requested.get("class_path"))
         replaced = [

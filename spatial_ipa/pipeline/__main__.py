@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from jsonargparse import auto_cli
+from jsonargparse.typing import PositiveInt
 
 from common.cli.messages import one_line_errors
 from common.errors import ExistingFile, UserError
@@ -33,8 +35,13 @@ from spatial_ipa.evaluation.report import JudgedSlide, write_identifiability
 from spatial_ipa.geometry.metrics import MIN_POINTS
 from spatial_ipa.geometry.neighbours import FULL_SIZE
 from spatial_ipa.pipeline.scoring import Scoring, file_name
-from spatial_ipa.pipeline.stages import Training, stage_content
+from spatial_ipa.pipeline.stages import Stopwatch, Training, stage_content
 from spatial_ipa.placing.load import load
+
+LAPTOP = ("configs/spatial_ipa/fit.yaml", "configs/spatial_ipa/laptop.yaml")
+# The simulated tissue is easy: half of the epochs do.
+QUICKSTART = (*LAPTOP, "configs/spatial_ipa/quickstart.yaml")
+QUICK_ENCODER = ("--trainer.max_epochs=5",)
 
 
 def run(
@@ -44,8 +51,10 @@ def run(
     scrna: list[str] | None = None,
     out: str = "runs/quickstart",
     encoder_config: str = "configs/spatial_ipa/encoder.yaml",
-    configs: tuple[str, ...] = ("configs/spatial_ipa/fit.yaml", "configs/spatial_ipa/laptop.yaml"),
+    encoder_overrides: list[str] | None = None,
+    configs: tuple[str, ...] | None = None,
     overrides: list[str] | None = None,
+    threads: PositiveInt | None = None,
     keys: SlideKeys = SlideKeys(),
     scrna_keys: SlideKeys = SlideKeys(),
     tissue: TissueSpec = TissueSpec(num_slides=5),
@@ -64,8 +73,12 @@ def run(
             their expression, too.
         out: folder of everything written.
         encoder_config: config of the encoder stage; it and those below must name a logger.
-        configs: config of the joint stage and its overlays.
+        encoder_overrides: further ``lightning fit`` arguments of the encoder stage.
+        configs: config of the joint stage and its overlays; ``fit.yaml`` and ``laptop.yaml`` of
+            ``configs/spatial_ipa`` when left out, and ``quickstart.yaml`` for simulated tissue.
         overrides: further ``lightning fit`` arguments of the joint stage.
+        threads: compute threads of every stage; those of the configs when left out, which is one
+            at laptop size, and all cores for scoring.
         keys: where in a slide's file matrix, gene names and coordinates are.
         scrna_keys: where in the files of ``scrna`` they are; as ``keys`` where null.
         tissue: the simulated tissue.
@@ -82,19 +95,27 @@ def run(
     if folder.exists() and not folder.is_dir():
         raise ExistingFile(f"out={folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    watch = Stopwatch()
     truth: Path | None = None
+    configs, encoder_overrides = configs or LAPTOP, encoder_overrides or []
     if slides is None:
         if tissue.num_slides < 3:
             raise UserError(
                 "tissue.num_slides must be at least 3, to train, choose the epoch and score; got "
                 f"{tissue.num_slides}"
             )
+        watch.start("simulate")
         print(f"[1/4] simulated tissue in {folder / 'tissue'}", flush=True)
+        if configs is LAPTOP:
+            configs, encoder_overrides = QUICKSTART, [*QUICK_ENCODER, *encoder_overrides]
         written = ensure_tissue(tissue, folder / "tissue")
         names = [str(path) for path in written.slides]
         slides, validation, holdout = names[:-2], names[-2:-1], names[-1:]
         scrna, truth = [str(written.scrna)], written.truth
     else:
+        watch.start("read")
         print("[1/4] slides as given", flush=True)
     if not holdout:
         raise UserError("holdout is empty: name at least one slide to score on")
@@ -113,17 +134,29 @@ def run(
     content = stage_content(train, choosing, test, samples)
     files = [str(path) for path in sample_files]
     inputs = EncoderInputs(slides, validation + holdout, files, keys, scrna_keys)
+    given = [] if threads is None else [f"--threads={threads}"]
     training = Training(
-        folder, encoder_config, configs, inputs, validation, overrides or [], seed, content
+        folder,
+        encoder_config,
+        [*given, *encoder_overrides],
+        configs,
+        inputs,
+        validation,
+        [*given, *(overrides or [])],
+        seed,
+        content,
     )
+    watch.start("encoder")
     print("[2/4] encoder", flush=True)
     if not training.encoder():
         print(f"      reused {training.encoder_file}", flush=True)
     encoder = load_encoder(training.encoder_file)
+    watch.start("gate and model")
     print("[3/4] gate and model", flush=True)
     check_split(encoder.split, train, choosing + test)
     if not training.model(encoder):
         print(f"      reused {training.checkpoint}", flush=True)
+    watch.start("evaluation and prediction")
     print("[4/4] evaluation and prediction", flush=True)
     placer = load(training.checkpoint)
     if placer.encoder.weights_hash != encoder.weights_hash:
@@ -147,6 +180,7 @@ def run(
         if s.xy is not None
     ]
     print(write_identifiability(judged, scoring.radii, folder), end="", flush=True)
+    print(f"time: {watch.report()}")
     print(f"tables, figures and predicted h5ad files are in {folder}", flush=True)
 
 

@@ -91,6 +91,7 @@ def fit(
     training = Training(
         folder,
         encoder_config,
+        [],
         configs,
         EncoderInputs(train, val, cells, keys, scrna_keys),
         val,

@@ -94,6 +94,7 @@ def test_the_sizes_are_those_of_the_configurations(size: str) -> None:
         assert {k: v or () for k, v in vars(ours).items()} == {
             k: v or () for k, v in vars(theirs).items()
         }
+    assert config["threads"] == preset.threads
     assert given["seed"] == 0
     trainer = config["trainer"]
     assert (trainer["max_epochs"], config["seed_everything"]) == (preset.max_epochs, preset.seed)

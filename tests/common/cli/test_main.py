@@ -1,5 +1,6 @@
 """The command line: a fit, resuming, the saved configuration, and what errors look like."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -263,6 +264,7 @@ def test_settings_replaced_by_the_checkpoint_are_named(config, tmp_path):
         (["--trainer.max_epoch", "3"], "trainer.max_epoch"),  # not taken as an abbreviation
         (["--model.init_args.wdth", "3"], "wdth"),
         (["--trainer.max_epochs", "many"], "max_epochs"),
+        (["--threads", "0"], "threads"),
         (["--ckpt_path", "nowhere.ckpt"], "no such file: nowhere.ckpt"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
@@ -275,6 +277,31 @@ def test_usage_errors_are_short_and_name_the_key(config, capsys, arguments, mess
     assert message in error
     assert len(error.splitlines()) < 15
     assert "Traceback" not in error
+
+
+def test_compute_threads_are_set(config):
+    before = torch.get_num_threads()
+    try:
+        run("fit", "--config", config, "--threads", str(before + 1))
+        assert torch.get_num_threads() == before + 1
+        run("fit", "--config", config)  # null: as they are
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_that_wait_do_not_spin():
+    """OpenMP reads the variable when torch is imported: the command line sets it before."""
+    code = (
+        "import os, sys, common.cli; assert 'torch' not in sys.modules\n"
+        "print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    for given, found in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        said = subprocess.check_output(
+            [sys.executable, "-c", code], env=environment | given, text=True, cwd=ROOT
+        )
+        assert said.strip() == found
 
 
 def test_unknown_key_in_a_file_is_named(config, capsys):
