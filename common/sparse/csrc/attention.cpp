@@ -44,10 +44,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
     using I = decltype(index);
     const AttentionArgs<T, I> args{
         H, q.size(2), C, static_cast<T>(1 / std::sqrt(double(D))), static_cast<T>(beta),
-        src.const_data_ptr<I>(), ptr.const_data_ptr<int64_t>(), q.const_data_ptr<T>(),
-        k.const_data_ptr<T>(), v.const_data_ptr<T>(), x.const_data_ptr<T>(),
-        w.const_data_ptr<T>(), pointer<T>(gate), pointer<T>(bias), out.mutable_data_ptr<T>(),
-        dx.mutable_data_ptr<T>(), lse.mutable_data_ptr<T>(), moment.mutable_data_ptr<T>()};
+        data_of<I>(src), data_of<int64_t>(ptr), data_of<T>(q),
+        data_of<T>(k), data_of<T>(v), data_of<T>(x),
+        data_of<T>(w), data_of<T>(gate), data_of<T>(bias), mutable_data_of<T>(out),
+        mutable_data_of<T>(dx), mutable_data_of<T>(lse), mutable_data_of<T>(moment)};
     parallel_rows(args.ptr, N, [&](int64_t begin, int64_t end) {
       kernels<T, I>().attention(args, begin, end);
     });
@@ -77,30 +77,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
     using I = decltype(index);
     const AttentionArgs<T, I> fwd{
         H, q.size(2), C, static_cast<T>(1 / std::sqrt(double(D))), static_cast<T>(beta),
-        src.const_data_ptr<I>(), ptr.const_data_ptr<int64_t>(), q.const_data_ptr<T>(),
-        k.const_data_ptr<T>(), v.const_data_ptr<T>(), x.const_data_ptr<T>(),
-        w.const_data_ptr<T>(), pointer<T>(gate), pointer<T>(bias),
-        const_cast<T*>(out.const_data_ptr<T>()), nullptr, const_cast<T*>(lse.const_data_ptr<T>()),
-        const_cast<T*>(moment.const_data_ptr<T>())};
+        data_of<I>(src), data_of<int64_t>(ptr), data_of<T>(q),
+        data_of<T>(k), data_of<T>(v), data_of<T>(x),
+        data_of<T>(w), data_of<T>(gate), data_of<T>(bias),
+        const_cast<T*>(data_of<T>(out)), nullptr, const_cast<T*>(data_of<T>(lse)),
+        const_cast<T*>(data_of<T>(moment))};
     const AttentionGradArgs<T, I> args{
-        fwd, dst.const_data_ptr<I>(), rev_edge.const_data_ptr<I>(),
-        rev_ptr.const_data_ptr<int64_t>(), grad_out.const_data_ptr<T>(),
-        grad_dx.const_data_ptr<T>(), state.mutable_data_ptr<T>(), dq.mutable_data_ptr<T>(),
-        dk.mutable_data_ptr<T>(), dv.mutable_data_ptr<T>(),
-        gate ? dgate.mutable_data_ptr<T>() : nullptr,
-        bias ? dbias.mutable_data_ptr<T>() : nullptr, dx.mutable_data_ptr<T>()};
+        fwd, data_of<I>(dst), data_of<I>(rev_edge),
+        data_of<int64_t>(rev_ptr), data_of<T>(grad_out),
+        data_of<T>(grad_dx), mutable_data_of<T>(state), mutable_data_of<T>(dq),
+        mutable_data_of<T>(dk), mutable_data_of<T>(dv),
+        gate ? mutable_data_of<T>(dgate) : nullptr,
+        bias ? mutable_data_of<T>(dbias) : nullptr, mutable_data_of<T>(dx)};
     parallel_rows(fwd.ptr, N, [&](int64_t begin, int64_t end) {
       kernels<T, I>().attention_grad_dst(args, begin, end);
     });
     // dW[h, c, c'] = sum_i grad_dx[i, c] moment[i, h, c'], one after another in double precision
     std::vector<double> sum(H * C * C);
-    const T* moments = moment.const_data_ptr<T>();
+    const T* moments = data_of<T>(moment);
     for (int64_t i = 0; i < N; ++i)
       for (int64_t h = 0; h < H; ++h)
         for (int64_t n = 0; n < C * C; ++n)
           sum[h * C * C + n] += double(args.grad_dx[i * C + n / C]) *
               double(moments[(i * H + h) * C + n % C]);
-    std::copy(sum.begin(), sum.end(), dw.mutable_data_ptr<T>());
+    std::copy(sum.begin(), sum.end(), mutable_data_of<T>(dw));
     parallel_rows(args.rev_ptr, N, [&](int64_t begin, int64_t end) {
       kernels<T, I>().attention_grad_src(args, begin, end);
     });

@@ -50,9 +50,9 @@ Padded pad(
   p.features = p.h.size(1), p.hidden = p.at_dst.size(1);
   p.w_in = zeros({2 * p.features, p.hidden}, h);
   p.w_mid = zeros({p.hidden, p.hidden}, h);
-  copy(w_in.const_data_ptr<T>(), {p.F, 1, 2 * p.F}, p.w_in.mutable_data_ptr<T>(),
+  copy(data_of<T>(w_in), {p.F, 1, 2 * p.F}, mutable_data_of<T>(p.w_in),
        {p.features * p.hidden, p.hidden, 1}, {2, p.F, p.M});
-  copy(w_mid.const_data_ptr<T>(), {0, 1, p.M}, p.w_mid.mutable_data_ptr<T>(),
+  copy(data_of<T>(w_mid), {0, 1, p.M}, mutable_data_of<T>(p.w_mid),
        {0, p.hidden, 1}, {1, p.M, p.M});
   return p;
 }
@@ -61,7 +61,7 @@ template <class T>
 Tensor transposed(const Tensor& matrix) {
   const int64_t rows = matrix.size(0), columns = matrix.size(1);
   Tensor out = empty({columns, rows}, matrix);
-  copy(matrix.const_data_ptr<T>(), {0, 1, columns}, out.mutable_data_ptr<T>(), {0, rows, 1},
+  copy(data_of<T>(matrix), {0, 1, columns}, mutable_data_of<T>(out), {0, rows, 1},
        {1, columns, rows});
   return out;
 }
@@ -70,10 +70,10 @@ template <class T, class I>
 GateArgs<T, I> arguments(
     const Padded& p, const Tensor& src, const Tensor& dst, const Tensor& b_out, T* gate) {
   return {
-      p.features, p.hidden, src.const_data_ptr<I>(), dst.const_data_ptr<I>(),
-      p.h.const_data_ptr<T>(), p.at_dst.const_data_ptr<T>(), p.at_src.const_data_ptr<T>(),
-      p.w_in.const_data_ptr<T>(), p.w_mid.const_data_ptr<T>(), p.b_mid.const_data_ptr<T>(),
-      p.w_out.const_data_ptr<T>(), *b_out.const_data_ptr<T>(), gate};
+      p.features, p.hidden, data_of<I>(src), data_of<I>(dst),
+      data_of<T>(p.h), data_of<T>(p.at_dst), data_of<T>(p.at_src),
+      data_of<T>(p.w_in), data_of<T>(p.w_mid), data_of<T>(p.b_mid),
+      data_of<T>(p.w_out), *data_of<T>(b_out), gate};
 }
 
 // Row blocks of at most kBlock edges, or of one row: block b is the rows [b], [b + 1] - 1.
@@ -125,12 +125,12 @@ Grads backward(
   Tensor dat_dst = zeros({N, M}, p.h), dat_src = zeros({N, M}, p.h);
   Tensor dh = zeros({need_h ? N : 0, F}, p.h), sums = zeros({kSlots, at.size}, p.h);
   Tensor dz_block = empty({largest, M}, p.h), dh_block = empty({need_h ? largest : 0, F}, p.h);
-  T* const to_dst = dat_dst.mutable_data_ptr<T>();
-  T* const to_src = dat_src.mutable_data_ptr<T>();
-  T* const to_h = need_h ? dh.mutable_data_ptr<T>() : nullptr;
-  T* const slots = sums.mutable_data_ptr<T>();
-  T* const dz = dz_block.mutable_data_ptr<T>();
-  T* const dh_src = need_h ? dh_block.mutable_data_ptr<T>() : nullptr;
+  T* const to_dst = mutable_data_of<T>(dat_dst);
+  T* const to_src = mutable_data_of<T>(dat_src);
+  T* const to_h = need_h ? mutable_data_of<T>(dh) : nullptr;
+  T* const slots = mutable_data_of<T>(sums);
+  T* const dz = mutable_data_of<T>(dz_block);
+  T* const dh_src = need_h ? mutable_data_of<T>(dh_block) : nullptr;
 
   const auto fwd = arguments<T, I>(p, src, dst, b_out, nullptr);
   const auto& table = kernels<T, I>();
@@ -145,8 +145,8 @@ Grads backward(
         if (edges[s] == edges[s + 1]) continue;
         T* sum = slots + s * at.size;
         const GateGradArgs<T, I> args{
-            fwd, w_in_t.const_data_ptr<T>(), w_mid_t.const_data_ptr<T>(),
-            grad.const_data_ptr<T>(), first, dz, dh_src, to_h, to_dst, sum + at.w_in,
+            fwd, data_of<T>(w_in_t), data_of<T>(w_mid_t),
+            data_of<T>(grad), first, dz, dh_src, to_h, to_dst, sum + at.w_in,
             sum + at.w_mid, sum + at.b_mid, sum + at.w_out, sum + at.b_out};
         table.gate_grad(args, edges[s], edges[s + 1], scratch.data());
       }
@@ -165,12 +165,12 @@ Grads backward(
 
   Tensor dw_in = empty({p.M, 2 * p.F}, p.h), dw_mid = empty({p.M, p.M}, p.h);
   Tensor db_mid = empty({p.M}, p.h), dw_out = empty({1, p.M}, p.h), db_out = empty({1}, p.h);
-  copy(slots + at.w_in, {F * M, M, 1}, dw_in.mutable_data_ptr<T>(), {p.F, 1, 2 * p.F},
+  copy(slots + at.w_in, {F * M, M, 1}, mutable_data_of<T>(dw_in), {p.F, 1, 2 * p.F},
        {2, p.F, p.M});
-  copy(slots + at.w_mid, {0, M, 1}, dw_mid.mutable_data_ptr<T>(), {0, 1, p.M}, {1, p.M, p.M});
-  std::copy_n(slots + at.b_mid, p.M, db_mid.mutable_data_ptr<T>());
-  std::copy_n(slots + at.w_out, p.M, dw_out.mutable_data_ptr<T>());
-  *db_out.mutable_data_ptr<T>() = slots[at.b_out];
+  copy(slots + at.w_mid, {0, M, 1}, mutable_data_of<T>(dw_mid), {0, 1, p.M}, {1, p.M, p.M});
+  std::copy_n(slots + at.b_mid, p.M, mutable_data_of<T>(db_mid));
+  std::copy_n(slots + at.w_out, p.M, mutable_data_of<T>(dw_out));
+  *mutable_data_of<T>(db_out) = slots[at.b_out];
   return {resize_last(dat_dst, p.M), resize_last(dat_src, p.M), resize_last(dh, p.F), dw_in,
           dw_mid, db_mid, dw_out, db_out};
 }
@@ -187,7 +187,7 @@ Tensor edge_gate(
     using T = decltype(value);
     using I = decltype(index);
     const Padded p = pad<T>(at_dst, at_src, h, w_in, w_mid, b_mid, w_out);
-    const auto args = arguments<T, I>(p, src, dst, b_out, gate.mutable_data_ptr<T>());
+    const auto args = arguments<T, I>(p, src, dst, b_out, mutable_data_of<T>(gate));
     parallel_for(0, E, 4 * kTile, [&](int64_t begin, int64_t end) {
       std::vector<T> scratch(gate_scratch(p.features, p.hidden));
       kernels<T, I>().gate(args, begin, end, scratch.data());
@@ -206,7 +206,7 @@ Grads edge_gate_backward(
     using T = decltype(value);
     using I = decltype(index);
     const Padded p = pad<T>(at_dst, at_src, h, w_in, w_mid, b_mid, w_out);
-    grads = backward<T, I>(p, packed(grad), src, dst, ptr.const_data_ptr<int64_t>(), b_out,
+    grads = backward<T, I>(p, packed(grad), src, dst, data_of<int64_t>(ptr), b_out,
                            need_h);
   });
   return *grads;

@@ -17,10 +17,10 @@ Tensor gather_sum(
   with_types(dense, col_in, "edgewise::gather_sum", [&](auto value, auto index) {
     using T = decltype(value);
     using I = decltype(index);
-    const auto *ptr = ptr_in.const_data_ptr<int64_t>();
-    const auto *perm = pointer<I>(perm_in), *col = col_in.const_data_ptr<I>();
-    const auto *w = weight.const_data_ptr<T>(), *x = dense.const_data_ptr<T>();
-    T* sums = out.mutable_data_ptr<T>();
+    const auto *ptr = data_of<int64_t>(ptr_in);
+    const auto *perm = data_of<I>(perm_in), *col = data_of<I>(col_in);
+    const auto *w = data_of<T>(weight), *x = data_of<T>(dense);
+    T* sums = mutable_data_of<T>(out);
     parallel_rows(ptr, rows, [&](int64_t begin, int64_t end) {
       kernels<T, I>().gather_sum(ptr, perm, col, w, x, sums, width, begin, end);
     });
@@ -42,9 +42,9 @@ Tensor gather_dot(
   with_types(a, row_in, "edgewise::gather_dot", [&](auto value, auto index) {
     using T = decltype(value);
     using I = decltype(index);
-    const auto *row = row_in.const_data_ptr<I>(), *col = col_in.const_data_ptr<I>();
-    const auto *x = a.const_data_ptr<T>(), *y = b.const_data_ptr<T>();
-    T* dots = out.mutable_data_ptr<T>();
+    const auto *row = data_of<I>(row_in), *col = data_of<I>(col_in);
+    const auto *x = data_of<T>(a), *y = data_of<T>(b);
+    T* dots = mutable_data_of<T>(out);
     parallel_for(0, E, 2048, [&](int64_t begin, int64_t end) {
       kernels<T, I>().gather_dot(row, col, x, y, dots, width, begin, end);
     });
@@ -58,9 +58,9 @@ Tensor log_softmax(const Tensor& logits_in, const Tensor& ptr_in) {
   Tensor out = new_like(logits);
   with_float(logits, "edgewise::log_softmax", [&](auto value) {
     using T = decltype(value);
-    const auto* ptr = ptr_in.const_data_ptr<int64_t>();
-    const T* x = logits.const_data_ptr<T>();
-    T* y = out.mutable_data_ptr<T>();
+    const auto* ptr = data_of<int64_t>(ptr_in);
+    const T* x = data_of<T>(logits);
+    T* y = mutable_data_of<T>(out);
     parallel_rows(ptr, ptr_in.size(0) - 1, [&](int64_t begin, int64_t end) {
       kernels<T, int64_t>().log_softmax(ptr, x, y, heads, begin, end);
     });
@@ -74,9 +74,9 @@ Tensor log_softmax_backward(const Tensor& grad_in, const Tensor& out_in, const T
   Tensor dlogits = new_like(out);
   with_float(out, "edgewise::log_softmax_backward", [&](auto value) {
     using T = decltype(value);
-    const auto* ptr = ptr_in.const_data_ptr<int64_t>();
-    const T *y = out.const_data_ptr<T>(), *dy = grad.const_data_ptr<T>();
-    T* dx = dlogits.mutable_data_ptr<T>();
+    const auto* ptr = data_of<int64_t>(ptr_in);
+    const T *y = data_of<T>(out), *dy = data_of<T>(grad);
+    T* dx = mutable_data_of<T>(dlogits);
     parallel_rows(ptr, ptr_in.size(0) - 1, [&](int64_t begin, int64_t end) {
       kernels<T, int64_t>().log_softmax_grad(ptr, y, dy, dx, heads, begin, end);
     });

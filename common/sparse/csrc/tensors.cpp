@@ -2,18 +2,22 @@
 #include "tensors.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <vector>
 
 namespace edgewise {
 
 namespace {
 
+constexpr size_t kAxes = 4;
 constexpr int64_t kGrain = 32768;  // elements that a thread fills or copies at least
 
 }  // namespace
 
 Tensor empty(Sizes sizes, const Tensor& like) {
-  std::vector<int64_t> strides(sizes.size());
+  require(sizes.size() <= kAxes, "at most 4 axes are supported");
+  std::array<int64_t, kAxes> strides;
   int64_t stride = 1;
   for (size_t axis = sizes.size(); axis-- > 0;) {
     strides[axis] = stride;

@@ -8,7 +8,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 namespace edgewise {
 
@@ -44,30 +43,73 @@ inline Tensor pad_last(const Tensor& t, int64_t multiple) {
   return resize_last(t, (t.size(-1) + multiple - 1) / multiple * multiple);
 }
 
+// The types of the kernels: what torch calls them, and their codes in its C functions.
 template <class T>
-const T* pointer(const std::optional<Tensor>& t) {
-  return t ? t->const_data_ptr<T>() : nullptr;
+struct Type;
+#define EDGEWISE_TYPE(T, name, code_of)                      \
+  template <>                                                \
+  struct Type<T> {                                           \
+    static constexpr ScalarType scalar = ScalarType::name;   \
+    static int32_t code() { return code_of(); }              \
+  };
+EDGEWISE_TYPE(float, Float, aoti_torch_dtype_float32)
+EDGEWISE_TYPE(double, Double, aoti_torch_dtype_float64)
+EDGEWISE_TYPE(int32_t, Int, aoti_torch_dtype_int32)
+EDGEWISE_TYPE(int64_t, Long, aoti_torch_dtype_int64)
+#undef EDGEWISE_TYPE
+
+template <class T>
+bool holds(const Tensor& t) {
+  int32_t code;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &code));
+  return code == Type<T>::code();
+}
+
+template <class T>
+void require_type(const Tensor& t) {
+  if (holds<T>(t)) return;
+  using torch::headeronly::toString;
+  require(false, std::string("expected scalar type ") + toString(Type<T>::scalar) +
+                     " but found " + toString(t.scalar_type()));
+}
+
+// As Tensor::const_data_ptr<T>() and mutable_data_ptr<T>(), which take ten times as many calls
+// into torch to find out the type.
+template <class T>
+const T* data_of(const Tensor& t) {
+  require_type<T>(t);
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+T* mutable_data_of(const Tensor& t) {
+  require_type<T>(t);
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+template <class T>
+const T* data_of(const std::optional<Tensor>& t) {
+  return t ? data_of<T>(*t) : nullptr;
+}
+
+[[noreturn]] inline void refuse_type(const Tensor& t, const char* name) {
+  throw std::runtime_error('"' + std::string(name) + "\" not implemented for '" +
+                           torch::headeronly::toString(t.scalar_type()) + "'");
 }
 
 // Calls f(T{}) with the floating type of `value`.
 template <class F>
 void with_float(const Tensor& value, const char* name, const F& f) {
-  const ScalarType type = value.scalar_type();
-  if (type == ScalarType::Float) return f(float{});
-  if (type == ScalarType::Double) return f(double{});
-  require(false, '"' + std::string(name) + "\" not implemented for '" +
-                     torch::headeronly::toString(type) + "'");
+  if (holds<float>(value)) return f(float{});
+  if (holds<double>(value)) return f(double{});
+  refuse_type(value, name);
 }
 
 // Calls f(T{}, I{}) with the floating type of `value` and the index type of `index`.
 template <class F>
 void with_types(const Tensor& value, const Tensor& index, const char* name, const F& f) {
   with_float(value, name, [&](auto t) {
-    const ScalarType type = index.scalar_type();
-    if (type == ScalarType::Int) return f(t, int32_t{});
-    if (type == ScalarType::Long) return f(t, int64_t{});
-    require(false, '"' + std::string(name) + "\" not implemented for '" +
-                       torch::headeronly::toString(type) + "'");
+    if (holds<int32_t>(index)) return f(t, int32_t{});
+    if (holds<int64_t>(index)) return f(t, int64_t{});
+    refuse_type(index, name);
   });
 }
 
