@@ -6,7 +6,6 @@ Python: the ``compiled.py`` of every operation names its function with :func:`af
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -15,6 +14,9 @@ from pathlib import Path
 import torch
 
 BUILD = "`python setup.py build_ext --inplace`"
+# The one file that setup.py builds, for every torch from 2.10 and every Python; a library of
+# another name beside it is not looked at.
+LIBRARY = Path(__file__).with_name("_C.abi3.so")
 
 _waiting: list[Callable[[], None]] = []
 
@@ -22,15 +24,14 @@ _waiting: list[Callable[[], None]] = []
 @cache
 def extension_loaded() -> bool:
     """Load the library if it was built, at the first call; False where it is missing or broken."""
-    spec = importlib.util.find_spec("common.sparse._C")
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+    if not LIBRARY.is_file():
         return False
     try:
-        torch.ops.load_library(spec.origin)
+        torch.ops.load_library(LIBRARY)
     except OSError as error:
         warnings.warn(
-            f"the sparse extension {spec.origin} does not load ({error}); build it again with "
-            f"{BUILD}",
+            f"the sparse extension {LIBRARY} does not load with torch {torch.__version__} "
+            f"({error}); it needs torch 2.10 or newer: update torch, or build it again with {BUILD}",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,5 +1,5 @@
 // Choice of the instruction set, once per process.
-#include <ATen/Parallel.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -48,9 +48,13 @@ EDGEWISE_KERNELS(double, int64_t, f64_i64)
 #undef EDGEWISE_KERNELS
 
 int64_t threads_used() {
-  const int64_t asked = at::get_num_threads();
+  const int64_t asked = torch::stable::get_num_threads();
   std::vector<char> seen(asked, 0);
-  at::parallel_for(0, asked, 1, [&](int64_t, int64_t) { seen[at::get_thread_num()] = 1; });
+  torch::stable::parallel_for(0, asked, 1, [&](int64_t, int64_t) {
+    uint32_t thread = 0;
+    TORCH_ERROR_CODE_CHECK(torch_get_thread_idx(&thread));
+    seen[thread] = 1;
+  });
   return std::count(seen.begin(), seen.end(), 1);
 }
 

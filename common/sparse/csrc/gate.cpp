@@ -7,49 +7,84 @@
 #include "kernels.h"
 #include "ops.h"
 #include "parallel.h"
+#include "tensors.h"
 
 namespace edgewise {
-
-using at::Tensor;
 
 namespace {
 
 constexpr int64_t kSlots = 32;  // fixed, so that sums over edges do not depend on the threads
 constexpr int64_t kBlock = 32768;  // edges whose source gradients wait for their scatter
 
+// to[i][j][k] = from[i][j][k] for all indices below `sizes`, each array with its strides.
+struct Strides {
+  int64_t i, j, k;
+};
+template <class T>
+void copy(const T* from, Strides f, T* to, Strides t, Strides sizes) {
+  for (int64_t i = 0; i < sizes.i; ++i)
+    for (int64_t j = 0; j < sizes.j; ++j)
+      for (int64_t k = 0; k < sizes.k; ++k)
+        to[i * t.i + j * t.j + k * t.k] = from[i * f.i + j * f.j + k * f.k];
+}
+
+// The inputs as kernels.h wants them: w_in (M, 2F) becomes (2 Fp, Mp) with the two halves padded
+// apart, w_mid its transpose (Mp, Mp), the other arrays have F or M padded.
 struct Padded {
   Tensor h, at_dst, at_src, w_in, w_mid, b_mid, w_out;
-  int64_t features, hidden;
+  int64_t F, M, features, hidden;  // widths, and the same padded
 };
 
-// (M, 2F) -> (2 Fp, Mp) with the two halves padded apart; the other arrays to Mp.
+template <class T>
 Padded pad(
-    const Tensor& at_dst, const Tensor& at_src, const Tensor& h, const Tensor& w_in,
-    const Tensor& w_mid, const Tensor& b_mid, const Tensor& w_out) {
+    const Tensor& at_dst, const Tensor& at_src, const Tensor& h, const Tensor& w_in_any,
+    const Tensor& w_mid_any, const Tensor& b_mid, const Tensor& w_out) {
+  const Tensor w_in = packed(w_in_any), w_mid = packed(w_mid_any);
   Padded p;
-  const int64_t M = at_dst.size(1), F = h.size(1);
   p.h = pad_last(h, kPad);
   p.at_dst = pad_last(at_dst, kPad);
   p.at_src = pad_last(at_src, kPad);
-  p.features = p.h.size(1);
-  p.hidden = p.at_dst.size(1);
-  p.w_in = at::zeros({2, p.features, p.hidden}, h.options());
-  p.w_in.slice(1, 0, F).slice(2, 0, M).copy_(w_in.reshape({M, 2, F}).permute({1, 2, 0}));
-  p.w_mid = at::zeros({p.hidden, p.hidden}, h.options());
-  p.w_mid.slice(0, 0, M).slice(1, 0, M).copy_(w_mid.t());
   p.b_mid = pad_last(b_mid, kPad);
-  p.w_out = pad_last(w_out.reshape({M}), kPad);
+  p.w_out = pad_last(w_out, kPad);
+  p.F = h.size(1), p.M = at_dst.size(1);
+  p.features = p.h.size(1), p.hidden = p.at_dst.size(1);
+  p.w_in = zeros({2 * p.features, p.hidden}, h);
+  p.w_mid = zeros({p.hidden, p.hidden}, h);
+  copy(data_of<T>(w_in), {p.F, 1, 2 * p.F}, mutable_data_of<T>(p.w_in),
+       {p.features * p.hidden, p.hidden, 1}, {2, p.F, p.M});
+  copy(data_of<T>(w_mid), {0, 1, p.M}, mutable_data_of<T>(p.w_mid),
+       {0, p.hidden, 1}, {1, p.M, p.M});
   return p;
+}
+
+template <class T>
+Tensor transposed(const Tensor& matrix) {
+  const int64_t rows = matrix.size(0), columns = matrix.size(1);
+  Tensor out = empty({columns, rows}, matrix);
+  copy(data_of<T>(matrix), {0, 1, columns}, mutable_data_of<T>(out), {0, rows, 1},
+       {1, columns, rows});
+  return out;
 }
 
 template <class T, class I>
 GateArgs<T, I> arguments(
-    const Padded& p, const Tensor& src, const Tensor& dst, const Tensor& b_out, Tensor* gate) {
+    const Padded& p, const Tensor& src, const Tensor& dst, const Tensor& b_out, T* gate) {
   return {
-      p.features, p.hidden, src.const_data_ptr<I>(), dst.const_data_ptr<I>(),
-      p.h.const_data_ptr<T>(), p.at_dst.const_data_ptr<T>(), p.at_src.const_data_ptr<T>(),
-      p.w_in.const_data_ptr<T>(), p.w_mid.const_data_ptr<T>(), p.b_mid.const_data_ptr<T>(),
-      p.w_out.const_data_ptr<T>(), b_out.item<T>(), gate ? gate->data_ptr<T>() : nullptr};
+      p.features, p.hidden, data_of<I>(src), data_of<I>(dst),
+      data_of<T>(p.h), data_of<T>(p.at_dst), data_of<T>(p.at_src),
+      data_of<T>(p.w_in), data_of<T>(p.w_mid), data_of<T>(p.b_mid),
+      data_of<T>(p.w_out), *data_of<T>(b_out), gate};
+}
+
+// Row blocks of at most kBlock edges, or of one row: block b is the rows [b], [b + 1] - 1.
+std::vector<int64_t> row_blocks(const int64_t* ptr, int64_t N) {
+  std::vector<int64_t> blocks{0};
+  while (blocks.back() < N) {
+    const int64_t row = blocks.back();
+    const auto end = std::upper_bound(ptr + row + 1, ptr + N + 1, ptr[row] + kBlock) - ptr - 1;
+    blocks.push_back(std::max<int64_t>(end, row + 1));
+  }
+  return blocks;
 }
 
 // First edge of every slot of the edges [first, last): whole rows, about equal.
@@ -64,18 +99,96 @@ std::vector<int64_t> slot_edges(const int64_t* ptr, int64_t row, int64_t row_end
   return edges;
 }
 
+// Where a slot keeps its sums, one after another: dw_in (2F, M), dw_mid (M, M), db_mid (M),
+// dw_out (M) and db_out, with padded F and M.
+struct Sums {
+  int64_t w_in, w_mid, b_mid, w_out, b_out, size;
+  Sums(int64_t F, int64_t M)
+      : w_in(0), w_mid(2 * F * M), b_mid(w_mid + M * M), w_out(b_mid + M), b_out(w_out + M),
+        size(b_out + kPad) {}
+};
+
+using Grads = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+template <class T, class I>
+Grads backward(
+    const Padded& p, const Tensor& grad, const Tensor& src, const Tensor& dst, const int64_t* rows,
+    const Tensor& b_out, bool need_h) {
+  const int64_t N = p.h.size(0), F = p.features, M = p.hidden;
+  const Tensor w_in_t = transposed<T>(p.w_in), w_mid_t = transposed<T>(p.w_mid);
+  const Sums at(F, M);
+  const auto blocks = row_blocks(rows, N);
+  int64_t largest = 0;
+  for (size_t b = 0; b + 1 < blocks.size(); ++b)
+    largest = std::max(largest, rows[blocks[b + 1]] - rows[blocks[b]]);
+
+  Tensor dat_dst = zeros({N, M}, p.h), dat_src = zeros({N, M}, p.h);
+  Tensor dh = zeros({need_h ? N : 0, F}, p.h), sums = zeros({kSlots, at.size}, p.h);
+  Tensor dz_block = empty({largest, M}, p.h), dh_block = empty({need_h ? largest : 0, F}, p.h);
+  T* const to_dst = mutable_data_of<T>(dat_dst);
+  T* const to_src = mutable_data_of<T>(dat_src);
+  T* const to_h = need_h ? mutable_data_of<T>(dh) : nullptr;
+  T* const slots = mutable_data_of<T>(sums);
+  T* const dz = mutable_data_of<T>(dz_block);
+  T* const dh_src = need_h ? mutable_data_of<T>(dh_block) : nullptr;
+
+  const auto fwd = arguments<T, I>(p, src, dst, b_out, nullptr);
+  const auto& table = kernels<T, I>();
+  const int64_t threads = torch::stable::get_num_threads();
+  for (size_t b = 0; b + 1 < blocks.size(); ++b) {
+    const int64_t first = rows[blocks[b]], last = rows[blocks[b + 1]];
+    if (first == last) continue;
+    const auto edges = slot_edges(rows, blocks[b], blocks[b + 1]);
+    parallel_for(0, kSlots, 1, [&](int64_t begin, int64_t end) {
+      std::vector<T> scratch(gate_scratch(F, M));
+      for (int64_t s = begin; s < end; ++s) {
+        if (edges[s] == edges[s + 1]) continue;
+        T* sum = slots + s * at.size;
+        const GateGradArgs<T, I> args{
+            fwd, data_of<T>(w_in_t), data_of<T>(w_mid_t),
+            data_of<T>(grad), first, dz, dh_src, to_h, to_dst, sum + at.w_in,
+            sum + at.w_mid, sum + at.b_mid, sum + at.w_out, sum + at.b_out};
+        table.gate_grad(args, edges[s], edges[s + 1], scratch.data());
+      }
+    });
+    // Every thread scans the block for the sources it owns: sums run in edge order for each.
+    const int64_t grain = std::max<int64_t>(1, (N + threads - 1) / threads);
+    parallel_for(0, N, grain, [&](int64_t begin, int64_t end) {
+      table.scatter_add(fwd.src, first, last, dz, to_src, M, begin, end);
+      if (need_h) table.scatter_add(fwd.src, first, last, dh_src, to_h, F, begin, end);
+    });
+  }
+  parallel_for(0, at.size, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t s = 1; s < kSlots; ++s)  // in slot order, whatever the threads
+      for (int64_t n = begin; n < end; ++n) slots[n] += slots[s * at.size + n];
+  });
+
+  Tensor dw_in = empty({p.M, 2 * p.F}, p.h), dw_mid = empty({p.M, p.M}, p.h);
+  Tensor db_mid = empty({p.M}, p.h), dw_out = empty({1, p.M}, p.h), db_out = empty({1}, p.h);
+  copy(slots + at.w_in, {F * M, M, 1}, mutable_data_of<T>(dw_in), {p.F, 1, 2 * p.F},
+       {2, p.F, p.M});
+  copy(slots + at.w_mid, {0, M, 1}, mutable_data_of<T>(dw_mid), {0, 1, p.M}, {1, p.M, p.M});
+  std::copy_n(slots + at.b_mid, p.M, mutable_data_of<T>(db_mid));
+  std::copy_n(slots + at.w_out, p.M, mutable_data_of<T>(dw_out));
+  *mutable_data_of<T>(db_out) = slots[at.b_out];
+  return {resize_last(dat_dst, p.M), resize_last(dat_src, p.M), resize_last(dh, p.F), dw_in,
+          dw_mid, db_mid, dw_out, db_out};
+}
+
 }  // namespace
 
 Tensor edge_gate(
     const Tensor& at_dst, const Tensor& at_src, const Tensor& h, const Tensor& src,
-    const Tensor& dst, const Tensor& w_in, const Tensor& w_mid, const Tensor& b_mid,
-    const Tensor& w_out, const Tensor& b_out) {
-  const Padded p = pad(at_dst, at_src, h, w_in, w_mid, b_mid, w_out);
+    const Tensor& dst, const Tensor&, const Tensor& w_in, const Tensor& w_mid,
+    const Tensor& b_mid, const Tensor& w_out, const Tensor& b_out) {
   const int64_t E = src.size(0);
-  Tensor gate = at::empty({E}, h.options());
-  EDGEWISE_DISPATCH(h, src, "edgewise::edge_gate", {
-    const auto args = arguments<T, I>(p, src, dst, b_out, &gate);
-    at::parallel_for(0, E, 4 * kTile, [&](int64_t begin, int64_t end) {
+  Tensor gate = empty({E}, h);
+  with_types(h, src, "edgewise::edge_gate", [&](auto value, auto index) {
+    using T = decltype(value);
+    using I = decltype(index);
+    const Padded p = pad<T>(at_dst, at_src, h, w_in, w_mid, b_mid, w_out);
+    const auto args = arguments<T, I>(p, src, dst, b_out, mutable_data_of<T>(gate));
+    parallel_for(0, E, 4 * kTile, [&](int64_t begin, int64_t end) {
       std::vector<T> scratch(gate_scratch(p.features, p.hidden));
       kernels<T, I>().gate(args, begin, end, scratch.data());
     });
@@ -83,85 +196,20 @@ Tensor edge_gate(
   return gate;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> edge_gate_backward(
-    const Tensor& grad_in, const Tensor& at_dst, const Tensor& at_src, const Tensor& h,
+Grads edge_gate_backward(
+    const Tensor& grad, const Tensor& at_dst, const Tensor& at_src, const Tensor& h,
     const Tensor& src, const Tensor& dst, const Tensor& ptr, const Tensor& w_in,
     const Tensor& w_mid, const Tensor& b_mid, const Tensor& w_out, const Tensor& b_out,
     bool need_h) {
-  const Padded p = pad(at_dst, at_src, h, w_in, w_mid, b_mid, w_out);
-  const int64_t N = h.size(0), F = p.features, M = p.hidden;
-  const Tensor grad = grad_in.contiguous();
-  const Tensor w_in_t = p.w_in.reshape({2 * F, M}).t().contiguous();
-  const Tensor w_mid_t = p.w_mid.t().contiguous();
-  Tensor dat_dst = at::zeros({N, M}, h.options()), dat_src = at::zeros({N, M}, h.options());
-  Tensor dh = at::zeros({need_h ? N : 0, F}, h.options());
-  // Per slot, one after another: dw_in (2F, M), dw_mid (M, M), db_mid, dw_out (M), db_out.
-  const int64_t per_slot = 2 * F * M + M * M + 2 * M + kPad;
-  Tensor sums = at::zeros({kSlots, per_slot}, h.options());
-  const int64_t* rows = ptr.const_data_ptr<int64_t>();
-
-  std::vector<int64_t> blocks{0};  // rows; blocks hold whole rows
-  int64_t largest = 0;
-  while (blocks.back() < N) {
-    const int64_t row = blocks.back();
-    const auto end = std::upper_bound(rows + row + 1, rows + N + 1, rows[row] + kBlock) - rows - 1;
-    blocks.push_back(std::max<int64_t>(end, row + 1));
-    largest = std::max(largest, rows[blocks.back()] - rows[row]);
-  }
-  Tensor dz = at::empty({largest, M}, h.options());
-  Tensor dh_src = at::empty({need_h ? largest : 0, F}, h.options());
-
-  EDGEWISE_DISPATCH(h, src, "edgewise::edge_gate_backward", {
-    const auto fwd = arguments<T, I>(p, src, dst, b_out, nullptr);
-    const auto& table = kernels<T, I>();
-    for (size_t b = 0; b + 1 < blocks.size(); ++b) {
-      const int64_t first = rows[blocks[b]], last = rows[blocks[b + 1]];
-      if (first == last) continue;
-      const auto edges = slot_edges(rows, blocks[b], blocks[b + 1]);
-      at::parallel_for(0, kSlots, 1, [&](int64_t begin, int64_t end) {
-        std::vector<T> scratch(gate_scratch(F, M));
-        for (int64_t s = begin; s < end; ++s) {
-          if (edges[s] == edges[s + 1]) continue;
-          T* sum = sums.data_ptr<T>() + s * per_slot;
-          const GateGradArgs<T, I> args{
-              fwd, w_in_t.const_data_ptr<T>(), w_mid_t.const_data_ptr<T>(),
-              grad.const_data_ptr<T>(), first, dz.data_ptr<T>(),
-              need_h ? dh_src.data_ptr<T>() : nullptr, need_h ? dh.data_ptr<T>() : nullptr,
-              dat_dst.data_ptr<T>(), sum, sum + 2 * F * M, sum + 2 * F * M + M * M,
-              sum + 2 * F * M + M * M + M, sum + 2 * F * M + M * M + 2 * M};
-          table.gate_grad(args, edges[s], edges[s + 1], scratch.data());
-        }
-      });
-      // Every thread scans the block for the sources it owns: sums run in edge order for each.
-      const int64_t grain = std::max<int64_t>(1, (N + at::get_num_threads() - 1) /
-                                                     at::get_num_threads());
-      at::parallel_for(0, N, grain, [&](int64_t begin, int64_t end) {
-        table.scatter_add(fwd.src, first, last, dz.data_ptr<T>(), dat_src.data_ptr<T>(), M,
-                          begin, end);
-        if (need_h)
-          table.scatter_add(fwd.src, first, last, dh_src.data_ptr<T>(), dh.data_ptr<T>(), F,
-                            begin, end);
-      });
-    }
+  std::optional<Grads> grads;
+  with_types(h, src, "edgewise::edge_gate_backward", [&](auto value, auto index) {
+    using T = decltype(value);
+    using I = decltype(index);
+    const Padded p = pad<T>(at_dst, at_src, h, w_in, w_mid, b_mid, w_out);
+    grads = backward<T, I>(p, packed(grad), src, dst, data_of<int64_t>(ptr), b_out,
+                           need_h);
   });
-  Tensor total = sums.select(0, 0).clone();  // in slot order, whatever the threads
-  for (int64_t s = 1; s < kSlots; ++s) total.add_(sums.select(0, s));
-  const int64_t m = at_dst.size(1), f = h.size(1);
-  int64_t at = 0;
-  auto take = [&](int64_t count) {
-    at += count;
-    return total.slice(0, at - count, at);
-  };
-  const Tensor dw_in = take(2 * F * M).view({2, F, M}).slice(1, 0, f).slice(2, 0, m)
-                           .permute({2, 0, 1}).reshape({m, 2 * f});
-  const Tensor dw_mid = take(M * M).view({M, M}).slice(0, 0, m).slice(1, 0, m).t().contiguous();
-  const Tensor db_mid = take(M).slice(0, 0, m).clone();
-  const Tensor dw_out = take(M).slice(0, 0, m).clone().view({1, m});
-  const Tensor db_out = take(1).clone();
-  auto trim = [](const Tensor& t, int64_t width) {
-    return t.size(1) == width ? t : t.slice(1, 0, width).contiguous();
-  };
-  return {trim(dat_dst, m), trim(dat_src, m), trim(dh, f), dw_in, dw_mid, db_mid, dw_out, db_out};
+  return *grads;
 }
 
 }  // namespace edgewise

@@ -1,18 +1,19 @@
-// Tensor entry points; shapes as in kernels.h, without padding.  Callers have checked them.
+// Tensor entry points, with the arguments of their schemas in library.cpp; shapes as in kernels.h,
+// without padding.  Callers have checked them.  What only the gradients read is an argument of the
+// forward operators too, so that autograd sees it.
 #pragma once
-
-#include <ATen/ATen.h>
 
 #include <optional>
 #include <tuple>
 
-namespace edgewise {
+#include "tensors.h"
 
-using at::Tensor;
+namespace edgewise {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
     const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& x, const Tensor& src,
-    const Tensor& ptr, const Tensor& w_x, const std::optional<Tensor>& gate, double beta,
+    const Tensor& dst, const Tensor& ptr, const Tensor& rev_ptr, const Tensor& rev_edge,
+    const Tensor& w_x, const std::optional<Tensor>& gate, double beta,
     const std::optional<Tensor>& bias);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
@@ -24,8 +25,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
 
 Tensor edge_gate(
     const Tensor& at_dst, const Tensor& at_src, const Tensor& h, const Tensor& src,
-    const Tensor& dst, const Tensor& w_in, const Tensor& w_mid, const Tensor& b_mid,
-    const Tensor& w_out, const Tensor& b_out);
+    const Tensor& dst, const Tensor& ptr, const Tensor& w_in, const Tensor& w_mid,
+    const Tensor& b_mid, const Tensor& w_out, const Tensor& b_out);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> edge_gate_backward(
     const Tensor& grad, const Tensor& at_dst, const Tensor& at_src, const Tensor& h,
@@ -36,6 +37,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> edge_
 Tensor gather_sum(
     const Tensor& ptr, const std::optional<Tensor>& perm, const Tensor& col, const Tensor& weight,
     const Tensor& dense);
+Tensor spmm(
+    const Tensor& weight, const Tensor& src, const Tensor& dst, const Tensor& ptr,
+    const Tensor& rev_ptr, const Tensor& rev_edge, const Tensor& dense);
 Tensor gather_dot(const Tensor& row, const Tensor& col, const Tensor& a, const Tensor& b);
 Tensor log_softmax(const Tensor& logits, const Tensor& ptr);
 Tensor log_softmax_backward(const Tensor& grad, const Tensor& out, const Tensor& ptr);

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from sparse_problems import needs_extension
 from torch import Tensor
 
 from common.graph.edges import EdgeList
-from common.sparse import edge_gate, edge_softmax, neighbor_attention, spmm
+from common.sparse import edge_gate, edge_softmax, extension, neighbor_attention, spmm
 
 EDGES = EdgeList.from_edge_index(torch.tensor([[0, 1, 2, 2], [1, 0, 0, 2]]), 4)
 
@@ -77,6 +79,58 @@ def test_torch_compile_takes_the_operators_whole() -> None:
     for got, want in pairs:
         assert bool(want.any())
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+@needs_extension
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
+def test_the_library_asks_for_nothing_but_the_stable_functions_of_torch() -> None:
+    """The stable ABI is C; a C++ name of torch, or one of Python, would tie it to one version."""
+    run = subprocess.run(
+        ["nm", "-D", "--undefined-only", extension.LIBRARY],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = [line.split()[-1].partition("@")[0] for line in run.stdout.splitlines()]
+    assert "torch_library_impl" in names  # first in torch 2.10
+    mangled = [name for name in names if re.match(r"_Z.*(2at|3c10|5torch|8torchgen)", name)]
+    assert not mangled
+    assert not [name for name in names if name.startswith(("Py", "_Py", "THP", "GOMP", "omp_"))]
+
+
+@needs_extension
+def test_tensors_of_another_type_are_refused() -> None:
+    half, index = draw(4).half(), EDGES.src
+    with pytest.raises(RuntimeError, match=r"^\"edgewise::gather_dot\" not implemented for 'Half'"):
+        torch.ops.edgewise.gather_dot(index, index, half[:, None], half[:, None])
+    with pytest.raises(RuntimeError, match=r"^expected scalar type Float but found Double"):
+        torch.ops.edgewise.gather_dot(index, index, draw(4, 2), draw(4, 2).double())
+    many = torch.zeros(4, 65, 1)
+    rev_ptr, rev_edge = EDGES.by_source
+    graph = (EDGES.src, EDGES.dst, EDGES.ptr, rev_ptr, rev_edge)
+    with pytest.raises(RuntimeError, match="^at most 64 heads are supported, got 65$"):
+        torch.ops.edgewise.attention(
+            many, many, many, draw(4, 2), *graph, draw(65, 2, 2), None, 1.0, None
+        )
+
+
+def test_only_the_library_of_its_own_name_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build for one Python and one torch, left from elsewhere, does not get in its way."""
+    (tmp_path / "_C.cpython-311-x86_64-linux-gnu.so").write_bytes(b"not a library")
+    monkeypatch.setattr(extension, "LIBRARY", tmp_path / extension.LIBRARY.name)
+    assert not extension.extension_loaded.__wrapped__()
+    assert extension.LIBRARY.name == "_C.abi3.so"
+
+
+def test_a_library_that_does_not_load_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "_C.abi3.so").write_bytes(b"not a library")
+    monkeypatch.setattr(extension, "LIBRARY", tmp_path / "_C.abi3.so")
+    with pytest.warns(RuntimeWarning, match=r"does not load .* needs torch 2\.10 or newer"):
+        assert not extension.extension_loaded.__wrapped__()
 
 
 @needs_extension
