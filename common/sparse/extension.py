@@ -31,7 +31,8 @@ def extension_loaded() -> bool:
     except OSError as error:
         warnings.warn(
             f"the sparse extension {LIBRARY} does not load with torch {torch.__version__} "
-            f"({error}); it needs torch 2.10 or newer: update torch, or build it again with {BUILD}",
+            f"({error}); it needs torch 2.10 or newer: update torch, or build it again with "
+            f"{BUILD}",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -108,7 +108,7 @@ def test_tensors_of_another_type_are_refused() -> None:
     many = torch.zeros(4, 65, 1)
     rev_ptr, rev_edge = EDGES.by_source
     graph = (EDGES.src, EDGES.dst, EDGES.ptr, rev_ptr, rev_edge)
-    with pytest.raises(RuntimeError, match="^at most 64 heads are supported, got 65$"):
+    with pytest.raises(RuntimeError, match=r"^at most 64 heads are supported, got 65$"):
         torch.ops.edgewise.attention(
             many, many, many, draw(4, 2), *graph, draw(65, 2, 2), None, 1.0, None
         )
