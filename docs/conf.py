@@ -5,6 +5,7 @@ sphinx-build -W --keep-going docs _build/html
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -36,7 +37,7 @@ copybutton_prompt_text = "$ "
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
-suppress_warnings = ["myst.xref_ambiguous"]
+suppress_warnings = ["myst.header"]  # of the reports, which benchmarks print
 
 # Notebooks are kept without outputs; one is executed anew only when its code has changed.
 nb_execution_mode = "cache"
@@ -72,9 +73,16 @@ def _formulas_as_they_are(
     lines[:] = shown
 
 
+def _links_of_the_site(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Links to pages outside ``docs/``, which work where the repository is browsed."""
+    source[0] = re.sub(r"\(\.\./benchmarks/reports/(?:\w+/)?(\w+\.md)", r"(reports/\1", source[0])
+    source[0] = source[0].replace("(../CONTRIBUTING.md", "(contributing.md")
+
+
 def _last_text(lines: list[str]) -> str:
     return next((line for line in reversed(lines) if line), "")
 
 
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", _formulas_as_they_are)
+    app.connect("source-read", _links_of_the_site)

@@ -1,7 +1,7 @@
 """The fenced code blocks of a page, and what an invisible comment before one asks of the test.
 
-    <!-- test: append="--trainer.max_epochs=1" -->    more arguments for each command of the block
-    <!-- test: not run: needs two nodes -->           only read; the reason is listed
+<!-- test: append="--trainer.max_epochs=1" -->    more arguments for each command of the block
+<!-- test: not run: needs two nodes -->           only read; the reason is listed
 """
 
 from __future__ import annotations

@@ -38,9 +38,7 @@ def test_blocks_of_the_page_run(
             raise
 
 
-def _try(
-    block: Block, folder: Path, names: dict[str, Any], patch: pytest.MonkeyPatch
-) -> None:
+def _try(block: Block, folder: Path, names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     if block.language == "python" and block.reason is None:
         exec(compile(block.text, block.where, "exec"), names)
     elif block.language == "python":

@@ -10,7 +10,7 @@ PAGE = ROOT / "docs" / "page.md"
 
 
 def test_blocks_with_their_comments() -> None:
-    text = '''Words.
+    text = """Words.
 
 <!-- test: append="--a 1 --b='two words'" -->
 
@@ -27,7 +27,7 @@ edgewise x
 ~~~bash
 ```
 ~~~
-'''
+"""
     first, second, third = blocks_of(PAGE, text)
     assert (first.language, first.line, first.text) == ("bash", 5, "edgewise x\n")
     assert first.append == ("--a", "1", "--b=two words")

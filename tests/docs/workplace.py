@@ -1,14 +1,14 @@
 """A folder as the pages assume it: simulated files under ``my/``, small configurations, models.
 
-    my/A1.h5ad A2.h5ad B.h5ad C.h5ad      slides of one tissue
-    my/cells.h5ad                         dissociated cells of it
-    my/all.h5ad                           two sections in one file
-    my/nmr/*.cif.gz                       ensembles of three proteins
-    my/2sdf.pdb closed.pdb open.pdb       one of them, and two of its models
-    my/sequence.fasta                     its sequence
-    my/md/                                topology and trajectory
-    configs/                              those that ship, made small
-    runs/mine/*.ckpt, runs/*.ckpt         trained models
+my/A1.h5ad A2.h5ad B.h5ad C.h5ad      slides of one tissue
+my/cells.h5ad                         dissociated cells of it
+my/all.h5ad                           two sections in one file
+my/nmr/*.cif.gz                       ensembles of three proteins
+my/2sdf.pdb closed.pdb open.pdb       one of them, and two of its models
+my/sequence.fasta                     its sequence
+my/md/                                topology and trajectory
+configs/                              those that ship, made small
+runs/mine/*.ckpt, runs/*.ckpt         trained models
 """
 
 from __future__ import annotations
