@@ -6,12 +6,15 @@ quotes, patterns and continued lines mean what they mean to a user.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from page_blocks import ROOT, Block
@@ -79,7 +82,8 @@ def check_block(block: Block, folder: Path) -> None:
         elif _is_module(found, "common.bootstrap"):
             _bootstrap(arguments)
         else:
-            assert name.startswith("python"), f"{block.where}: nothing checks `{line}`"
+            assert found[1].endswith(".py"), f"{block.where}: nothing checks `{line}`"
+            _parses(ROOT / found[1], found[2:])
 
 
 def _arguments(found: Sequence[str]) -> list[str]:
@@ -135,6 +139,22 @@ def _prints(main: Callable[[list[str]], None], arguments: list[str]) -> None:
         patch.setattr(sys, "argv", ["lightning"])
         with pytest.raises(SystemExit) as ended:
             main(arguments)
+    assert not ended.value.code
+
+
+def _parses(script: Path, arguments: Sequence[str]) -> None:
+    """A script takes these arguments; it ends once they are parsed."""
+    with pytest.MonkeyPatch.context() as patch:
+        parse = argparse.ArgumentParser.parse_args
+
+        def parse_only(parser: argparse.ArgumentParser, *given: Any) -> None:
+            parse(parser, *given)
+            raise SystemExit(0)
+
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+        patch.setattr(sys, "argv", [str(script), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
     assert not ended.value.code
 
 

@@ -5,6 +5,7 @@ Blocks of a page share one folder and, in Python, one set of names.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -61,7 +62,7 @@ def _try(block: Block, folder: Path, names: dict[str, Any], patch: pytest.Monkey
 def _save(block: Block, folder: Path) -> None:
     """Write a file that a block shows under the name in its first line."""
     first = block.text.splitlines()[0]
-    assert first.startswith("# ") and first.endswith(".yaml"), "name the file in the first line"
+    assert re.fullmatch(r"# .*\.yaml", first), "name the file in the first line"
     (folder / first.removeprefix("# ")).write_text(block.text)
 
 
