@@ -24,7 +24,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(built: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of that folder, which is the working directory of the test."""
     folder = tmp_path / "work"
-    shutil.copytree(built, folder)
+    shutil.copytree(built, folder, symlinks=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         make_small(patch, folder)

@@ -153,6 +153,7 @@ def _parses(script: Path, arguments: Sequence[str]) -> None:
 
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
         patch.setattr(sys, "argv", [str(script), *arguments])
+        patch.syspath_prepend(script.parent)  # as Python does for a script
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(script), run_name="__main__")
     assert not ended.value.code

@@ -96,6 +96,7 @@ def build(folder: Path) -> None:
     my.mkdir()
     _write_configs(folder / "configs")
     write_tools(folder / ".bin")
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     _write_tissue(my)
     _write_proteins(my)
     spatial_ipa.fit("my/A*.h5ad", validation="my/B.h5ad", scrna="my/cells.h5ad", out="runs/mine")
