@@ -21,9 +21,10 @@ from spatial_ipa.confidence.identifiability import slide_identifiability
 from spatial_ipa.evaluation.scorer import SCORES, SlideScorer
 
 pytestmark = pytest.mark.filterwarnings("default")
-# `a`, `a.b` and `version_N/a.png` on the page: each name between marks counts.
+# `a`, `x/a.png` and `uns["a"]` on the page: each name between marks counts.
 PAGE = (ROOT / "docs" / "output.md").read_text()
-NAMED = {name for code in re.findall(r"`([^`\n]+)`", PAGE) for name in (code, *code.split("/"))}
+CODE = re.findall(r"`([^`\n]+)`", PAGE)
+NAMED = {name for code in CODE for name in (code, *code.split("/"), *re.findall(r'"(\w+)"', code))}
 
 
 def keys(content: Mapping[str, Any]) -> Iterator[str]:
