@@ -26,6 +26,9 @@ from spatial_ipa.pipeline import __main__ as pipeline
 
 Run = Callable[[list[str]], None]
 
+TISSUE = {"num_slides": 5, "spots_per_slide": 80, "num_genes": 120, "num_cells": 90}
+"""Sizes of the tissue that commands simulate."""
+
 _PLAIN = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(edgewise|lightning|python3?) ")
 _LAUNCHER = re.compile(r"^srun(?: -\S+(?: \d+)?)* ")
 # What only a shell does; and with several devices Lightning starts the command once more.
@@ -81,7 +84,7 @@ def check_block(block: Block, folder: Path) -> None:
         elif name == "lightning":
             _prints(lightning_main, [*arguments, "--print_config"])
         elif _is_module(found, "common.bootstrap"):
-            _bootstrap(arguments)
+            bootstrap_here(arguments)
         else:
             assert found[1].endswith(".py"), f"{block.where}: nothing checks `{line}`"
             _parses(ROOT / found[1], found[2:])
@@ -104,7 +107,7 @@ def _here(found: Sequence[str]) -> Run | None:
     if name == "lightning":
         return _lightning
     if _is_module(found, "common.bootstrap"):
-        return _bootstrap
+        return bootstrap_here
     if _is_module(found, "spatial_ipa.pipeline"):
         return _pipeline
     return None
@@ -127,11 +130,13 @@ def _pipeline(arguments: list[str]) -> None:
         pipeline.main()
 
 
-def _bootstrap(arguments: list[str]) -> None:
-    """What comes after set-up; ``setup`` and ``test`` are read only."""
+def bootstrap_here(arguments: list[str]) -> None:
+    """What comes after set-up, on a small tissue; ``setup`` and ``test`` are read only."""
     options, forwarded = bootstrap.parse(arguments)
     if options.command == "run":
-        _pipeline(forwarded)
+        simulated = not any(word.startswith("--slides") for word in forwarded)
+        sizes = [f"--tissue.{name}={size}" for name, size in TISSUE.items()]
+        _pipeline([*forwarded, *(sizes if simulated else ())])
 
 
 def _prints(main: Callable[[list[str]], None], arguments: list[str]) -> None:

@@ -16,9 +16,6 @@ from page_blocks import ROOT
 import protein_cvae
 import spatial_ipa
 from common.cli import edgewise
-from spatial_ipa.confidence.conformal import radius_check
-from spatial_ipa.confidence.identifiability import slide_identifiability
-from spatial_ipa.evaluation.scorer import SCORES, SlideScorer
 
 pytestmark = pytest.mark.filterwarnings("default")
 # `a`, `x/a.png` and `uns["a"]` on the page: each name between marks counts.
@@ -49,17 +46,6 @@ def test_fields_of_placed_cells(workplace: Path) -> None:
             assert written
             assert not unnamed(list(written)), part
         assert not unnamed(list(keys({k: placed.uns[k] for k in placed.uns.keys() - given.uns})))
-
-
-def test_columns_of_scores() -> None:
-    rng = np.random.default_rng(0)
-    xy, layout = rng.normal(size=(2, 60, 2))
-    scores = SlideScorer(xy, num_minisets=2, size_min=40, size_max=50).score(layout)
-    assert not unnamed([*scores, *SCORES, "slide", "method"])
-    found = slide_identifiability(rng.normal(size=(60, 5)), xy)
-    assert not unnamed([*found.summary(), "role"])
-    checked = radius_check(np.ones(60), np.zeros(60, dtype=bool), layout, xy)
-    assert not unnamed(list(checked))
 
 
 def test_fields_beside_conformers_and_latents(workplace: Path) -> None:
@@ -95,3 +81,17 @@ def test_files_of_fits(workplace: Path) -> None:
     for old, new in changes.items():
         written = [re.sub(old, new, name) for name in written]
     assert not unnamed(written) - {"TensorBoard events"}
+
+
+def test_files_of_the_run_folder(workplace: Path) -> None:
+    folder = Path("runs/quickstart")
+    written = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    changes = {r"slide_\d": "SLIDE", r"(layout|predicted)_scrna": r"\1_SAMPLE"}
+    for old, new in changes.items():
+        written = [re.sub(old, new, name) for name in written]
+    assert "scores.md" in written
+    assert not unnamed(written)
+    found = json.loads((folder / "identifiability.json").read_text())
+    assert not unnamed([*found, *found["slides"]["slide_4"], *found["radii"]["slide_4"]])
+    rows = json.loads((folder / "scores.json").read_text())
+    assert not unnamed([name for row in rows for name in row])

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import yaml
 from page_blocks import ROOT
-from page_commands import run_stage_here, write_tools
+from page_commands import TISSUE, bootstrap_here, run_stage_here, write_tools
 from protein_runs import SIZES
 
 import protein_cvae
@@ -33,7 +33,6 @@ from protein_cvae import presets
 from protein_cvae.data.simulate import simulate_ensembles
 from spatial_ipa.data.simulation.files import TissueSpec, write_tissue
 
-TISSUE = {"num_slides": 4, "spots_per_slide": 80, "num_genes": 120, "num_cells": 90}
 NETWORK = {**SIZES, "d_global": 8}
 MINISETS = {
     "per_epoch": 4, "val_per_slide": 2, "batch_size": 2, "size_min": 40, "size_max": 60,
@@ -103,8 +102,7 @@ def build(folder: Path) -> None:
     protein_cvae.fit("my/nmr/*.cif.gz", out="runs/mine", accelerator="cpu", progress=False)
     for name in ("spatial_ipa.ckpt", "protein_cvae.ckpt"):
         shutil.copy(folder / "runs/mine" / name, folder / "runs" / name)
-    (folder / "runs/quickstart").mkdir()
-    shutil.copy(folder / "runs/spatial_ipa.ckpt", folder / "runs/quickstart/spatial_ipa.ckpt")
+    bootstrap_here(["run"])
 
 
 def _write_configs(folder: Path) -> None:
@@ -125,7 +123,7 @@ def _merge(content: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 def _write_tissue(my: Path) -> None:
     paths = write_tissue(TissueSpec(**TISSUE), my.parent / "tissue")
-    for name, source in zip(("A1", "A2", "B", "C"), paths.slides, strict=True):
+    for name, source in zip(("A1", "A2", "B", "C"), paths.slides, strict=False):
         slide = ad.read_h5ad(source)
         slide.layers["counts"] = slide.X.copy()
         slide.var["symbol"] = slide.var_names.to_numpy()
