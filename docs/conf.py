@@ -1,6 +1,6 @@
 """Sphinx: pages in MyST Markdown, the reference from docstrings, notebooks executed and cached.
 
-sphinx-build -W --keep-going docs _build/html
+``sphinx-build -W --keep-going docs docs/_build/html`` builds the site.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ suppress_warnings = ["myst.header"]  # of the reports, which benchmarks print
 
 # Notebooks are kept without outputs; one is executed anew only when its code has changed.
 nb_execution_mode = "cache"
-nb_execution_timeout = 300
+nb_execution_in_temp = True
+nb_execution_timeout = 1800  # of a cell, on a machine with much else to do
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
@@ -51,7 +52,6 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
 
 
 def _formulas_as_they_are(
