@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from page_blocks import ROOT, pages
@@ -31,7 +32,7 @@ def test_rows_are_counted() -> None:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_no_page_names_a_place_on_a_machine(page: object) -> None:
-    text = page.read_text()  # type: ignore[attr-defined]
+def test_no_page_names_a_place_on_a_machine(page: Path) -> None:
+    text = page.read_text()
     found = re.findall(r"(?:^|[\s`\"'(=])(/(?:home|root|tmp|work|Users|mnt|scratch)/\S*)", text)
     assert not found
