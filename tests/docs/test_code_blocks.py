@@ -18,7 +18,7 @@ from page_commands import check_block, run_block
 
 # pytest makes errors of warnings; a user does not.
 pytestmark = pytest.mark.filterwarnings("default")
-MOST_NOT_RUN = 8
+MOST_NOT_RUN = 6
 PAGES = [page for page in pages() if any(b.language in RUN for b in blocks_of(page))]
 
 
