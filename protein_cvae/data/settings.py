@@ -52,7 +52,7 @@ class Sources:
         structures: PDB and mmCIF files, folders or glob patterns.  Without any, and without
             ``trajectories``, ensembles are simulated.
         trajectories: folders with a topology and trajectories, folders of such, or patterns.  Such
-            an ensemble is called "md_" and the folder's name.
+            an ensemble is called ``md_`` and the folder's name.
         chains: the longest chain of each structure, or all.
         max_length: longest protein, in residues; longer ones are left out with a warning.
         max_frames: most frames of each trajectory folder, evenly spaced.
