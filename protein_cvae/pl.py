@@ -1,4 +1,4 @@
-"""Figures of ensembles; each returns a ``matplotlib.figure.Figure``, which shows itself.
+"""Figures of ensembles; each returns a matplotlib ``Figure`` that a notebook shows.
 
 new = model.generate("2sdf.pdb", 100)
 protein_cvae.pl.traces({"NMR": protein_cvae.read("2sdf.pdb"), "generated": new})

@@ -1,4 +1,4 @@
-"""Figures of placed cells; each returns a ``matplotlib.figure.Figure``, which shows itself."""
+"""Figures of placed cells; each returns a matplotlib ``Figure`` that a notebook shows."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def comparison(
         >>> import spatial_ipa
         >>> figure = spatial_ipa.pl.comparison(example_placed, name="slide_3")
         >>> figure.axes[0].get_title()
-        'slide_3: true positions\\nn = 80'
+        'true positions\\nn = 80'
     """
     xy, placed = _placed(adata)
     if true is None:

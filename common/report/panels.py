@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 INK = "0.15"
 """Grey of bars and notes."""
 
+_SHOWN_DPI = 100
 _PADDING = 0.03  # of the extent, around the points
 _FOOT = 0.13  # of the extent, below the points, for the scale bar
+
+
+class ShownFigure(Figure):
+    """A figure that a notebook shows where it is the last value of a cell, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        """What IPython asks for."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=_SHOWN_DPI, bbox_inches="tight")
+        return buffer.getvalue()
 
 
 def nice_length(extent: float) -> float:

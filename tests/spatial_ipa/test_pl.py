@@ -62,7 +62,8 @@ def test_layout_by_a_column(placed: ad.AnnData) -> None:
 
 def test_comparison_gives_radii_in_the_unit_of_the_tissue(placed: ad.AnnData) -> None:
     figure = spatial_ipa.pl.comparison(placed, name="B1", micrometres=200)
-    assert titles(figure)[0] == "B1: true positions\nn = 59"
+    assert figure.get_suptitle() == "B1"
+    assert titles(figure)[0] == "true positions\nn = 59"
     assert titles(figure)[1].startswith("predicted\nSpearman 0.")
     assert titles(figure)[2] == "error radius that holds 90%\n× abstained: 2 of 59"
     assert units(figure) == ["mm"]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.align import align
-from common.report.panels import INK, bare, limits, nice_length, scale_bar
+from common.report.panels import INK, ShownFigure, bare, limits, nice_length, scale_bar
 from protein_cvae.generation.outputs import superposing
 from protein_cvae.geometry.superposition import superpose_on_mean
 
@@ -108,7 +108,7 @@ def traces_figure(
     ]
     heights = [(y[1] - y[0]) / (frames[0][0][1] - frames[0][0][0]) for _, y in frames]
     columns, beside = len(shown), 1.25 if flexibility else 0.0
-    figure = Figure(
+    figure = ShownFigure(
         figsize=(_PANEL * (columns + beside) + 0.8, _PANEL * max(sum(heights), 0.8) + 0.8),
         layout="constrained",
     )
@@ -149,7 +149,7 @@ def traces_figure(
 
 def rmsf_figure(name: str, ensembles: Mapping[str, Tensor], residues: Residues) -> Figure:
     """RMSF of each residue about the mean of the models superposed on the core, which is shaded."""
-    figure = Figure(figsize=(7.0, 3.2), layout="constrained")
+    figure = ShownFigure(figsize=(7.0, 3.2), layout="constrained")
     axis = figure.subplots()
     draw_profiles(axis, ensembles, residues)
     axis.set_title(f"{name}: flexibility, models superposed on the ordered core")

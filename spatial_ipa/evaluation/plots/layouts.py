@@ -13,7 +13,15 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from common.align import align
-from common.report.panels import INK, bare, dot_size, limits, nice_length, scale_bar
+from common.report.panels import (
+    INK,
+    ShownFigure,
+    bare,
+    dot_size,
+    limits,
+    nice_length,
+    scale_bar,
+)
 from common.report.tables import number
 from spatial_ipa.evaluation.plots.colours import (
     MISSING,
@@ -90,8 +98,9 @@ def layout_figure(
     size = dot_size(xlim, ylim, len(target), PANEL)
     colours = position_colours(target)
     axes[0].scatter(*target.T, s=size, c=colours, linewidths=0)
-    axes[0].set_title(f"{name}: true positions\nn = {len(target):,}")
-    _add_scale_bar(axes[0], None if micrometres is None else micrometres * rms_radius(true))
+    axes[0].set_title(f"true positions\nn = {len(target):,}")
+    radius = None if micrometres is None else micrometres * rms_radius(true)
+    _add_scale_bar(axes[0], "tissue", radius)
     for axis, (title, layout) in zip(axes[1:], moved.items(), strict=False):
         axis.scatter(*layout.T, s=size, c=colours, linewidths=0)
         spearman = number(_spearman(layouts[title], true), 2, "undefined")
@@ -99,6 +108,7 @@ def layout_figure(
         axis.set_title(f"{title}\nSpearman {spearman}, RMSE {error} radii")
     if map_of_first is not None:
         draw_map(axes[-1], next(iter(moved.values())), map_of_first, size)
+    figure.suptitle(name, fontsize="large", weight="bold")
     return figure
 
 
@@ -117,7 +127,7 @@ def placed_figure(title: str, xy: np.ndarray, true: np.ndarray | None = None) ->
     colours = position_colours(xy if true is None else true)
     axes[0].scatter(*xy.T, s=size, c=colours, linewidths=0)
     axes[0].set_title(title)
-    _add_scale_bar(axes[0], None)
+    _add_scale_bar(axes[0], "layout")
     if true is not None:
         key_limits = limits(true)
         axes[1].set_xlim(*key_limits[0])
@@ -138,7 +148,7 @@ def category_figure(title: str, xy: np.ndarray, names: np.ndarray, label: str) -
         axis.scatter(*xy[names == name].T, s=size, color=colour, linewidths=0, label=name)
     axis.set_title(title)
     axis.legend(title=label, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    _add_scale_bar(axis, None)
+    _add_scale_bar(axis, "layout")
     return figure
 
 
@@ -149,7 +159,7 @@ def map_figure(xy: np.ndarray, maps: Sequence[CellMap]) -> Figure:
     size = dot_size(xlim, ylim, len(xy), PANEL)
     for axis, shown in zip(axes, maps, strict=True):
         draw_map(axis, xy, shown, size)
-    _add_scale_bar(axes[0], None)
+    _add_scale_bar(axes[0], "layout")
     return figure
 
 
@@ -183,7 +193,9 @@ def _row(
     """A figure of panels side by side with these limits; ``width`` is that of one of ratio 1."""
     ratios = [1.0] * panels if ratios is None else ratios
     tall = min(max((ylim[1] - ylim[0]) / (xlim[1] - xlim[0]), 0.5), 1.6)
-    figure = Figure(figsize=(width * sum(ratios) + 0.3, width * tall + 0.6), layout="constrained")
+    figure = ShownFigure(
+        figsize=(width * sum(ratios) + 0.3, width * tall + 0.75), layout="constrained"
+    )
     axes = list(figure.subplots(1, panels, squeeze=False, width_ratios=ratios)[0])
     for axis in axes:
         bare(axis)
@@ -193,12 +205,12 @@ def _row(
     return figure, axes
 
 
-def _add_scale_bar(axis: Axes, radius: float | None) -> None:
-    """A bar in a panel in RMS radii; ``radius`` is one of them in µm, None if it is not known."""
+def _add_scale_bar(axis: Axes, what: str, radius: float | None = None) -> None:
+    """A bar in a panel in RMS radii of ``what``; one is ``radius`` µm, None if not known."""
     left, right = axis.get_xlim()
     if radius is None:
         length = nice_length(right - left)
-        scale_bar(axis, length, f"{length:g} RMS radii of the tissue")
+        scale_bar(axis, length, f"{length:g} RMS radii of the {what}")
         return
     length = nice_length((right - left) * radius)
     label = f"{length / _MILLIMETRE:g} mm" if length >= _MILLIMETRE else f"{length:g} µm"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from common.report.panels import bare, dot_size, limits, nice_length, scale_bar
+from common.report.panels import ShownFigure, bare, dot_size, limits, nice_length, scale_bar
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,9 @@ def test_dots_of_a_grid_nearly_touch() -> None:
     size = dot_size((0.0, 20.0), (0.0, 20.0), 400, 4.0)
     assert 0.5 * 14.4 < math.sqrt(size) < 14.4
     assert dot_size((0.0, 1.0), (0.0, 1.0), 10**7, 4.0) == 1.0
+
+
+def test_a_notebook_is_given_a_picture() -> None:
+    figure = ShownFigure(figsize=(2, 1))
+    figure.subplots().plot([0, 1])
+    assert figure._repr_png_().startswith(b"\x89PNG")

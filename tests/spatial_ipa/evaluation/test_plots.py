@@ -160,7 +160,8 @@ def test_layout_figure_has_a_panel_for_everything(count: int, mapped: bool, tmp_
     axes = panels(figure)
     assert len(axes) == 1 + count + mapped
     assert len(figure.axes) - len(axes) == mapped
-    assert axes[0].get_title() == "slide 7: true positions\nn = 80"
+    assert figure.get_suptitle() == "slide 7"
+    assert axes[0].get_title() == "true positions\nn = 80"
     wanted = position_colours(true)
     for axis, (title, shown_layout) in zip(axes[1:], layouts.items(), strict=False):
         (drawn,) = axis.collections
