@@ -6,7 +6,7 @@
 ``layout``: spatial_ipa at laptop size (10 epochs) on sections A1 to A4 of a breast tumour, A5 for
 the error radii; section A6 is placed from its expression.  One unit of the coordinates is 200 µm.
 
-``traces``: protein_cvae at laptop size (6 epochs) on NMR ensembles, 2sdf and its relatives kept
+``traces``: protein_cvae at laptop size (4 epochs) on NMR ensembles, 2sdf and its relatives kept
 out; conformers are drawn over its NMR models.
 
 Models are kept in ``--work`` and used again.  Ten minutes each on two busy cores.
@@ -53,7 +53,7 @@ def traces(data: Path, work: Path) -> Figure:
     else:
         # 2jp1 is lymphotactin in its other fold: a relative that sequence identity does not see.
         size = replace(LAPTOP, split=protein_cvae.SplitSettings(families=(("2sdf", "2jp1"),)))
-        model = protein_cvae.fit(str(data), out, size, epochs=6, families_held_out=["2sdf"])
+        model = protein_cvae.fit(str(data), out, size, epochs=4, families_held_out=["2sdf"])
     real = protein_cvae.read(data / "2sdf.pdb.gz")
     new = model.generate(real, _COUNT)
     return protein_cvae.pl.traces({"NMR": real, "generated": new}, flexibility=True)

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -143,7 +145,9 @@ def traces_figure(
         axis = figure.add_subplot(grid[:, columns])
         draw_profiles(axis, ensembles, residues)
         axis.set_title("flexibility", fontsize="medium")
-    figure.suptitle(f"{name}: CA traces superposed on the ordered core", fontsize="large")
+    figure.suptitle(
+        f"{name}: CA traces superposed on the ordered core", fontsize="large", weight="bold"
+    )
     return figure
 
 
@@ -165,10 +169,12 @@ def draw_profiles(axis: Axes, ensembles: Mapping[str, Tensor], residues: Residue
         colour = "black" if number == 0 else _PROFILES[(number - 1) % len(_PROFILES)]
         axis.plot(numbers, values, label=title, color=colour, linewidth=1.6 if number == 0 else 1.3)
     core = residues.core.numpy()
+    handles: list[Artist] = list(axis.lines)
     if not core.all():
+        handles.append(Patch(facecolor="0.9", edgecolor="0.6", label="ordered core"))
         axis.fill_between(
             residues.numbers, 0, 1, where=core.tolist(), step="mid", color="0.9", zorder=0,
-            transform=axis.get_xaxis_transform(), label="ordered core", linewidth=0,
+            transform=axis.get_xaxis_transform(), linewidth=0,
         )  # fmt: skip
     axis.set_xlabel(residues.label)
     axis.set_ylabel("RMSF of CA, Å")
@@ -177,7 +183,7 @@ def draw_profiles(axis: Axes, ensembles: Mapping[str, Tensor], residues: Residue
     axis.set_ylim(bottom=0)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
-    axis.legend(fontsize="small", frameon=False)
+    axis.legend(handles=handles, fontsize="small", frameon=False)
 
 
 def _superposing(core: Tensor) -> Tensor:

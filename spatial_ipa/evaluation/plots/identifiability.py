@@ -21,11 +21,13 @@ def identifiability_figure(name: str, true: np.ndarray, found: Identifiability) 
     xlim, ylim = limits(x)
     size = dot_size(xlim, ylim, len(x), PANEL)
     drawn = left.scatter(
-        *x.T, s=size, c=found.ambiguity, cmap="viridis", vmin=0, vmax=1.2, linewidths=0
+        x[:, 0], x[:, 1], s=size, c=found.ambiguity, cmap="viridis", vmin=0, vmax=1.2, linewidths=0
     )
     figure.colorbar(drawn, ax=left, shrink=0.75, label="ambiguity (1: expression tells nothing)")
     left.set_title(f"{name}: ambiguity {found.overall:.2f}\n(least possible {found.floor:.2f})")
-    middle.scatter(*x.T, s=size, c=np.where(found.multimodal, _TWO_GROUPS, MISSING), linewidths=0)
+    middle.scatter(
+        x[:, 0], x[:, 1], s=size, c=np.where(found.multimodal, _TWO_GROUPS, MISSING), linewidths=0
+    )
     middle.set_title(f"{found.multimodal.mean():.0%} of spots look like\ntwo places far apart")
     for axis in (left, middle):
         bare(axis)

@@ -97,12 +97,12 @@ def layout_figure(
     figure, axes = _row(panels, xlim, ylim)
     size = dot_size(xlim, ylim, len(target), PANEL)
     colours = position_colours(target)
-    axes[0].scatter(*target.T, s=size, c=colours, linewidths=0)
+    axes[0].scatter(target[:, 0], target[:, 1], s=size, c=colours, linewidths=0)
     axes[0].set_title(f"true positions\nn = {len(target):,}")
     radius = None if micrometres is None else micrometres * rms_radius(true)
     _add_scale_bar(axes[0], "tissue", radius)
     for axis, (title, layout) in zip(axes[1:], moved.items(), strict=False):
-        axis.scatter(*layout.T, s=size, c=colours, linewidths=0)
+        axis.scatter(layout[:, 0], layout[:, 1], s=size, c=colours, linewidths=0)
         spearman = number(_spearman(layouts[title], true), 2, "undefined")
         error = number(procrustes_rmse(layouts[title], true), 2)
         axis.set_title(f"{title}\nSpearman {spearman}, RMSE {error} radii")
@@ -125,7 +125,7 @@ def placed_figure(title: str, xy: np.ndarray, true: np.ndarray | None = None) ->
     figure, axes = _row(len(ratios), xlim, ylim, ratios, 1.4 * PANEL)
     size = dot_size(xlim, ylim, len(xy), 1.4 * PANEL)
     colours = position_colours(xy if true is None else true)
-    axes[0].scatter(*xy.T, s=size, c=colours, linewidths=0)
+    axes[0].scatter(xy[:, 0], xy[:, 1], s=size, c=colours, linewidths=0)
     axes[0].set_title(title)
     _add_scale_bar(axes[0], "layout")
     if true is not None:
@@ -133,7 +133,7 @@ def placed_figure(title: str, xy: np.ndarray, true: np.ndarray | None = None) ->
         axes[1].set_xlim(*key_limits[0])
         axes[1].set_ylim(*key_limits[1])
         small = dot_size(*key_limits, len(true), 0.56 * PANEL)
-        axes[1].scatter(*true.T, s=small, c=colours, linewidths=0)
+        axes[1].scatter(true[:, 0], true[:, 1], s=small, c=colours, linewidths=0)
         axes[1].set_title("colour: true position", fontsize="small")
     return figure
 
@@ -145,7 +145,14 @@ def category_figure(title: str, xy: np.ndarray, names: np.ndarray, label: str) -
     size = dot_size(xlim, ylim, len(xy), 1.4 * PANEL)
     shown = sorted(set(names.tolist()))
     for name, colour in zip(shown, category_colours(len(shown)), strict=True):
-        axis.scatter(*xy[names == name].T, s=size, color=colour, linewidths=0, label=name)
+        axis.scatter(
+            xy[names == name, 0],
+            xy[names == name, 1],
+            s=size,
+            color=colour,
+            linewidths=0,
+            label=name,
+        )
     axis.set_title(title)
     axis.legend(title=label, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     _add_scale_bar(axis, "layout")
@@ -170,12 +177,16 @@ def draw_map(axis: Axes, xy: np.ndarray, shown: CellMap, size: float) -> PathCol
     known = np.isfinite(values) & ~crossed
     unknown = ~known & ~crossed
     if unknown.any():
-        axis.scatter(*xy[unknown].T, s=size, c=MISSING, linewidths=0)
+        axis.scatter(xy[unknown, 0], xy[unknown, 1], s=size, c=MISSING, linewidths=0)
     # Large values last, so that they are not hidden.
     order = np.flatnonzero(known)[np.argsort(values[known], kind="stable")]
-    drawn = axis.scatter(*xy[order].T, s=size, c=values[order], cmap=error_colours(), linewidths=0)
+    drawn = axis.scatter(
+        xy[order, 0], xy[order, 1], s=size, c=values[order], cmap=error_colours(), linewidths=0
+    )
     if crossed.any():
-        axis.scatter(*xy[crossed].T, s=0.6 * size, c=INK, marker="x", linewidths=0.8)
+        axis.scatter(
+            xy[crossed, 0], xy[crossed, 1], s=0.6 * size, c=INK, marker="x", linewidths=0.8
+        )
     figure = axis.figure
     figure.colorbar(drawn, ax=axis, shrink=0.75, aspect=22, label=shown.label)
     note = "" if shown.abstained is None else f"\n× abstained: {crossed.sum():,} of {len(xy):,}"
