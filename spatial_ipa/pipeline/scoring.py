@@ -19,7 +19,12 @@ from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.cache import embed
 from spatial_ipa.evaluation.comparison import some_rows, trivial_layouts
-from spatial_ipa.evaluation.plots.confidence import confidence_maps
+from spatial_ipa.evaluation.plots.confidence import (
+    TISSUE,
+    confidence_maps,
+    layout_scale,
+    radius_map,
+)
 from spatial_ipa.evaluation.plots.layouts import layout_figure, map_figure
 from spatial_ipa.evaluation.scorer import COLUMNS, SlideScorer
 from spatial_ipa.layout.placement import Placement
@@ -112,7 +117,9 @@ class Scoring:
         xy, placed = xy[_placed(prediction, sample)], ~prediction.empty
         layout = prediction.xy[placed]
         self._check_radii(sample.name, prediction, xy)
-        figure = layout_figure(sample.name, xy, {"spatial_ipa": layout})
+        settings, scale = prediction.settings, layout_scale(prediction.settings)
+        radii = radius_map(prediction.obs(), settings, placed, scale, TISSUE)
+        figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, radii)
         save_figure(figure, self.folder / f"layout_{sample.name}.png")
         scored = some_rows(len(xy), self.max_scored, self.seed)
         scores = SlideScorer(xy[scored], seed=self.seed).score(layout[scored])
