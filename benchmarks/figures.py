@@ -1,15 +1,15 @@
 """The pictures of README and docs, from real data that the models did not see.
 
-    python benchmarks/figures.py layout DATA/st/her2st      # docs/figures/layout.png
+    python benchmarks/figures.py layout DATA/st/dlpfc       # docs/figures/layout.png
     python benchmarks/figures.py traces DATA/ensembles/nmr  # docs/figures/traces.png
 
-``layout``: spatial_ipa at laptop size (10 epochs) on sections A1 to A4 of a breast tumour, A5 for
-the error radii; section A6 is placed from its expression.  One unit of the coordinates is 200 µm.
+``layout``: spatial_ipa at laptop size (10 epochs) on section 151673 of a human prefrontal cortex;
+section 151675 of the same donor is placed from its expression.  137 pixels are 100 µm.
 
-``traces``: protein_cvae at laptop size (4 epochs) on NMR ensembles, 2sdf and its relatives kept
+``traces``: protein_cvae at laptop size (1 epoch, 100 steps) on NMR ensembles, 2sdf and its relatives kept
 out; conformers are drawn over its NMR models.
 
-Models are kept in ``--work`` and used again.  Ten minutes each on two busy cores.
+Models are kept in ``--work`` and used again.  Minutes each on two idle cores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-import anndata as ad
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -30,18 +29,16 @@ from protein_cvae.presets import LAPTOP
 
 DPI = 110
 _COLOURS = 256  # of the PNG: a third of the bytes, and nothing to be seen
-_MICROMETRES = 200.0  # per unit of her2st
+_MICROMETRES = 100 / 137  # per pixel of dlpfc
 _COUNT = 100  # conformers generated
 
 
 def layout(data: Path, work: Path) -> Figure:
-    """Section A6 of her2st: true, predicted, error radii."""
-    train = [str(data / f"A{i}.h5ad") for i in (1, 2, 3, 4)]
-    model = spatial_ipa.fit(train, validation=str(data / "A5.h5ad"), out=work / "her2st")
-    held_out = ad.read_h5ad(data / "A6.h5ad")
-    placed = model.place(held_out, kind="st")
+    """Section 151675 of dlpfc: true, predicted, spread over draws."""
+    model = spatial_ipa.fit(str(data / "151673.h5ad"), out=work / "dlpfc")
+    placed = model.place(data / "151675.h5ad", kind="st")
     return spatial_ipa.pl.comparison(
-        placed, name="breast tumour, section A6", micrometres=_MICROMETRES
+        placed, name="human cortex, section 151675 (held out)", micrometres=_MICROMETRES
     )
 
 
@@ -53,7 +50,7 @@ def traces(data: Path, work: Path) -> Figure:
     else:
         # 2jp1 is lymphotactin in its other fold: a relative that sequence identity does not see.
         size = replace(LAPTOP, split=protein_cvae.SplitSettings(families=(("2sdf", "2jp1"),)))
-        model = protein_cvae.fit(str(data), out, size, epochs=4, families_held_out=["2sdf"])
+        model = protein_cvae.fit(str(data), out, size, epochs=1, families_held_out=["2sdf"])
     real = protein_cvae.read(data / "2sdf.pdb.gz")
     new = model.generate(real, _COUNT)
     return protein_cvae.pl.traces({"NMR": real, "generated": new}, flexibility=True)

@@ -114,9 +114,10 @@ def traces_figure(
         figsize=(_PANEL * (columns + beside) + 0.8, _PANEL * max(sum(heights), 0.8) + 0.8),
         layout="constrained",
     )
-    ratios = [1.0] * columns + ([beside] if flexibility else [])
-    grid = figure.add_gridspec(views, len(ratios), width_ratios=ratios, height_ratios=heights)
-    panels = [[figure.add_subplot(grid[v, c]) for c in range(columns)] for v in range(views)]
+    ratios = [columns + 0.3, *([beside] if flexibility else [])]
+    # Parts of their own, so that neither takes room from the other.
+    left, *right = figure.subfigures(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
+    panels = left.subplots(views, columns, squeeze=False, height_ratios=heights)
     colours, scale = _from_n_to_c(), Normalize(residues.numbers[0], residues.numbers[-1])
     for row, view, frame in zip(panels, _VIEWS, frames, strict=False):
         for axis, x in zip(row, shown.values(), strict=True):
@@ -136,13 +137,13 @@ def traces_figure(
         axis.set_title(f"{title}\n{count} models{drawn}", fontsize="medium")
     length = nice_length(frames[0][0][1] - frames[0][0][0])
     scale_bar(panels[0][0], length, f"{length:g} Å")
-    bar = figure.colorbar(
-        ScalarMappable(scale, colours), ax=[axis for row in panels for axis in row],
+    bar = left.colorbar(
+        ScalarMappable(scale, colours), ax=list(panels.flat),
         label=f"{residues.label}, N to C", shrink=0.75, aspect=25,
     )  # fmt: skip
     bar.set_ticks(_ticks(residues.numbers))
-    if flexibility:
-        axis = figure.add_subplot(grid[:, columns])
+    for part in right:
+        axis = part.subplots()
         draw_profiles(axis, ensembles, residues)
         axis.set_title("flexibility", fontsize="medium")
     figure.suptitle(
