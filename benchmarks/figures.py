@@ -6,8 +6,8 @@
 ``layout``: spatial_ipa at laptop size (10 epochs) on section 151673 of a human prefrontal cortex;
 section 151675 of the same donor is placed from its expression.  137 pixels are 100 µm.
 
-``traces``: protein_cvae at laptop size (1 epoch, 100 steps) on NMR ensembles, 2sdf and its relatives kept
-out; conformers are drawn over its NMR models.
+``traces``: protein_cvae at laptop size (1 epoch of 100 steps) on NMR ensembles, 2sdf and its
+relatives kept out; conformers are drawn over its NMR models.
 
 Models are kept in ``--work`` and used again.  Minutes each on two idle cores.
 """

@@ -36,6 +36,7 @@ PANEL = 3.0
 """Inches, width of a panel."""
 
 _MILLIMETRE = 1000.0  # µm
+_TOP = 0.99  # of the values; a few beyond have the last colour, so that the others differ
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,15 +181,21 @@ def draw_map(axis: Axes, xy: np.ndarray, shown: CellMap, size: float) -> PathCol
         axis.scatter(xy[unknown, 0], xy[unknown, 1], s=size, c=MISSING, linewidths=0)
     # Large values last, so that they are not hidden.
     order = np.flatnonzero(known)[np.argsort(values[known], kind="stable")]
+    top = float(np.quantile(values[known], _TOP)) if known.any() else None
     drawn = axis.scatter(
-        xy[order, 0], xy[order, 1], s=size, c=values[order], cmap=error_colours(), linewidths=0
-    )
+        xy[order, 0], xy[order, 1],
+        s=size, c=values[order], cmap=error_colours(), vmax=top, linewidths=0,
+    )  # fmt: skip
     if crossed.any():
         axis.scatter(
             xy[crossed, 0], xy[crossed, 1], s=0.6 * size, c=INK, marker="x", linewidths=0.8
         )
     figure = axis.figure
-    figure.colorbar(drawn, ax=axis, shrink=0.75, aspect=22, label=shown.label)
+    beyond = bool(known.any()) and float(values[known].max()) > (top or 0.0)
+    figure.colorbar(
+        drawn, ax=axis, shrink=0.75, aspect=22, label=shown.label,
+        extend="max" if beyond else "neither",
+    )  # fmt: skip
     note = "" if shown.abstained is None else f"\n× abstained: {crossed.sum():,} of {len(xy):,}"
     axis.set_title(shown.title + note)
     return drawn
