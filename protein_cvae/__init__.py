@@ -4,6 +4,7 @@
     model = protein_cvae.load("runs/mine/protein_cvae.ckpt")
     new = model.generate("2sdf.pdb", 100)
     protein_cvae.write("new.cif", new)
+    protein_cvae.pl.traces(new)
 
 Names are imported when they are first used: importing the package itself is fast.
 """
@@ -30,6 +31,7 @@ __all__ = [
     "SplitSettings",
     "fit",
     "load",
+    "pl",
     "read",
     "write",
 ]
@@ -56,6 +58,7 @@ __getattr__, __dir__ = lazy_names(
         "SplitSettings": "data.settings",
         "fit": "fitting",
         "load": "trained",
+        "pl": "",
         "read": "trained",
         "write": "trained",
     },

@@ -1,18 +1,36 @@
-"""Figures of placed cells; each returns a ``matplotlib.figure.Figure``, which shows itself."""
+"""Figures of placed cells; each returns a matplotlib ``Figure`` that a notebook shows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from common.errors import UserError
-from spatial_ipa.evaluation.plots import position_colours
+from spatial_ipa.evaluation.plots.confidence import (
+    TISSUE,
+    confidence_maps,
+    layout_scale,
+    radius_map,
+    spread_map,
+)
+from spatial_ipa.evaluation.plots.layouts import (
+    CellMap,
+    category_figure,
+    layout_figure,
+    map_figure,
+    placed_figure,
+    rms_radius,
+)
+from spatial_ipa.geometry.gauge import checked_layout
 
-__all__ = ["layout", "uncertainty"]
+__all__ = ["comparison", "layout", "uncertainty"]
+
+_MILLIMETRE = 1000.0  # µm
 
 
 def layout(adata: AnnData, color: str | None = None) -> Figure:
@@ -20,7 +38,8 @@ def layout(adata: AnnData, color: str | None = None) -> Figure:
 
     Args:
         adata: what :meth:`spatial_ipa.Placer.place` returned.
-        color: column of ``obs`` to colour cells by, numbers or categories; their position if None.
+        color: column of ``obs`` to colour cells by, numbers or categories.  None colours them by
+            position: the true one if ``obsm["spatial"]`` holds it, else that in the layout.
 
     Raises:
         ValueError: if the cells were not placed, or there is no such column.
@@ -29,29 +48,76 @@ def layout(adata: AnnData, color: str | None = None) -> Figure:
         >>> import spatial_ipa
         >>> figure = spatial_ipa.pl.layout(example_placed)
         >>> figure.axes[0].get_title()
-        'spatial_ipa'
+        'placed cells, n = 80'
     """
     xy, placed = _placed(adata)
-    figure = Figure(figsize=(4.4, 4.4), layout="constrained")
-    axis = figure.subplots()
+    title = f"placed cells, n = {placed.sum():,}"
     if color is None:
-        _scatter(axis, xy[placed], position_colours(xy[placed]))
-    elif color not in adata.obs:
-        raise UserError(f"obs has no column {color!r}")
-    elif np.issubdtype(np.asarray(adata.obs[color]).dtype, np.number):
-        drawn = _scatter(axis, xy[placed], np.asarray(adata.obs[color])[placed])
-        figure.colorbar(drawn, ax=axis, shrink=0.8, label=color)
-    else:
-        values = np.asarray(adata.obs[color].astype(str))
-        for value in sorted(set(values[placed])):
-            _scatter(axis, xy[placed & (values == value)], None, label=value)
-        axis.legend(title=color, fontsize="small")
-    axis.set_title("spatial_ipa")
-    return figure
+        true = np.asarray(adata.obsm["spatial"])[placed] if "spatial" in adata.obsm else None
+        return placed_figure(title, xy[placed], true)
+    if color not in adata.obs:
+        raise UserError(f"obs has no column {color!r}; it has {', '.join(map(str, adata.obs))}")
+    column = adata.obs[color]
+    values = np.asarray(column)[placed]
+    if np.issubdtype(values.dtype, np.number):
+        return map_figure(xy[placed], [CellMap(title, values, color)])
+    return category_figure(title, xy[placed], values.astype(str), color)
+
+
+def comparison(
+    adata: AnnData,
+    true: ArrayLike | None = None,
+    *,
+    name: str = "tissue",
+    spatial_key: str = "spatial",
+    micrometres: float | None = None,
+) -> Figure:
+    """True beside predicted positions, each cell in the colour of its true position, and its error.
+
+    The prediction is superposed on the truth (turned, mirrored, scaled), so one scale bar holds for
+    all panels.  The last one shows error radii, or the spread over draws where there are none.
+
+    Args:
+        adata: what :meth:`spatial_ipa.Placer.place` returned.
+        true: (n, 2) true coordinates; ``obsm[spatial_key]`` if None.
+        name: of the slide, for the title.
+        spatial_key: where ``adata`` has true coordinates.
+        micrometres: length of one unit of the true coordinates in µm; without it lengths are in
+            RMS radii of the tissue.
+
+    Raises:
+        ValueError: if the cells were not placed, or true coordinates are missing or do not fit.
+
+    Example:
+        >>> import spatial_ipa
+        >>> figure = spatial_ipa.pl.comparison(example_placed, name="slide_3")
+        >>> figure.axes[0].get_title()
+        'true positions\\nn = 80'
+    """
+    xy, placed = _placed(adata)
+    if true is None:
+        if spatial_key not in adata.obsm:
+            raise UserError(
+                f"obsm has no {spatial_key!r}: give the true coordinates as true, or spatial_key"
+            )
+        true = np.asarray(adata.obsm[spatial_key])
+    if len(np.asarray(true)) != len(xy):
+        raise UserError(f"true has {len(np.asarray(true))} rows, adata has {len(xy)} cells")
+    known = checked_layout("true", np.asarray(true)[placed])
+    if micrometres is not None and not micrometres > 0:
+        raise UserError(f"micrometres must be positive, got {micrometres}")
+    scale, unit = layout_scale(_settings(adata)), TISSUE
+    if micrometres is not None:
+        scale, unit = scale * micrometres * rms_radius(known) / _MILLIMETRE, "mm"
+    shown = radius_map(adata.obs, _settings(adata), placed, scale, unit)
+    shown = spread_map(adata.obs, placed) if shown is None else shown
+    return layout_figure(name, known, {"predicted": xy[placed]}, shown, micrometres)
 
 
 def uncertainty(adata: AnnData) -> Figure:
-    """How well positions are known: spread over draws and, where there are any, error radii.
+    """How well positions are known: error radii, spread over draws, ambiguity of the expression.
+
+    A panel for each of them that ``obs`` holds; cells that the model abstained from are crosses.
 
     Args:
         adata: what :meth:`spatial_ipa.Placer.place` returned.
@@ -66,15 +132,7 @@ def uncertainty(adata: AnnData) -> Figure:
         ['spread over draws']
     """
     xy, placed = _placed(adata)
-    shown = {"spatial_ipa_uncertainty": "spread over draws", "spatial_ipa_radius": "error radius"}
-    shown = {column: title for column, title in shown.items() if column in adata.obs}
-    figure = Figure(figsize=(4.8 * len(shown), 4.4), layout="constrained")
-    axes = figure.subplots(1, len(shown), squeeze=False)[0]
-    for axis, (column, title) in zip(axes, shown.items(), strict=True):
-        drawn = _scatter(axis, xy[placed], np.asarray(adata.obs[column])[placed], cmap="magma")
-        figure.colorbar(drawn, ax=axis, shrink=0.8, label="RMS radii of the layout")
-        axis.set_title(title)
-    return figure
+    return map_figure(xy[placed], confidence_maps(adata.obs, _settings(adata), placed))
 
 
 def _placed(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
@@ -85,10 +143,5 @@ def _placed(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
     return xy, np.isfinite(xy).all(axis=1)
 
 
-def _scatter(axis: Axes, xy: np.ndarray, colours: np.ndarray | None, **options: Any) -> Any:
-    """Draw points (n, 2) without ticks; what a colour bar needs."""
-    axis.set_aspect("equal")
-    axis.set_xticks([])
-    axis.set_yticks([])
-    size = float(np.clip(4000 / max(len(xy), 1), 1.5, 30))
-    return axis.scatter(xy[:, 0], xy[:, 1], s=size, c=colours, **options)
+def _settings(adata: AnnData) -> Mapping[str, Any]:
+    return adata.uns.get("spatial_ipa", {})

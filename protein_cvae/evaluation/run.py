@@ -36,9 +36,8 @@ from protein_cvae.evaluation.plots.ensembles import (
     distance_figure,
     latent_figure,
     ramachandran_figure,
-    rmsf_figure,
-    traces_figure,
 )
+from protein_cvae.evaluation.plots.traces import Residues, rmsf_figure, traces_figure
 from protein_cvae.evaluation.score_protein import MODES, case_key, evaluate_case
 from protein_cvae.evaluation.scores import CaseResult, pooled_active_units
 from protein_cvae.evaluation.settings import EvaluationSettings
@@ -195,9 +194,10 @@ def case_figures(case: EvaluationCase, conformers: dict[str, Tensor]) -> dict[st
     ensemble, core = case.prepared.ensemble, case.core
     titled = {METHODS.get(method, method): x for method, x in conformers.items()}
     ca = {title: x[:, :, CA] for title, x in titled.items()}
+    residues = Residues.of(ensemble.residue_numbers, ensemble.bonded, core)
     return {
-        "traces": traces_figure(case.name, ca, ensemble.bonded, core),
-        "rmsf": rmsf_figure(case.name, ca, core),
+        "traces": traces_figure(case.name, ca, residues),
+        "rmsf": rmsf_figure(case.name, ca, residues),
         "ramachandran": ramachandran_figure(case.name, titled, ensemble.bonded, ensemble.aatype),
         "distances": distance_figure(case.name, ca),
     }

@@ -21,7 +21,7 @@ from common.files.atomic import atomic_path
 from common.report.figures import save_figure
 from common.report.tables import markdown_table, number, without_nan
 from spatial_ipa.confidence.identifiability import slide_identifiability
-from spatial_ipa.evaluation.plots import identifiability_figure
+from spatial_ipa.evaluation.plots.identifiability import identifiability_figure
 
 Values = Mapping[str, float | str]
 

@@ -19,7 +19,13 @@ from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.cache import embed
 from spatial_ipa.evaluation.comparison import some_rows, trivial_layouts
-from spatial_ipa.evaluation.plots import layout_figure
+from spatial_ipa.evaluation.plots.confidence import (
+    TISSUE,
+    confidence_maps,
+    layout_scale,
+    radius_map,
+)
+from spatial_ipa.evaluation.plots.layouts import layout_figure, map_figure
 from spatial_ipa.evaluation.scorer import COLUMNS, SlideScorer
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.placing.options import InferenceMode, PlacementOptions
@@ -86,8 +92,7 @@ class Scoring:
             for name, layout in layouts.items()
         ]
         shown = {name: layouts[name] for name in (f"spatial_ipa, {used}", "svr")}
-        spread = placements[used].spread.numpy()[scored]
-        figure = layout_figure(slide.name, xy, shown, spread)
+        figure = layout_figure(slide.name, xy, shown)
         save_figure(figure, self.folder / f"layout_{file_name(slide)}.png")
 
     def predict(self, slide: Slide, every: Slide, path: Path) -> None:
@@ -112,7 +117,9 @@ class Scoring:
         xy, placed = xy[_placed(prediction, sample)], ~prediction.empty
         layout = prediction.xy[placed]
         self._check_radii(sample.name, prediction, xy)
-        figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, prediction.spread[placed])
+        settings, scale = prediction.settings, layout_scale(prediction.settings)
+        radii = radius_map(prediction.obs(), settings, placed, scale, TISSUE)
+        figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, radii)
         save_figure(figure, self.folder / f"layout_{sample.name}.png")
         scored = some_rows(len(xy), self.max_scored, self.seed)
         scores = SlideScorer(xy[scored], seed=self.seed).score(layout[scored])
@@ -143,12 +150,16 @@ class Scoring:
         print(table, flush=True)
 
     def _write(self, slide: Slide, path: Path, kind: str) -> CellPrediction:
-        """Place all rows of a file and write it with their coordinates."""
+        """Place all rows of a file; write it with coordinates, and maps of how sure they are."""
         target = self.folder / f"predicted_{file_name(slide)}.h5ad"
         options = PlacementOptions("auto", self.num_draws, seed=self.seed)
         prediction = self.placer.predict(slide, "st" if kind == "st" else "scrna", options)
         prediction.write(path, target, overwrite=True)
         print(f"      wrote {target}", flush=True)
+        placed = ~prediction.empty
+        maps = confidence_maps(prediction.obs(), prediction.settings, placed)
+        figure = map_figure(prediction.xy[placed], maps)
+        save_figure(figure, self.folder / f"uncertainty_{file_name(slide)}.png")
         return prediction
 
     def _check_radii(self, name: str, prediction: CellPrediction, xy: np.ndarray) -> None:

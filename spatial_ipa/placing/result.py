@@ -94,13 +94,17 @@ class CellPrediction:
         """What is written, by part of an AnnData object and name; see the module docstring."""
         return {
             "obsm": {"X_spatial_ipa": self.xy},
-            "obs": {
-                "spatial_ipa_uncertainty": self.spread,
-                "spatial_ipa_empty": self.empty,
-                **{f"spatial_ipa_{name}": column for name, column in self.columns.items()},
-            },
+            "obs": self.obs(),
             "obsp": {} if self.graph is None else {GRAPH: self.graph, DISTANCES: self._lengths()},
             "uns": {"spatial_ipa": self.settings} | self._neighbours(),
+        }
+
+    def obs(self) -> dict[str, np.ndarray]:
+        """The columns (n,) of ``obs``, by name; see the module docstring."""
+        return {
+            "spatial_ipa_uncertainty": self.spread,
+            "spatial_ipa_empty": self.empty,
+            **{f"spatial_ipa_{name}": column for name, column in self.columns.items()},
         }
 
     def _neighbours(self) -> dict[str, Any]:

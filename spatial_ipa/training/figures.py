@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from common.report.figures import log_figure
-from spatial_ipa.evaluation.plots import layout_figure
+from spatial_ipa.evaluation.plots.layouts import layout_figure
 from spatial_ipa.model.targets import Target
 
 

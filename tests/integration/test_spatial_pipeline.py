@@ -94,7 +94,8 @@ def test_scores_figures_and_predictions_are_written(folder: Path) -> None:
     assert [float(row["e_geo"]) for row in table] == [row["e_geo"] for row in rows]
     assert (out / "scores.md").read_text().count("\n") == 2 + len(rows)
     for name, spots in (("slide_3", 80), ("scrna", 90)):
-        assert (out / f"layout_{name}.png").read_bytes().startswith(b"\x89PNG")
+        for kind in ("layout", "uncertainty"):
+            assert (out / f"{kind}_{name}.png").read_bytes().startswith(b"\x89PNG")
         predicted = ad.read_h5ad(out / f"predicted_{name}.h5ad")
         assert predicted.obsm["X_spatial_ipa"].shape == (spots, 2)
         empty = np.asarray(predicted.obs["spatial_ipa_empty"])

@@ -18,7 +18,7 @@ from protein_runs import ROOT, SIZES, Command, structure_file
 
 import protein_cvae
 from common.cli import main as cli
-from protein_cvae import fitting, presets
+from protein_cvae import fitting, pl, presets
 from protein_cvae import trained as use
 from protein_cvae.data.settings import SplitSettings
 from protein_cvae.data.simulate import simulate_ensembles
@@ -55,7 +55,7 @@ def model(folder: Path) -> use.ProteinModel:
     )
 
 
-FOUND = [t for part in (use, fitting) for t in doctest.DocTestFinder().find(part)]
+FOUND = [t for part in (use, fitting, pl) for t in doctest.DocTestFinder().find(part)]
 EXAMPLES = [test for test in FOUND if test.examples]
 
 
@@ -70,7 +70,14 @@ def test_examples(
 
 
 def test_every_public_function_has_an_example() -> None:
-    verbs = {"fitting.fit", "trained.load", "trained.read", "trained.write"}
+    verbs = {
+        "fitting.fit",
+        "pl.flexibility",
+        "pl.traces",
+        "trained.load",
+        "trained.read",
+        "trained.write",
+    }
     verbs |= {
         f"trained.ProteinModel.{v}" for v in ("generate", "interpolate", "encode", "evaluate")
     }
@@ -79,7 +86,7 @@ def test_every_public_function_has_an_example() -> None:
 
 def test_names_are_there_and_the_import_is_light() -> None:
     for name in protein_cvae.__all__:
-        assert getattr(protein_cvae, name).__name__ == name
+        assert getattr(protein_cvae, name).__name__.rpartition(".")[2] == name
     with pytest.raises(AttributeError, match="nothing"):
         _ = protein_cvae.nothing
     code = (

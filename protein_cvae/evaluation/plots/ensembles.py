@@ -1,4 +1,4 @@
-"""Figures of an evaluation, real beside generated.
+"""Figures of an evaluation, real beside generated: torsions, distances, latents.
 
 Made with ``matplotlib.figure.Figure`` directly: no display and no global state.  CA coordinates
 (M, L, 3) in Å; ensembles come as a mapping from title to conformers, the real one first.
@@ -10,12 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.align import align
 from protein_cvae.geometry.dihedrals import backbone_dihedrals
 from protein_cvae.geometry.ramachandran import (
     CLASS_NAMES,
@@ -23,88 +21,10 @@ from protein_cvae.geometry.ramachandran import (
     ramachandran_favoured,
     ramachandran_outlier,
 )
-from protein_cvae.geometry.superposition import rmsf, superpose_on_mean
 
 Array = NDArray[np.float64]
-_DRAWN = 20  # conformers per panel
 _POINTS = 3000  # torsion pairs per panel
 _GRID = 121
-
-
-def traces_figure(
-    name: str, ensembles: Mapping[str, Tensor], bonded: Tensor, core: Tensor | None = None
-) -> Figure:
-    """Superposed CA traces in two projections, coloured from the first residue to the last.
-
-    Args:
-        name: of the protein.
-        ensembles: (M, L, 3) by title; all are superposed on the mean of the first, over ``core``.
-        bonded: (L,) bool; traces break where it is False.
-        core: (L,) bool, or None for all residues.
-    """
-    turned = superposed(ensembles, core)
-    figure = Figure(figsize=(3.6 * len(turned), 7.0), layout="constrained")
-    axes = figure.subplots(2, len(turned), squeeze=False, sharex="row", sharey="row")
-    joined = bonded[:-1].numpy()
-    colours = np.linspace(0, 1, len(joined))[joined]
-    for column, (title, conformers) in enumerate(turned.items()):
-        some = conformers[
-            np.linspace(0, len(conformers) - 1, min(_DRAWN, len(conformers)), dtype=int)
-        ]
-        for row, plane in enumerate(((0, 1), (0, 2))):
-            axis = axes[row, column]
-            points = some[..., plane]
-            segments = np.stack([points[:, :-1][:, joined], points[:, 1:][:, joined]], axis=2)
-            lines = LineCollection(
-                list(segments.reshape(-1, 2, 2)), cmap="viridis", linewidths=0.8, alpha=0.6
-            )
-            lines.set_array(np.tile(colours, len(some)))
-            axis.add_collection(lines)
-            axis.autoscale_view()
-            axis.set_aspect("equal", adjustable="box")
-        axes[0, column].set_title(f"{title} ({len(some)} of {len(conformers)})")
-    for row, label in enumerate(("second principal axis, Å", "third principal axis, Å")):
-        axes[row, 0].set_ylabel(label)
-    figure.suptitle(f"{name}: CA traces")
-    return figure
-
-
-def superposed(ensembles: Mapping[str, Tensor], core: Tensor | None = None) -> dict[str, Array]:
-    """(M, L, 3) of each ensemble on the mean of the first, turned to its principal axes."""
-    first = next(iter(ensembles.values())).double()
-    weights = None if core is None else core.to(first)
-    _, mean = superpose_on_mean(first, weights)
-    centre = mean.mean(0)
-    _, _, axes = torch.linalg.svd(mean - centre, full_matrices=False)
-    turned = {}
-    for title, conformers in ensembles.items():
-        x = conformers.double()
-        each = None if weights is None else weights.expand(x.shape[:2])
-        x = align(x, mean.expand_as(x), each).apply(x)
-        turned[title] = ((x - centre) @ axes.mT).numpy()
-    return turned
-
-
-def rmsf_figure(name: str, ensembles: Mapping[str, Tensor], core: Tensor | None = None) -> Figure:
-    """RMSF of each residue; the core is shaded.  Arguments as of :func:`traces_figure`."""
-    figure = Figure(figsize=(7.0, 3.2), layout="constrained")
-    axis = figure.subplots()
-    length = next(iter(ensembles.values())).shape[1]
-    residue = np.arange(1, length + 1)
-    for number, (title, conformers) in enumerate(ensembles.items()):
-        profile = rmsf(conformers.double()).numpy()
-        axis.plot(residue, profile, label=title, color="black" if number == 0 else None)
-    if core is not None:
-        axis.fill_between(
-            residue, 0, 1, where=core.tolist(), step="mid", color="0.9", zorder=0,
-            transform=axis.get_xaxis_transform(), label="core",
-        )  # fmt: skip
-    axis.set_xlabel("residue")
-    axis.set_ylabel("RMSF of CA, Å")
-    axis.set_ylim(bottom=0)
-    axis.set_title(f"{name}: fluctuation about the mean")
-    axis.legend()
-    return figure
 
 
 def ramachandran_figure(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from protein_traces import LENGTH, make_traces
 from scipy.spatial.distance import cdist
-from scipy.spatial.transform import Rotation
 from sklearn.decomposition import PCA
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,67 +25,19 @@ from protein_cvae.evaluation.plots.ensembles import (
     latent_figure,
     principal_plane,
     ramachandran_figure,
-    rmsf_figure,
-    superposed,
-    traces_figure,
 )
 from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.geometry.dihedrals import Torsions
 from protein_cvae.geometry.nerf import build_backbone
 from protein_cvae.geometry.ramachandran import CLASS_NAMES
-from protein_cvae.geometry.superposition import rmsf
 from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.module import ProteinCVAEModule
 from protein_cvae.residues import encode_sequence
 
-LENGTH = 12
-
-
-def models(count: int, seed: int, size: float = 0.3) -> torch.Tensor:
-    """(M, L, 3) a helix with noise, each in a pose of its own."""
-    rng = np.random.default_rng(seed)
-    at = np.arange(LENGTH)
-    helix = np.stack([2.3 * np.cos(1.745 * at), 2.3 * np.sin(1.745 * at), 1.5 * at], 1)
-    turns = Rotation.random(count, random_state=seed).as_matrix()
-    moved = np.einsum("mxy,mly->mlx", turns, helix + size * rng.normal(size=(count, LENGTH, 3)))
-    return torch.tensor(moved + 5 * rng.normal(size=(count, 1, 3)))
-
 
 @pytest.fixture
 def ensembles() -> dict[str, torch.Tensor]:
-    return {"real": models(6, 0), "ours": models(30, 1), "prior": models(4, 2)}
-
-
-def test_ensembles_are_superposed_on_the_real_mean(ensembles):
-    turned = superposed(ensembles)
-    mean = turned["real"].mean(0)
-    for title, x in turned.items():
-        for before, after in zip(ensembles[title].numpy(), x, strict=True):
-            np.testing.assert_allclose(cdist(before, before), cdist(after, after), atol=1e-6)
-            best, _ = Rotation.align_vectors(mean - mean.mean(0), after - after.mean(0))
-            assert best.magnitude() < 1e-3
-    # Turned to the principal axes: widest first.
-    assert (np.diff(mean.var(0)) < 0).all()
-
-
-def test_traces_show_at_most_twenty_models_and_break_where_the_chain_does(ensembles):
-    bonded = torch.arange(LENGTH) < LENGTH - 1
-    bonded[4] = False
-    figure = traces_figure("x", ensembles, bonded)
-    assert [axis.get_title() for axis in figure.axes[:3]] == [
-        "real (6 of 6)", "ours (20 of 30)", "prior (4 of 4)",
-    ]  # fmt: skip
-    segments = [len(axis.collections[0].get_segments()) for axis in figure.axes]
-    assert segments == [10 * n for n in (6, 20, 4)] * 2
-
-
-def test_profiles_are_the_rmsf_and_the_real_one_is_black(ensembles):
-    core = torch.arange(LENGTH) < 8
-    axis = rmsf_figure("x", ensembles, core).axes[0]
-    for line, (title, x) in zip(axis.lines, ensembles.items(), strict=True):
-        assert line.get_label() == title
-        np.testing.assert_allclose(line.get_ydata(), rmsf(x).numpy())
-    assert axis.lines[0].get_color() == "black"
+    return make_traces()
 
 
 def test_ramachandran_panels_hold_every_residue_once_and_outliers_in_red():

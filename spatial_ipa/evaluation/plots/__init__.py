@@ -1,0 +1,1 @@
+"""Figures of layouts: true beside predicted, how well positions are known, identifiability."""
