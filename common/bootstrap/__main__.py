@@ -131,6 +131,7 @@ def checks(root: Path = ROOT) -> tuple[tuple[str, ...], ...]:
         ("ruff", "format", "--check", "."),
         ("mypy", *our_packages(root)),
         ("lint-imports",),
+        ("sphinx-build", "-W", "--keep-going", "-q", "docs", "docs/_build/html"),
         ("pytest",),
     )
 

@@ -95,7 +95,8 @@ def test_all_checks_run_and_any_failure_counts(monkeypatch, failing):
 
     monkeypatch.setattr(bootstrap.processes, "run", record)
     assert bootstrap.run_checks(Venv(Path(".venv")), ["-k", "x"]) == int(bool(failing))
-    assert [command[0] for command in ran] == ["ruff", "ruff", "mypy", "lint-imports", "pytest"]
+    programs = ["ruff", "ruff", "mypy", "lint-imports", "sphinx-build", "pytest"]
+    assert [command[0] for command in ran] == programs
     assert ran[-1] == ["pytest", "-k", "x"]
 
 
