@@ -152,6 +152,9 @@ def _name_columns(var: NamedColumns, num_genes: int) -> list[str]:
         if letters > 0.9 * num_genes and len(set(values)) > 0.8 * num_genes:
             found.append(name)
     symbols = ("symbol", "name", "feature", "gene")
-    return sorted(found, key=lambda name: next(
-        (i for i, word in enumerate(symbols) if word in name.lower()), len(symbols)
-    ))
+    return sorted(
+        found,
+        key=lambda name: next(
+            (i for i, word in enumerate(symbols) if word in name.lower()), len(symbols)
+        ),
+    )

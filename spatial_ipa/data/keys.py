@@ -95,8 +95,12 @@ class SlideKeys:
         return [name.strip() for name in str(self.section_key).split(",")]
 
     def or_else(self, other: SlideKeys) -> SlideKeys:
-        """These names, and those of ``other`` where these are null."""
-        absent = [f.name for f in fields(self) if getattr(self, f.name) is None]
+        """These names, and those of ``other`` where these are null.
+
+        Sections and what values are belong to each kind of source, and are not taken over.
+        """
+        names = ("layer", "gene_key", "spatial_key")
+        absent = [name for name in names if getattr(self, name) is None]
         return replace(self, **{name: getattr(other, name) for name in absent})
 
     def flags(self, option: str) -> list[str]:

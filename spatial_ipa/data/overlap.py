@@ -3,9 +3,9 @@
 Labels of one section (cell types, clusters, layers) share its space out among their spots; sections
 cover the same space several times.  Where positions are random both look alike, but expression
 tells: a spot resembles its neighbours of its own section, and not those of another one in another
-pose.  On all pairs of real sections of nine data sets put on top of each other in any pose the
-autocorrelation across is below 0.05 of that within; for cell types, clusters and depths of single
-sections it is above 0.4 of it.
+pose.  Of 47 pairs of real sections put on top of each other in random poses the correlation across
+is below 0.2 of that within for 44 (median 0.01, largest 0.32); of 85 cell types, clusters, depths
+and components of single sections it is above 0.25 of it for all.
 
 Large slides are judged on a sample of their spots.
 """

@@ -177,8 +177,10 @@ def _array(column: Any) -> Any:
     """A column as an array that can be indexed by row numbers, whatever holds it."""
     if hasattr(column, "to_numpy"):
         return column.to_numpy()
-    return column if hasattr(column, "shape") and not hasattr(column, "categories") else (
-        np.asarray(column)
+    return (
+        column
+        if hasattr(column, "shape") and not hasattr(column, "categories")
+        else (np.asarray(column))
     )
 
 

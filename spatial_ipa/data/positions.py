@@ -60,7 +60,9 @@ def missing_coordinates(
     named = coordinate_columns(key)
     pairs = [pair for pair in position_pairs(columns) if "array" not in pair]
     pairs += [pair for pair in position_pairs(columns) if "array" in pair]
-    offered = f"; obs has {', '.join(pairs)}: take them with spatial_key={pairs[0]}" if pairs else ""
+    offered = (
+        f"; obs has {', '.join(pairs)}: take them with spatial_key={pairs[0]}" if pairs else ""
+    )
     if named:
         absent = [name for name in named if name not in columns]
         if not absent:

@@ -107,8 +107,13 @@ def read_slides(
         ValueError: if a file is given twice, if some slides hold counts and others logarithms, or
             on what :func:`read_slide` refuses.
     """
-    slides = [slide for _, group in read_by_file(paths, keys, require_spatial=require_spatial,
-                                                 min_spots=min_spots) for slide in group]
+    slides = [
+        slide
+        for _, group in read_by_file(
+            paths, keys, require_spatial=require_spatial, min_spots=min_spots
+        )
+        for slide in group
+    ]
     refuse_mixed_values(slides)
     return slides
 

@@ -151,9 +151,7 @@ def find_sections(
     return None, "; ".join(notes)
 
 
-def _named(
-    parts: SlideParts, xy: np.ndarray, groups: Mapping[str, np.ndarray]
-) -> Sections | None:
+def _named(parts: SlideParts, xy: np.ndarray, groups: Mapping[str, np.ndarray]) -> Sections | None:
     """By a column that is called like sections are."""
     for name in filter(_is_named, groups):
         share = surrounded(xy, groups[name])

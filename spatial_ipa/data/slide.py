@@ -174,7 +174,7 @@ class Slide:
             ValueError: on what cannot be used, or if no section has ``min_spots`` spots.
         """
         options = {"require_spatial": require_spatial, "logged": logged}
-        if not keys.section_columns:
+        if not (require_spatial and keys.section_columns):
             return [_build(name, source, parts, keys, min_spots=min_spots, **options)]
         sections = split_rows(parts, keys.section_columns, source)
         by = f"by obs[{', '.join(map(repr, keys.section_columns))}]"

@@ -1,7 +1,7 @@
 """The whole main job in one command: slides in, trained model, scores, figure and maps out.
 
     python -m spatial_ipa.pipeline                                    # simulated tissue
-    python -m spatial_ipa.pipeline --slides "['A*.h5ad']" --holdout "['B.h5ad']" --out runs/mine
+    python -m spatial_ipa.pipeline --slides 'A*.h5ad' --holdout B.h5ad --out runs/mine
 
 Stages: simulate (only without slides), encoder, joint training with gate pretraining, evaluation on
 the held-out slides beside regression of coordinates, prediction.  Error radii are calibrated on the
@@ -19,10 +19,12 @@ from jsonargparse import auto_cli
 
 from common.cli.messages import one_line_errors
 from common.errors import ExistingFile, UserError
-from spatial_ipa.data.h5ad import require_copyable
+from common.files.lists import Texts, one_or_several
+from spatial_ipa.data.anndata_file import require_copyable
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import gene_panel
-from spatial_ipa.data.read import read_slide, read_slides, slide_files
+from spatial_ipa.data.read import read_slide
+from spatial_ipa.data.run import read_run
 from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import check_split
@@ -38,14 +40,17 @@ from spatial_ipa.placing.load import load
 
 
 def run(
-    slides: list[str] | None = None,
-    holdout: list[str] | None = None,
-    validation: list[str] | None = None,
-    scrna: list[str] | None = None,
+    slides: Texts | None = None,
+    holdout: Texts | None = None,
+    validation: Texts | None = None,
+    scrna: Texts | None = None,
     out: str = "runs/quickstart",
     encoder_config: str = "configs/spatial_ipa/encoder.yaml",
-    configs: tuple[str, ...] = ("configs/spatial_ipa/fit.yaml", "configs/spatial_ipa/laptop.yaml"),
-    overrides: list[str] | None = None,
+    configs: tuple[str, ...] | str = (
+        "configs/spatial_ipa/fit.yaml",
+        "configs/spatial_ipa/laptop.yaml",
+    ),
+    overrides: Texts | None = None,
     keys: SlideKeys = SlideKeys(),
     scrna_keys: SlideKeys = SlideKeys(),
     tissue: TissueSpec = TissueSpec(num_slides=5),
@@ -56,8 +61,9 @@ def run(
     """Train on slides, score on held-out slides, predict.
 
     Args:
-        slides: training slides (files, folders, patterns); simulated tissue when left out.
-        holdout: slides to score on, used for nothing else; required with ``slides``.
+        slides: training slides (files, folders, patterns; one or a list, as all lists here);
+            simulated tissue when left out.
+        holdout: slides to score on, used for nothing else; without them nothing is scored.
         validation: further slides that choose the epoch and calibrate the error radii; without
             them the last epoch is kept and there are no radii.
         scrna: dissociated samples to place (files, folders, patterns); the encoder is aligned with
@@ -66,7 +72,7 @@ def run(
         encoder_config: config of the encoder stage; it and those below must name a logger.
         configs: config of the joint stage and its overlays.
         overrides: further ``lightning fit`` arguments of the joint stage.
-        keys: where in a slide's file matrix, gene names and coordinates are.
+        keys: where in a slide's file matrix, gene names and coordinates are, and what is read.
         scrna_keys: where in the files of ``scrna`` they are; as ``keys`` where null.
         tissue: the simulated tissue.
         num_draws: layouts averaged per prediction; error radii need as many as calibrated with
@@ -96,25 +102,33 @@ def run(
         scrna, truth = [str(written.scrna)], written.truth
     else:
         print("[1/4] slides as given", flush=True)
+    slides, holdout = one_or_several(slides), one_or_several(holdout or [])
+    validation, scrna = one_or_several(validation or []), one_or_several(scrna or [])
     if not holdout:
-        raise UserError("holdout is empty: name at least one slide to score on")
-    validation = validation or []
+        print("      nothing is held out (holdout), so nothing will be scored", flush=True)
 
     scrna_keys = scrna_keys.or_else(keys)
-    train, test = read_slides(slides, keys), read_slides(holdout, keys)
-    choosing = read_slides(validation, keys) if validation else []
-    sample_files = slide_files(scrna) if scrna else []
-    samples = [read_slide(path, scrna_keys, require_spatial=False) for path in sample_files]
-    for path in [*slide_files(holdout), *sample_files]:
+    read = read_run(slides, validation, holdout, scrna, keys=keys, scrna_keys=scrna_keys)
+    train, choosing, test = read.train, read.validation, read.heldout_slides
+    for path in [path for path, _ in (*read.holdout, *read.scrna)]:
         require_copyable(path)
-    _refuse_equal_outputs(choosing + test + samples)
+    _refuse_equal_outputs(choosing + test + read.samples)
     gene_panel(train + choosing + test)
+    print(*(f"      {line}" for line in read.lines()), sep="\n", flush=True)
+    read.write(folder / "slides.json")
 
-    content = stage_content(train, choosing, test, samples)
-    files = [str(path) for path in sample_files]
+    content = stage_content(train, choosing, test, read.samples)
+    files = [str(path) for path, _ in read.scrna]
     inputs = EncoderInputs(slides, validation + holdout, files, keys, scrna_keys)
     training = Training(
-        folder, encoder_config, configs, inputs, validation, overrides or [], seed, content
+        folder,
+        encoder_config,
+        one_or_several(configs),
+        inputs,
+        validation,
+        one_or_several(overrides or []),
+        seed,
+        content,
     )
     print("[2/4] encoder", flush=True)
     if not training.encoder():
@@ -132,12 +146,13 @@ def run(
             "delete both, or choose another out"
         )
     scoring = Scoring(placer, folder, num_draws, max_scored, seed)
-    for slide, path in zip(test, slide_files(holdout), strict=True):
-        scoring.evaluate(slide, train)
+    for path, group in read.holdout:
         # The file has all its rows, also the empty ones, which scoring leaves out.
-        every = read_slide(path, keys, require_spatial=False, min_spots=2, name=slide.name)
-        scoring.predict(slide, every, path)
-    for sample, file in zip(samples, sample_files, strict=True):
+        every = read_slide(path, keys, require_spatial=False, min_spots=2, name=path.stem)
+        for slide in group:
+            scoring.evaluate(slide, train)
+            scoring.predict(slide, every, path, alone=len(group) == 1)
+    for file, sample in read.scrna:
         scoring.place_sample(sample, file, truth)
     scoring.write_table()
     judged = [
@@ -146,7 +161,8 @@ def run(
         for s in members
         if s.xy is not None
     ]
-    print(write_identifiability(judged, scoring.radii, folder), end="", flush=True)
+    if judged:
+        print(write_identifiability(judged, scoring.radii, folder), end="", flush=True)
     print(f"tables, figures and predicted h5ad files are in {folder}", flush=True)
 
 

@@ -13,7 +13,7 @@ from common.errors import MissingPackage, UserError
 from common.files.outputs import check_output
 from common.prediction import RequestDataModule
 from common.report.resources import Stopwatch
-from spatial_ipa.data.h5ad import earlier_prediction, require_copyable
+from spatial_ipa.data.anndata_file import earlier_prediction, require_copyable
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
@@ -76,6 +76,11 @@ class CellDataModule(RequestDataModule):
         self.kind: EmbeddingKind = kind
         self.placement, self.keys, self.overwrite = placement, keys, overwrite
         # Refuse before any model is loaded.
+        if keys.section_columns:
+            raise UserError(
+                "keys.section_key splits slides that are trained on or scored; cells of a file are "
+                "placed as one layout: write one file per section to place them apart"
+            )
         if self.output.resolve() == self.input.resolve():
             raise UserError(f"data.output is the input file {self.input}; choose another name")
         check_output(self.output, "data.output", overwrite=overwrite, allow="set data.overwrite")

@@ -16,7 +16,7 @@ from pandas import DataFrame
 from common.errors import UserError
 from common.prediction import provenance
 from common.report.resources import Stopwatch
-from spatial_ipa.data.h5ad import read_h5ad
+from spatial_ipa.data.anndata_file import read_anndata
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.read import Source, as_slides
 from spatial_ipa.data.slide import Slide
@@ -91,6 +91,7 @@ class Placer(EmbeddedPlacer):
                 kind=kind,
                 adapter=adapted,
                 num_candidates=context.num_candidates,
+                reading="; ".join(slide.notes),
                 genes=len(encoder.panel),
                 genes_missing=len(set(encoder.panel).difference(slide.genes)),
                 common_frame=context.frame is not None,
@@ -161,7 +162,7 @@ class Placer(EmbeddedPlacer):
         if isinstance(source, Slide):
             return self.predict(source, kind, options)
         given = isinstance(source, AnnData)
-        adata: AnnData = source if given else read_h5ad(source)
+        adata: AnnData = source if given else read_anndata(Path(source))
         name = "adata" if given else Path(source).stem
         slide = Slide.from_anndata(adata, keys, name=name, require_spatial=False, min_spots=2)
         prediction = self.predict(slide, kind, options)

@@ -31,7 +31,7 @@ from anndata import AnnData
 from torch import Tensor
 
 from common.graph.edges import EdgeList
-from spatial_ipa.data.h5ad import fields_of_prediction, write_prediction
+from spatial_ipa.data.anndata_file import fields_of_prediction, write_prediction
 
 GRAPH = "spatial_ipa_connectivities"
 """Name of the graph in ``obsp``."""
@@ -136,7 +136,7 @@ class CellPrediction:
         """Copy the file of the cells and add :meth:`fields`.
 
         Raises:
-            ValueError: as :func:`spatial_ipa.data.h5ad.write_prediction`.
+            ValueError: as :func:`spatial_ipa.data.anndata_file.write_prediction`.
         """
         return write_prediction(path_in, path_out, **self.fields(), overwrite=overwrite)
 

@@ -15,8 +15,8 @@ import pytest
 import scipy.sparse as sp
 from slide_files import N, dense, make, save
 
+from spatial_ipa.data.anndata_file import write_prediction
 from spatial_ipa.data.formats import READERS
-from spatial_ipa.data.h5ad import write_prediction
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import gene_panel, reindex
 from spatial_ipa.data.read import read_slide, read_slides
