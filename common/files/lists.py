@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 Texts: TypeAlias = list[str] | str
 """Several texts or one, for an option: the list comes first, or every list were read as a text."""
 
-Item = TypeVar("Item")
 
-
-def one_or_several(given: Sequence[Item] | Item) -> list[Item]:
+def one_or_several(given: Any) -> list[Any]:
     """A list of what was given: the items of a list or tuple, else the one thing itself."""
-    if isinstance(given, list | tuple):
-        return list(given)
-    return [given]  # type: ignore[list-item]
+    return list(given) if isinstance(given, list | tuple) else [given]

@@ -224,7 +224,7 @@ def _groups(obs: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _few(codes: np.ndarray, number: int) -> bool:
-    """Whether values are few enough to name sections, and most rows lie in groups of ten or more."""
+    """Whether values can name sections: few, and most rows in groups of ten or more."""
     if not 2 <= number <= max(2, len(codes) // 10):
         return False
     sizes = np.bincount(codes[codes >= 0], minlength=number)

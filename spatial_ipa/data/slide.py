@@ -12,7 +12,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -173,9 +173,15 @@ class Slide:
         Raises:
             ValueError: on what cannot be used, or if no section has ``min_spots`` spots.
         """
-        options = {"require_spatial": require_spatial, "logged": logged}
+        build = partial(
+            _build,
+            keys=keys,
+            require_spatial=require_spatial,
+            min_spots=min_spots,
+            logged=logged,
+        )
         if not (require_spatial and keys.section_columns):
-            return [_build(name, source, parts, keys, min_spots=min_spots, **options)]
+            return [build(name, source, parts)]
         sections = split_rows(parts, keys.section_columns, source)
         by = f"by obs[{', '.join(map(repr, keys.section_columns))}]"
         small = {value: len(rows) for value, rows in sections.items() if len(rows) < min_spots}
@@ -191,13 +197,10 @@ class Slide:
                 stacklevel=3,
             )
         return [
-            _build(
+            build(
                 name if len(sections) == 1 else f"{name}/{value}",
                 source if len(sections) == 1 else f"{source}, section {value}",
                 parts.take(rows),
-                keys,
-                min_spots=min_spots,
-                **options,
             )
             for value, rows in sections.items()
             if value not in small
@@ -250,8 +253,8 @@ def _build(
     name: str,
     source: str,
     parts: SlideParts,
-    keys: SlideKeys,
     *,
+    keys: SlideKeys,
     require_spatial: bool,
     min_spots: int,
     logged: bool | None,

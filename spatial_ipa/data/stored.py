@@ -61,7 +61,7 @@ class StoredSource:
         there = [name for name in (X, RAW) if self._holds(_AT[name])]
         if "raw/var" not in self.root and RAW in there:
             there.remove(RAW)
-        layers = self.root["layers"] if "layers" in self.root else ()
+        layers = self.root.get("layers", ())
         return there + sorted(name for name in layers if self._holds(f"layers/{name}"))
 
     def matrix(self, name: str) -> Any:
@@ -87,7 +87,7 @@ class StoredSource:
         return str(self._element(at)) if at in self.root else None
 
     def images(self) -> list[str]:
-        held = self.root["uns/spatial"] if "uns/spatial" in self.root else None
+        held: Any = self.root.get("uns/spatial")
         if not _is_group(held):
             return []
         return sorted(

@@ -52,7 +52,7 @@ def open_zarr(path: Path) -> tuple[Any, str]:
 
     how = f"anndata.read_zarr('{path}').write_h5ad('{path.stem}.h5ad') makes an .h5ad of it"
     try:
-        root = zarr.open_group(str(path), mode="r")
+        root: Any = zarr.open_group(str(path), mode="r")
         tables_at = next((name for name in _TABLES if name in root), None)
     except Exception as error:  # zarr raises errors of all kinds here
         raise UserError(f"{path}: zarr store that cannot be opened ({error}); {how}") from error
