@@ -7,6 +7,9 @@ from typing import Any, TypeAlias
 Texts: TypeAlias = list[str] | str
 """Several texts or one, for an option: the list comes first, or every list were read as a text."""
 
+FrozenTexts: TypeAlias = tuple[str, ...] | str
+"""The same for an option of frozen settings."""
+
 
 def one_or_several(given: Any) -> list[Any]:
     """A list of what was given: the items of a list or tuple, else the one thing itself."""
