@@ -16,7 +16,7 @@ from common.errors import UserError
 from spatial_ipa.data.genes import genes_only, unique_genes
 from spatial_ipa.data.keys import ONE_SECTION, SlideKeys
 from spatial_ipa.data.parts import SlideParts
-from spatial_ipa.data.positions import checked_xy, without_coincident
+from spatial_ipa.data.positions import checked_xy, in_plane, without_coincident
 from spatial_ipa.data.sections import distinct, find_sections
 from spatial_ipa.data.tissue_mask import off_tissue
 from spatial_ipa.data.values import judge_values
@@ -126,7 +126,10 @@ def _as_slide(
         )
     kept = parts if keep.all() else parts.take(np.flatnonzero(keep))
     checked = checked.take(keep, "" if off is None else _off_note(*off))
-    checked = replace(checked, xy=checked_xy(kept.xy, where, len(checked.rows)))
+    xy, note = in_plane(kept.xy)
+    checked = replace(
+        checked, xy=checked_xy(xy, where, len(checked.rows)), notes=(*checked.notes, note)
+    )
     assert checked.xy is not None
     filled = np.diff(checked.counts.indptr) > 0
     if keys.section_key != ONE_SECTION:

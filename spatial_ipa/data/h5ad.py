@@ -46,7 +46,8 @@ def open_h5ad(path: Path) -> h5py.File:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: {_why_not_opened(error)}") from error
-    if not all(isinstance(file.get(key), h5py.Group) for key in ("obs", "var")):
+    frames = all(isinstance(file.get(key), h5py.Group) for key in ("obs", "var"))
+    if not frames or "mod" in file:
         found = ", ".join(sorted(file)) or "nothing"
         hint = "; of a MuData file save one modality, mdata['rna']" if "mod" in file else ""
         file.close()

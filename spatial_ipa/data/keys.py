@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 from common.errors import UserError
 
@@ -13,9 +12,6 @@ VAR_NAMES = "var_names"
 """What the index of ``var`` is called where columns of it can be named."""
 ONE_SECTION = "one"
 """The ``section_key`` of a source whose rows all lie in one frame, whatever its columns say."""
-
-Values = Literal["counts", "logged"]
-"""What the numbers of a matrix are."""
 
 
 def read_null(settings: object) -> None:
@@ -61,7 +57,7 @@ class SlideKeys:
     gene_key: str | None = None
     spatial_key: str | None = None
     section_key: str | None = None
-    values: Values | None = None
+    values: str | None = None  # a Literal would refuse the text None
     keep_off_tissue: bool = False
     drop_coincident: bool = False
 

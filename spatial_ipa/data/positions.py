@@ -102,6 +102,17 @@ def checked_xy(xy: Any, where: str, num_rows: int) -> np.ndarray:
     return array
 
 
+def in_plane(xy: Any) -> tuple[Any, str]:
+    """Coordinates without a third column that is the same for all, and what to say about it."""
+    array = np.asarray(xy)
+    if array.ndim == 2 and array.shape[1] == 3 and array.dtype.kind in "iuf" and len(array):
+        flat = [column for column in range(3) if (array[:, column] == array[0, column]).all()]
+        if len(flat) == 1:
+            said = f"coordinate {flat[0] + 1} of 3 is the same for all spots and left out"
+            return np.delete(array, flat[0], axis=1), said
+    return xy, ""
+
+
 def coincident(xy: np.ndarray) -> np.ndarray:
     """(n,) how many spots lie at the position of each, itself included."""
     _, inverse, sizes = np.unique(xy, axis=0, return_inverse=True, return_counts=True)

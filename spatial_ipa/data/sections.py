@@ -39,7 +39,7 @@ from spatial_ipa.data.overlap import (
     surrounded,
 )
 from spatial_ipa.data.parts import SlideParts
-from spatial_ipa.data.positions import coincident
+from spatial_ipa.data.positions import coincident, position_pairs
 
 _NAMES = {
     "batch", "sample", "library", "lib", "section", "slide", "slice", "fov", "puck", "chip",
@@ -157,6 +157,8 @@ def _named(parts: SlideParts, xy: np.ndarray, groups: Mapping[str, np.ndarray]) 
         share = surrounded(xy, groups[name])
         if share > _AMONG:
             reason = f"{share:.0%} of the spots lie among those of another value"
+            if "fov" in _words(name) and (common := _common_frame(parts.obs)):
+                reason += f" (positions in one frame are in obs: spatial_key={common})"
             return Sections(distinct(parts.obs[name]), name, reason)
         if "fov" not in _words(name) and lie_apart(xy, groups[name]):
             return Sections(distinct(parts.obs[name]), name, "they are clouds far apart")
@@ -210,6 +212,11 @@ def _unrelated(
     return None
 
 
+def _common_frame(obs: Mapping[str, Any]) -> str:
+    """Columns with the positions of all fields of view in one frame, as ``spatial_key`` has it."""
+    return next((pair for pair in position_pairs(list(obs)) if "global" in pair.lower()), "")
+
+
 def _groups(obs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Columns with few values, as codes (n,); negative where there is no value."""
     found = {}
@@ -232,13 +239,16 @@ def _few(codes: np.ndarray, number: int) -> bool:
 
 
 def _parts_of_names(names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Beginnings and ends of ``obs_names``, before and after - or _, as joining leaves them."""
+    """What joining leaves in ``obs_names``: ends, beginnings (at - or _), or names repeated."""
     for what, pattern in (("ends", r".*[-_](.+)"), ("beginnings", r"([^-_]+)[-_].*")):
         found = [re.fullmatch(pattern, name) for name in names]
         if all(found):
             codes, unique = pd.factorize(np.array([m[1] for m in found if m], dtype=object))
             if _few(codes, len(unique)):
                 yield f"{what} of obs_names", codes
+    times = pd.Series(list(names)).groupby(list(names)).cumcount().to_numpy()
+    if _few(times, int(times.max()) + 1):
+        yield "repeats of obs_names", times
 
 
 def _array_positions(obs: Mapping[str, Any]) -> np.ndarray | None:

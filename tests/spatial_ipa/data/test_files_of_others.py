@@ -105,7 +105,7 @@ def test_row_numbers_are_no_gene_names(names: list[str]) -> None:
     data.var["features"] = data.var_names.to_numpy()
     data.var_names = names
     for spatial in (True, False):
-        with pytest.raises(ValueError, match="row numbers .*names are in features: gene_key=fea"):
+        with pytest.raises(ValueError, match=r"row numbers .*names are in features: gene_key=fea"):
             Slide.from_anndata(data, require_spatial=spatial)
     assert Slide.from_anndata(data, SlideKeys(gene_key="features")).genes[0] == "Gene0"
     assert Slide.from_anndata(data, SlideKeys(gene_key="var_names")).genes[0] == names[0]
@@ -245,7 +245,7 @@ def test_x_that_is_null_is_no_x(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         del file["X"]
         file.create_dataset("X", data=h5py.Empty("f")).attrs["encoding-type"] = "null"
-    with pytest.raises(ValueError, match="has no X; other values of layer: counts$"):
+    with pytest.raises(ValueError, match=r"has no X; other values of layer: counts$"):
         read_slide(tmp_path / "a.h5ad")
     assert len(read_slide(tmp_path / "a.h5ad", SlideKeys(layer="counts"))) == SPOTS
 
@@ -338,7 +338,7 @@ def test_a_missing_plugin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         file["X"].attrs.update(attributes)
     for read in (read_slide, read_anndata):
         with pytest.raises(
-            MissingPackage, match="X is compressed .* 32099.*pip install hdf5plugin"
+            MissingPackage, match=r"X is compressed .* 32099.*pip install hdf5plugin"
         ):
             read(tmp_path / "a.h5ad")
 
@@ -387,3 +387,19 @@ def test_what_is_no_hdf5_is_called_by_name(content: bytes, message: str, tmp_pat
     (tmp_path / "a.h5ad").write_bytes(content)
     with pytest.raises(ValueError, match=rf"a\.h5ad: not an \.h5ad file .*{message}"):
         read_slide(tmp_path / "a.h5ad")
+
+
+def test_modalities_of_mudata_are_to_be_saved_apart(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5mu", "w") as file:
+        for group in ("mod/rna", "obs", "var"):
+            file.create_group(group)
+    with pytest.raises(ValueError, match=r"found mod, obs, var.*save one modality, mdata\['rna'\]"):
+        read_slide(tmp_path / "a.h5mu")
+
+
+def test_a_third_coordinate_that_is_the_same_for_all_is_left_out() -> None:
+    data = section(0)
+    plain = Slide.from_anndata(data)
+    data.obsm["spatial"] = np.c_[data.obsm["spatial"], np.full(SPOTS, 7.0)]
+    with pytest.warns(UserWarning, match="coordinate 3 of 3 is the same for all"):
+        assert Slide.from_anndata(data).content_hash == plain.content_hash

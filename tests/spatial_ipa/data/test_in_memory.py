@@ -124,5 +124,5 @@ def test_keys_fall_back_on_others_and_spell_themselves() -> None:
         "--data.keys.keep_off_tissue=false", "--data.keys.drop_coincident=true",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="values must be counts, logged or null, got 'log'"):
-        SlideKeys(values="log")  # type: ignore[arg-type]
+        SlideKeys(values="log")
     assert SlideKeys("None") == SlideKeys()  # as jsonargparse reads --keys.layer=null

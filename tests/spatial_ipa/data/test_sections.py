@@ -55,6 +55,27 @@ def test_ends_of_names_tell_sections_apart() -> None:
         Slide.from_anndata(data)
 
 
+def test_names_that_repeat_tell_sections_apart() -> None:
+    data = joined("batch")
+    data.obs = pd.DataFrame(index=[f"AAAC{i % SPOTS}-1" for i in range(data.n_obs)])
+    with pytest.raises(ValueError, match="several sections: by the repeats of obs_names"):
+        Slide.from_anndata(data)
+
+
+def test_fields_of_view_in_frames_of_their_own_have_a_common_one() -> None:
+    data = section(0, positions(0, 400))
+    x, y = ((data.obsm["spatial"] + [700, 500]) // 280).T
+    data.obs["fov"] = (4 * x + y).astype(int)
+    data.obs[["CenterX_global_px", "CenterY_global_px"]] = data.obsm["spatial"]
+    data.obsm["spatial"] = (data.obsm["spatial"] + [700, 500]) % 280
+    message = r"by obs\['fov'\]: .*spatial_key=CenterX_global_px,CenterY_global_px\)"
+    with pytest.raises(ValueError, match=message):
+        Slide.from_anndata(data)
+    keys = SlideKeys(spatial_key="CenterX_global_px,CenterY_global_px")
+    with pytest.warns(UserWarning, match="side by side, taken as one"):
+        assert len(Slide.from_anndata(data, keys)) == 400
+
+
 def test_sections_are_split_and_named(tmp_path: Path) -> None:
     data = joined("batch")
     data.write_h5ad(tmp_path / "all.h5ad")
