@@ -16,7 +16,9 @@ obsp["spatial_ipa_connectivities"]  row-softmax of the gate on the candidate gra
                                   lengths of its edges in the layout;
                                   uns["spatial_ipa_neighbors"] names both for scanpy
 uns["spatial_ipa"]                provenance: versions, hashes, settings, missing genes; under
-                                  "calibration" what the radii rest on, or why there are none
+                                  "reading" what was left out, changed or decided when the cells
+                                  were read, under "calibration" what the radii rest on, or why
+                                  there are none
 """
 
 from __future__ import annotations
