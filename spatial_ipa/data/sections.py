@@ -34,6 +34,7 @@ from spatial_ipa.data.overlap import (
     is_grid,
     large_groups,
     lie_apart,
+    middle_rows,
     neighbour_correlation,
     sample_rows,
     surrounded,
@@ -122,9 +123,9 @@ def find_sections(
         if name is not None and name in parts.obs and len(found := distinct(parts.obs[name])) > 1:
             what = "the region of each row" if name == parts.region_key else "its library"
             return Sections(found, name, f"it names {what}"), ""
-    rows = sample_rows(len(xy))
-    xy, groups = xy[rows], {name: codes[rows] for name, codes in _groups(parts.obs).items()}
-    sections = _named(parts, xy, groups) or _repeated(parts, rows, xy, groups)
+    every, rows = _groups(parts.obs), sample_rows(len(xy))
+    groups = {name: codes[rows] for name, codes in every.items()}
+    sections = _named(parts, xy[rows], groups) or _repeated(parts, xy, every)
     if sections is None:
         scores: list[np.ndarray] = []
 
@@ -133,7 +134,7 @@ def find_sections(
                 scores.append(expression_scores(counts[rows], logged))
             return scores[0]
 
-        sections = _unrelated(parts, xy, groups, score, rows)
+        sections = _unrelated(parts, xy[rows], groups, score, rows)
     if sections is not None:
         return sections, ""
     beside = [name for name in groups if _is_named(name)]
@@ -166,11 +167,11 @@ def _named(parts: SlideParts, xy: np.ndarray, groups: Mapping[str, np.ndarray]) 
 
 
 def _repeated(
-    parts: SlideParts, rows: np.ndarray, xy: np.ndarray, groups: Mapping[str, np.ndarray]
+    parts: SlideParts, xy: np.ndarray, groups: Mapping[str, np.ndarray]
 ) -> Sections | None:
     """By positions that occur once for each value, or by grids laid over each other."""
     array = _array_positions(parts.obs)
-    positions = {"array positions": array[rows] if array is not None else None, "positions": xy}
+    positions = {"array positions": array, "positions": xy}
     for what, place in positions.items():
         if place is None or (repeats := (coincident(place) > 1).mean()) < 0.05:
             continue
@@ -181,12 +182,14 @@ def _repeated(
                 return Sections(distinct(parts.obs[name]), name, f"{reason}, once in each")
         if what != "positions":
             return Sections([], None, reason)
-    spacing = grid_spacing(xy)
+    block = middle_rows(xy)
+    spacing = grid_spacing(xy[block])
     if spacing is None:
         return None
     reason = f"grids of spacing {spacing:.3g} lie over each other"
-    for name, codes in groups.items():
-        if all(is_grid(xy[codes == group], spacing) for group in large_groups(codes)):
+    for name, every in groups.items():
+        codes = every[block]
+        if all(is_grid(xy[block][codes == group], spacing) for group in large_groups(codes)):
             return Sections(distinct(parts.obs[name]), name, reason)
     return Sections([], None, reason)
 

@@ -155,6 +155,15 @@ def test_arrays_over_each_other_are_told_by_their_grids() -> None:
     Slide.from_anndata(visium(1))
 
 
+@pytest.mark.parametrize("rows", [90, 60])
+def test_a_large_array_is_one_section(rows: int) -> None:
+    """More spots than are looked at."""
+    row, col = np.divmod(np.arange(rows * 90), 90)
+    data = section(0, np.stack([col * 16.0, row * 16.0], axis=1) - 700)
+    data.obs["array_row"], data.obs["array_col"] = row, col
+    assert len(Slide.from_anndata(data)) == rows * 90
+
+
 def celltypes(data: ad.AnnData) -> None:
     marker = np.asarray(data.X[:, 0].todense()).ravel()
     data.obs["cell_type"] = np.digitize(marker, np.quantile(marker, [0.3, 0.6])).astype(str)
