@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 Texts: TypeAlias = list[str] | str
@@ -12,5 +13,6 @@ FrozenTexts: TypeAlias = tuple[str, ...] | str
 
 
 def one_or_several(given: Any) -> list[Any]:
-    """A list of what was given: the items of a list or tuple, else the one thing itself."""
-    return list(given) if isinstance(given, list | tuple) else [given]
+    """A list of what was given: the items of a collection, else the one thing itself, as a text."""
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    return list(given) if several else [given]

@@ -18,6 +18,7 @@ from common.files.lists import FrozenTexts, Texts, one_or_several
         (Path("a"), [Path("a")]),
         (["a", "b"], ["a", "b"]),
         (("a",), ["a"]),
+        (iter("ab"), ["a", "b"]),
         ([], []),
         ((), []),
     ],
