@@ -85,6 +85,12 @@ def distinct(column: Any) -> list[str]:
     return sorted({str(value) for value in values})
 
 
+def _with_missing(column: Any) -> list[str]:
+    """Its values, and that some rows have none."""
+    missing = bool(pd.Series(np.asarray(column, dtype=object)).isna().any())
+    return distinct(column) + ["no value"] * missing
+
+
 def split_rows(parts: SlideParts, columns: Sequence[str], source: str) -> dict[str, np.ndarray]:
     """Row numbers of each section, by its name: the values of its columns, sorted.
 
@@ -160,7 +166,7 @@ def _named(parts: SlideParts, xy: np.ndarray, groups: Mapping[str, np.ndarray]) 
             reason = f"{share:.0%} of the spots lie among those of another value"
             if "fov" in _words(name) and (common := _common_frame(parts.obs)):
                 reason += f" (positions in one frame are in obs: spatial_key={common})"
-            return Sections(distinct(parts.obs[name]), name, reason)
+            return Sections(_with_missing(parts.obs[name]), name, reason)
         if "fov" not in _words(name) and lie_apart(xy, groups[name]):
             return Sections(distinct(parts.obs[name]), name, "they are clouds far apart")
     return None
@@ -227,7 +233,11 @@ def _groups(obs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         values = np.asarray(column)
         if values.ndim != 1 or (values.dtype.kind == "f" and not _is_named(name)):
             continue
-        codes, unique = pd.factorize(pd.Series(values.astype(object)))
+        texts = pd.Series(values.astype(object))
+        # Rows of a section that was joined without the column have no value.
+        codes, unique = pd.factorize(
+            texts.where(texts.notna(), "no value") if _is_named(name) else texts
+        )
         if _few(codes, len(unique)):
             found[name] = codes
     return found
