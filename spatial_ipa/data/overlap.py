@@ -110,9 +110,12 @@ def grid_spacing(xy: np.ndarray) -> float | None:
     return spacing if several else None
 
 
-def is_grid(xy: np.ndarray, spacing: float) -> bool:
-    """Whether spots form one grid of such a spacing."""
-    return _share_near(cKDTree(xy).query(xy, 2)[0][:, 1], spacing) > 0.6
+def is_grid(xy: np.ndarray, spacing: float | None = None) -> bool:
+    """Whether spots form one grid: most are as far from their nearest as ``spacing``, or others."""
+    if len(xy) < 2:
+        return False
+    nearest = cKDTree(xy).query(xy, 2)[0][:, 1]
+    return _share_near(nearest, float(np.median(nearest)) if spacing is None else spacing) > 0.6
 
 
 def _share_near(distance: np.ndarray, value: float) -> float:

@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 
 from common.errors import UserError
+from spatial_ipa.data.overlap import is_grid
 from spatial_ipa.data.slide import Slide
 
 SplitMode = Literal["inductive", "transductive"]
@@ -81,13 +82,11 @@ class SlideIdentity:
 def _place_hash(slide: Slide) -> str:
     """What positions identify a slide by: on an array, with the genes detected at each.
 
-    Positions are those of an array if rows and columns of it are few: a full one has as many points
-    as their product, a hexagonal one half as many.
+    Positions are those of an array if almost all are equally far from their nearest.
     """
     if slide.xy is None:
         return ""
-    rows, columns = (len(np.unique(axis)) for axis in slide.xy.T)
-    if rows * columns > 8 * len(slide):
+    if not is_grid(slide.xy):
         return slide.xy_hash
     digest = hashlib.sha256(f"{slide.xy_hash},{slide.genes}".encode())
     for part in (slide.counts.indptr, slide.counts.indices):

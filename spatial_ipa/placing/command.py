@@ -19,7 +19,7 @@ from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.frozen import EmbeddingKind
 from spatial_ipa.placing.options import PlacementOptions
-from spatial_ipa.placing.placer import Placer
+from spatial_ipa.placing.placer import Placer, refuse_sections
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,7 @@ class CellDataModule(RequestDataModule):
         self.kind: EmbeddingKind = kind
         self.placement, self.keys, self.overwrite = placement, keys, overwrite
         # Refuse before any model is loaded.
-        if keys.section_columns:
-            raise UserError(
-                "keys.section_key splits slides that are trained on or scored; cells of a file are "
-                "placed as one layout: write one file per section to place them apart"
-            )
+        refuse_sections(keys)
         if self.output.resolve() == self.input.resolve():
             raise UserError(f"data.output is the input file {self.input}; choose another name")
         check_output(self.output, "data.output", overwrite=overwrite, allow="set data.overwrite")

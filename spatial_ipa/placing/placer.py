@@ -159,6 +159,7 @@ class Placer(EmbeddedPlacer):
             False
         """
         options = PlacementOptions() if options is None else options
+        refuse_sections(keys)
         if isinstance(source, Slide):
             return self.predict(source, kind, options)
         given = isinstance(source, AnnData)
@@ -216,3 +217,16 @@ class Placer(EmbeddedPlacer):
             seed,
         )
         return DataFrame(rows)
+
+
+def refuse_sections(keys: SlideKeys) -> None:
+    """Refuse to split what is placed.
+
+    Raises:
+        ValueError: if ``keys`` names a column to split by.
+    """
+    if keys.section_columns:
+        raise UserError(
+            "section_key splits slides that are trained on or scored; the cells of a file are "
+            "placed as one layout: write one file per section to place them apart"
+        )

@@ -216,8 +216,10 @@ def test_one_run_does_not_mix_counts_and_logarithms(tmp_path: Path) -> None:
     assert all(s.is_logged for s in read_slides(tmp_path, stated))
 
 
-def test_samples_may_fill_the_same_grid() -> None:
-    grid = np.stack(np.divmod(np.arange(144), 12), axis=1).astype(float)
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+def test_samples_may_fill_the_same_grid(angle: float) -> None:
+    cos, sin = np.cos(angle), np.sin(angle)
+    grid = np.stack(np.divmod(np.arange(144), 12), axis=1) @ np.array([[cos, sin], [-sin, cos]])
     a, b = (Slide.from_anndata(section(i, 80 * grid - 400), name=str(i)) for i in range(2))
     assert a.xy_hash == b.xy_hash
     Split.declare([a], [b])

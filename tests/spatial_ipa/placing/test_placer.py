@@ -13,6 +13,7 @@ from small_encoders import make_encoder, make_slide
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.placing.command import CellDataModule
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.options import PlacementOptions
 from spatial_ipa.placing.placer import Placer
@@ -46,6 +47,15 @@ def test_an_approximate_gate_graph_holds_nearly_the_exact_one() -> None:
     assert len(pairs[0] & pairs[1]) >= 0.95 * len(pairs[1])
     row_sums = torch.zeros(3000).index_add(0, edges.dst, weight)
     torch.testing.assert_close(row_sums, torch.ones(3000))
+
+
+def test_what_is_placed_is_not_split() -> None:
+    module = SpatialIPAModule(NetworkSettings(D))
+    placer = Placer(module.model, module.gate, PlacementContext(None, 20, 100, 0.0))
+    with pytest.raises(ValueError, match="section_key splits slides that are trained on"):
+        placer.place(ad.AnnData(np.ones((3, 2))), keys=SlideKeys(section_key="batch"))
+    with pytest.raises(ValueError, match="section_key splits slides that are trained on"):
+        CellDataModule("a.h5ad", "b.h5ad", keys=SlideKeys(section_key="batch"))
 
 
 @pytest.mark.parametrize("keep", [False, True])
