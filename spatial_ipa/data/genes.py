@@ -16,6 +16,14 @@ _GENE_KINDS = {
     "geneexpression", "gene", "genes", "rna", "gex", "mrna", "transcript", "transcripts",
     "transcriptomics", "transcriptome", "generna", "rnacounts",
 }  # fmt: skip
+# Columns of these names may mean something else, unless all values are known.
+_LOOSE_COLUMNS = {"type", "types", "assay", "omics", "omic", "kind"}
+_OTHER_KINDS = {
+    "antibodycapture", "antibody", "antibodies", "protein", "proteins", "adt", "hto", "peaks",
+    "peak", "atac", "crisprguidecapture", "multiplexingcapture", "spikein", "blank", "control",
+    "negativecontrolprobe", "negativecontrolcodeword", "negativecontrol", "custom",
+}  # fmt: skip
+_ANTIBODY = re.compile(r".+[_-]TotalSeq[A-D]?|.+[_-]Total[A-D]|(ADT|HTO)[_-].+|.+[_-]ADT")
 # Negative controls and blanks as Xenium, MERSCOPE and CosMx name them among their genes.
 _CONTROL = re.compile(
     r"(NegControl(Probe|Codeword)|UnassignedCodeword|DeprecatedCodeword|Intergenic_Region)[_-]\w+"
@@ -71,20 +79,24 @@ def refuse_row_numbers(genes: Sequence[str], var: NamedColumns, source: str, whe
 def feature_types(var: NamedColumns) -> tuple[str, list[str]] | None:
     """The column of ``var`` that tells genes from other features, and its values, if one does."""
     for name in var.columns():
-        if re.sub(r"[^a-z]", "", name.lower()) in _KIND_COLUMNS:
-            try:
-                values = [str(value) for value in var.column(name)]
-            except UserError:
-                continue  # of a kind that cannot be read
-            if any(_is_gene(value) for value in values):
-                return name, values
+        plain = _plain(name)
+        if plain not in _KIND_COLUMNS | _LOOSE_COLUMNS:
+            continue
+        try:
+            values = [str(value) for value in var.column(name)]
+        except UserError:
+            continue  # of a kind that cannot be read
+        kinds = {_plain(value) for value in values}
+        known = plain in _KIND_COLUMNS or kinds <= _GENE_KINDS | _OTHER_KINDS
+        if kinds & _GENE_KINDS and known:
+            return name, values
     return None
 
 
 def genes_only(
     genes: list[str], counts: sp.csr_matrix, kinds: tuple[str, list[str]] | None
 ) -> tuple[list[str], sp.csr_matrix, str]:
-    """Without features of other kinds (antibodies, guides, peaks) and negative controls.
+    """Without features of other kinds (antibodies, guides, peaks, negative controls).
 
     Args:
         genes: G names.
@@ -94,8 +106,7 @@ def genes_only(
     Returns:
         Names, columns, and what to say about those left out; "" if none was.
     """
-    is_control = [bool(_CONTROL.fullmatch(gene)) for gene in genes]
-    why = ["negative control" if no else "" for no in is_control]
+    why = [_told_by_name(gene) for gene in genes]
     if kinds is not None:
         why = [no or ("" if _is_gene(v) else v) for no, v in zip(why, kinds[1], strict=True)]
     keep = np.array([not no for no in why], dtype=bool)
@@ -136,8 +147,19 @@ def unique_genes(
     return unique, counts @ gather, f"{said}({len(unique)} genes remain)"
 
 
+def _told_by_name(gene: str) -> str:
+    """What a feature is that is no gene by its name; "" for a gene."""
+    if _CONTROL.fullmatch(gene):
+        return "negative control"
+    return "antibody" if _ANTIBODY.fullmatch(gene) else ""
+
+
 def _is_gene(value: str) -> bool:
-    return re.sub(r"[^a-z]", "", value.lower()) in _GENE_KINDS
+    return _plain(value) in _GENE_KINDS
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z]", "", text.lower())
 
 
 def _name_columns(var: NamedColumns, num_genes: int) -> list[str]:

@@ -43,14 +43,17 @@ from spatial_ipa.data.parts import SlideParts
 from spatial_ipa.data.positions import coincident, position_pairs
 
 _NAMES = {
-    "batch", "sample", "library", "lib", "section", "slide", "slice", "fov", "puck", "chip",
-    "dataset", "donor", "patient", "subject", "individual", "mouse", "animal", "specimen",
-    "replicate", "rep", "bregma", "embryo", "core", "tma", "orig", "capture", "experiment", "run",
-    "sampleid", "libraryid", "slideid", "sectionid", "fovid", "batchid", "samplename", "slidename",
-    "sections", "slides", "samples", "batches", "imageid", "img", "fovs", "stack", "brain",
+    "batch", "batches", "batchid", "sample", "samples", "sampleid", "samplename", "library",
+    "libraryid", "lib", "section", "sections", "sectionid", "slide", "slides", "slideid",
+    "slidename", "slice", "fov", "fovs", "fovid", "image", "imageid", "img", "puck", "chip",
+    "capture", "core", "tma", "dataset", "experiment", "run", "replicate", "rep", "orig", "bregma",
+    "donor", "patient", "subject", "individual", "mouse", "animal", "specimen", "embryo",
 }  # fmt: skip
-_NO_NAMES = {"size", "type", "depth", "score", "quality", "cluster", "count", "counts", "row"}
-_AMONG, _AMONG_ANY = 0.3, 0.4  # of the spots
+_NO_NAMES = {
+    "size", "type", "depth", "score", "quality", "cluster", "count", "counts", "row", "region",
+    "layer", "class", "celltype", "annotation",
+}  # fmt: skip
+_AMONG_NAMED, _AMONG, _AMONG_ANY = 0.15, 0.3, 0.4  # of the spots
 _RELATED = 0.2  # of the correlation within, that across sections stays below
 _NOTED = 0.04  # correlation that can be told from noise
 
@@ -162,12 +165,13 @@ def _named(parts: SlideParts, xy: np.ndarray, groups: Mapping[str, np.ndarray]) 
     """By a column that is called like sections are."""
     for name in filter(_is_named, groups):
         share = surrounded(xy, groups[name])
-        if share > _AMONG:
+        of_view = bool(_words(name) & {"fov", "fovs", "fovid"})  # these may overlap at their edges
+        if share > (_AMONG if of_view else _AMONG_NAMED):
             reason = f"{share:.0%} of the spots lie among those of another value"
-            if "fov" in _words(name) and (common := _common_frame(parts.obs)):
+            if of_view and (common := _common_frame(parts.obs)):
                 reason += f" (positions in one frame are in obs: spatial_key={common})"
             return Sections(_with_missing(parts.obs[name]), name, reason)
-        if "fov" not in _words(name) and lie_apart(xy, groups[name]):
+        if not of_view and lie_apart(xy, groups[name]):
             return Sections(distinct(parts.obs[name]), name, "they are clouds far apart")
     return None
 

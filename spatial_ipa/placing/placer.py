@@ -20,6 +20,7 @@ from spatial_ipa.data.anndata_file import read_anndata
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.read import Source, as_slides
 from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.values import refuse_mixed_values
 from spatial_ipa.encoder.frozen import EmbeddingKind
 from spatial_ipa.evaluation.comparison import score_slides
 from spatial_ipa.geometry.neighbours import FULL_SIZE
@@ -208,14 +209,9 @@ class Placer(EmbeddedPlacer):
             h = torch.from_numpy(np.array(self.encoder.embed(slide, "st"))).to(self.device)
             return self.layout(h, "auto", num_draws, seed).xy.cpu().numpy()
 
-        rows = score_slides(
-            layout_of,
-            self.encoder.panel,
-            as_slides(slides, keys, "slide"),
-            as_slides(train, keys, "train"),
-            max_scored,
-            seed,
-        )
+        scored, learnt = as_slides(slides, keys, "slide"), as_slides(train, keys, "train")
+        refuse_mixed_values([*scored, *learnt])
+        rows = score_slides(layout_of, self.encoder.panel, scored, learnt, max_scored, seed)
         return DataFrame(rows)
 
 

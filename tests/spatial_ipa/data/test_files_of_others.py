@@ -125,6 +125,7 @@ def test_entrez_ids_are_names() -> None:
         ("feature_type", ("gene_expression", "Peaks")),
         ("modality", ("rna", "protein")),
         ("feature_biotype", ("gene", "spike-in")),
+        ("type", ("gene", "protein")),
     ],
 )
 def test_only_genes_are_read(column: str, kinds: tuple[str, str]) -> None:
@@ -139,6 +140,14 @@ def test_only_genes_are_read(column: str, kinds: tuple[str, str]) -> None:
     with pytest.warns(UserWarning, match=message):
         slide = Slide.from_anndata(both)
     assert slide.content_hash == Slide.from_anndata(data).content_hash
+
+
+def test_other_kinds_of_feature_are_left_out_by_their_names() -> None:
+    data = section(0)
+    data.var["type"] = "protein_coding"
+    data.var_names = [*data.var_names[:-3], "CD3_TotalSeqB", "CD4_ADT", "HTO_1"]
+    with pytest.warns(UserWarning, match="left out 3 of 120 features: antibody$"):
+        assert Slide.from_anndata(data).genes == tuple(data.var_names[:-3])
 
 
 def test_negative_controls_are_left_out_by_their_names() -> None:
