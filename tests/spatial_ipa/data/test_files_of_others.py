@@ -1,11 +1,9 @@
-"""Files as people have them: each was reported to a neighbouring tool, and is rebuilt small.
+"""Files and stores as people have them: each was reported to a neighbouring tool.
 
-Spots beside the tissue: almaan/stereoscope#23, scverse/spatialdata-io#104.  Row numbers for names:
-mojaveazure/seurat-disk#115, #123.  Antibodies: satijalab/seurat#9182.  Expected counts:
-dcjones/proseg#62, constantAmateur/SoupX#63.  Full grids: scverse/spatialdata-io#95.  X that is
-null: scverse/anndataR#302, #304.  Positions in obs: STOmics/SAW#48, jianhuupenn/TESLA#8.  Filler
-positions: scverse/spatialdata#387.  Plugins: OmicsML/CellPLM#7, scverse/anndata#828.  Locks:
-theislab/zellkonverter#13, STOmics/SAW#28.  Stores: nf-core/spatialxe#11, scverse/spatialdata-io#47.
+Full grids: scverse/spatialdata-io#95.  X that is null: scverse/anndataR#302, #304.  Positions in
+obs: STOmics/SAW#48, jianhuupenn/TESLA#8.  Filler positions: scverse/spatialdata#387.  Plugins:
+OmicsML/CellPLM#7, scverse/anndata#828.  Locks: theislab/zellkonverter#13, STOmics/SAW#28.  Stores:
+nf-core/spatialxe#11, scverse/spatialdata-io#47.
 """
 
 from __future__ import annotations
@@ -14,215 +12,21 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
 import h5py
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.sparse as sp
 from tissue_sections import GENES, SPOTS, section
 
 from common.errors import MissingPackage
 from spatial_ipa.data import filters
 from spatial_ipa.data.anndata_file import read_anndata, write_prediction
 from spatial_ipa.data.keys import SlideKeys
-from spatial_ipa.data.read import read_slide, read_slides, slide_files
-from spatial_ipa.data.run import read_run
+from spatial_ipa.data.read import read_slide, slide_files
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import Split
-from spatial_ipa.data.values import judge_values
-
-
-def with_spots_beside(values: Callable[[np.ndarray], object], column: str) -> ad.AnnData:
-    """A section with as many spots again beside it, which hold a few counts."""
-    data, rng = section(0), np.random.default_rng(1)
-    beside = rng.uniform(-900, 900, (4 * SPOTS, 2))
-    beside = beside[((beside / [700, 500]) ** 2).sum(axis=1) > 1.05][:SPOTS]
-    ambient = sp.csr_matrix(rng.poisson(0.2, (SPOTS, GENES)).astype(np.float32))
-    obs = pd.DataFrame(index=[f"b{i}" for i in range(2 * SPOTS)])
-    obs[column] = values(np.arange(2 * SPOTS) < SPOTS)
-    return ad.AnnData(
-        sp.vstack([data.X, ambient]).tocsr(),
-        obs=obs,
-        var=data.var,
-        obsm={"spatial": np.concatenate([data.obsm["spatial"], beside])},
-    )
-
-
-TISSUE_COLUMNS = [
-    ("in_tissue", lambda on: on.astype(int)),
-    ("in_tissue", lambda on: on),
-    ("in_tissue", lambda on: on.astype(float)),
-    ("in_tissue", lambda on: pd.Categorical(on.astype(int).astype(str))),
-    ("in_tissue", lambda on: np.where(on, "True", "False")),
-    ("tissue", lambda on: on.astype(np.int8)),
-    ("is_in_tissue", lambda on: pd.array(on, dtype="boolean")),
-    ("off_tissue", lambda on: ~on),
-]
-
-
-@pytest.mark.parametrize(("column", "values"), TISSUE_COLUMNS)
-def test_spots_beside_the_tissue_are_left_out(
-    column: str, values: Callable[[np.ndarray], object], tmp_path: Path
-) -> None:
-    path = tmp_path / "a.h5ad"
-    with_spots_beside(values, column).write_h5ad(path)
-    with pytest.warns(UserWarning, match=rf"left out 150 of 300 spots .*obs\['{column}'\]"):
-        slide = read_slide(path)
-    np.testing.assert_array_equal(slide.counts.toarray(), section(0).X.toarray())
-    np.testing.assert_array_equal(slide.rows, np.arange(SPOTS))
-    assert len(read_slide(path, SlideKeys(keep_off_tissue=True))) == 2 * SPOTS
-    with pytest.warns(UserWarning, match="left out 150 of 300 spots"):
-        cells = read_slide(path, require_spatial=False)  # all rows, those beside are not placed
-    np.testing.assert_array_equal(cells.is_empty, np.arange(2 * SPOTS) >= SPOTS)
-
-
-def test_columns_that_only_sound_like_it_are_left_alone() -> None:
-    data = section(0)
-    data.obs["tissue"] = "brain"
-    assert len(Slide.from_anndata(data)) == SPOTS
-    data.obs["in_tissue"] = 0
-    with pytest.raises(ValueError, match=r"obs\['in_tissue'\] says that no spot .*keep_off_tissue"):
-        Slide.from_anndata(data)
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        [str(i) for i in range(GENES)],
-        [f"{i + 1}.0" for i in range(GENES)],
-        [str(i) for i in np.random.default_rng(0).permutation(GENES)],
-        [str(3 * i) for i in range(GENES)],
-    ],
-    ids=["from 0", "floats from 1", "any order", "rows left of a filter"],
-)
-def test_row_numbers_are_no_gene_names(names: list[str]) -> None:
-    data = section(0)
-    data.var["chromosome"] = "chr1"
-    data.var["features"] = data.var_names.to_numpy()
-    data.var_names = names
-    for spatial in (True, False):
-        with pytest.raises(ValueError, match=r"row numbers .*names are in features: gene_key=fea"):
-            Slide.from_anndata(data, require_spatial=spatial)
-    assert Slide.from_anndata(data, SlideKeys(gene_key="features")).genes[0] == "Gene0"
-    assert Slide.from_anndata(data, SlideKeys(gene_key="var_names")).genes[0] == names[0]
-
-
-def test_entrez_ids_are_names() -> None:
-    data = section(0)
-    ids = np.random.default_rng(0).choice(200_000, GENES, replace=False)
-    data.var_names = [str(i) for i in ids]
-    assert len(Slide.from_anndata(data).genes) == GENES
-
-
-@pytest.mark.parametrize(
-    ("column", "kinds"),
-    [
-        ("feature_types", ("Gene Expression", "Antibody Capture")),
-        ("feature_type", ("gene_expression", "Peaks")),
-        ("modality", ("rna", "protein")),
-        ("feature_biotype", ("gene", "spike-in")),
-        ("type", ("gene", "protein")),
-    ],
-)
-def test_only_genes_are_read(column: str, kinds: tuple[str, str]) -> None:
-    data = section(0)
-    stained = np.random.default_rng(1).poisson(500.0, (SPOTS, 20)).astype(np.float32)
-    var = pd.DataFrame(index=[*data.var_names, *(f"AB{i}" for i in range(20))])
-    var[column] = [kinds[0]] * GENES + [kinds[1]] * 20
-    both = ad.AnnData(
-        sp.hstack([data.X, sp.csr_matrix(stained)]).tocsr(), obs=data.obs, var=var, obsm=data.obsm
-    )
-    message = f"left out 20 of 140 features: {kinds[1]} \\(var\\['{column}'\\]"
-    with pytest.warns(UserWarning, match=message):
-        slide = Slide.from_anndata(both)
-    assert slide.content_hash == Slide.from_anndata(data).content_hash
-
-
-def test_other_kinds_of_feature_are_left_out_by_their_names() -> None:
-    data = section(0)
-    data.var["type"] = "protein_coding"
-    data.var_names = [*data.var_names[:-3], "CD3_TotalSeqB", "CD4_ADT", "HTO_1"]
-    with pytest.warns(UserWarning, match="left out 3 of 120 features: antibody$"):
-        assert Slide.from_anndata(data).genes == tuple(data.var_names[:-3])
-
-
-def test_negative_controls_are_left_out_by_their_names() -> None:
-    data = section(0)
-    controls = ["NegControlProbe_00042", "BLANK_0001", "Blank-7", "NegPrb3", "Negative05"]
-    data.var_names = [*data.var_names[:-5], *controls]
-    with pytest.warns(UserWarning, match="left out 5 of 120 features: negative control$"):
-        assert Slide.from_anndata(data).genes == tuple(data.var_names[:-5])
-
-
-def expected(seed: int, largest: float) -> ad.AnnData:
-    """Expected counts with decimals, none of which reaches 20 but perhaps one."""
-    data, rng = section(seed), np.random.default_rng(seed + 70)
-    data.X.data = np.minimum(data.X.data, 18) + rng.uniform(-0.3, 0.3, data.X.nnz)
-    data.X.data[data.X.data.argmax()] = largest
-    return data
-
-
-@pytest.mark.filterwarnings("ignore:.*X is taken as")
-@pytest.mark.parametrize("largest", [17.0, 19.9, 25.4, 400.0])
-def test_no_single_value_decides_what_a_matrix_holds(largest: float) -> None:
-    assert not Slide.from_anndata(expected(0, largest)).is_logged
-    logged = section(1)
-    logged.X = np.log1p(scaled(logged.X.toarray(), 1e4))
-    logged.X[0, 0] = largest
-    assert Slide.from_anndata(logged).is_logged
-
-
-def scaled(x: np.ndarray, depth: float) -> np.ndarray:
-    return depth * x / x.sum(axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize(
-    ("change", "logged"),
-    [
-        (lambda x: np.log1p(scaled(x, 1e4)), True),
-        (lambda x: np.log2(1 + scaled(x, 1e6)), True),
-        (lambda x: np.log1p(scaled(x, 1e4))[:, ::5], True),
-        (lambda x: np.log1p(x), True),
-        (lambda x: np.log1p(scaled(x / np.linspace(1, 5, x.shape[1]), 1e6)), True),
-        (lambda x: scaled(x, 1e4), False),
-        (lambda x: x * 0.25, False),
-        (lambda x: np.maximum(x - 0.1 * x.mean(axis=0), 0), False),
-        (lambda x: x * np.random.default_rng(0).uniform(0.5, 1, x.shape), False),
-        (lambda x: np.where(x > 0, np.random.default_rng(0).gamma(np.maximum(x, 0.1)), 0), False),
-    ],
-    ids=["log CP10k", "log2 CPM", "some genes of log CP10k", "log1p", "log TPM",
-         "CP10k", "quarters", "ambient removed", "expected", "gamma"],
-)  # fmt: skip
-def test_counts_and_logarithms_are_told_apart(
-    change: Callable[[np.ndarray], np.ndarray], logged: bool
-) -> None:
-    for seed in range(3):
-        values = change(section(seed).X.toarray().astype(np.float64))
-        assert judge_values(sp.csr_matrix(values.astype(np.float32))).logged is logged
-
-
-@pytest.mark.filterwarnings("ignore:.*X is taken as")
-def test_one_run_does_not_mix_counts_and_logarithms(tmp_path: Path) -> None:
-    for seed in range(2):
-        expected(seed, 19.0 + 6 * seed).write_h5ad(tmp_path / f"decimals{seed}.h5ad")
-    logged = section(2)
-    logged.X = np.log1p(scaled(logged.X.toarray(), 1e4))
-    logged.write_h5ad(tmp_path / "logged.h5ad")
-    assert [s.is_logged for s in read_slides(sorted(tmp_path.glob("dec*")))] == [False, False]
-    message = r"mixes counts \(decimals0, decimals1\) and log-normalised values \(logged\)"
-    with pytest.raises(ValueError, match=message):
-        read_slides(tmp_path)
-    files = [str(path) for path in sorted(tmp_path.glob("dec*"))]
-    with pytest.raises(ValueError, match=message):
-        read_run(files, scrna=str(tmp_path / "logged.h5ad"))
-    stated = SlideKeys(values="logged")
-    read = read_run(files, scrna=str(tmp_path / "logged.h5ad"), scrna_keys=stated)
-    assert [s.is_logged for s in (*read.train, *read.samples)] == [False, False, True]
-    assert all(s.is_logged for s in read_slides(tmp_path, stated))
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.4])
@@ -233,7 +37,7 @@ def test_samples_may_fill_the_same_grid(angle: float) -> None:
     assert a.xy_hash == b.xy_hash
     Split.declare([a], [b])
     again = section(0, 80 * grid - 400)
-    again.X = np.log1p(scaled(again.X.toarray(), 1e4))
+    again.X = np.log1p(again.X.toarray())
     with pytest.warns(UserWarning, match="log-normalised"):
         copy = Slide.from_anndata(again, name="copy")
     with pytest.raises(ValueError, match="same coordinates as '0'"):
