@@ -69,7 +69,7 @@ def check_parts(
     min_spots: int,
     logged: bool | None,
 ) -> CheckedParts:
-    """Check what a reader gave; the arguments are those of ``Slide.from_parts``.
+    """Check what a reader gave; the arguments are those of ``Slide.all_from_parts``.
 
     Raises:
         ValueError: on what cannot be used, naming ``source``.

@@ -183,10 +183,17 @@ def _repeated(
     array = _array_positions(parts.obs)
     positions = {"array positions": array, "positions": xy}
     for what, place in positions.items():
-        if place is None or (repeats := (coincident(place) > 1).mean()) < 0.05:
+        if place is None:
+            continue
+        size = coincident(place)
+        repeats = float((size > 1).mean())
+        if repeats < 0.05:
             continue
         reason = f"{repeats:.0%} of the {what} occur more than once"
         for name in sorted(groups, key=_is_named, reverse=True):
+            # Cells of one spot differ in type, too, but types are more than cells of a spot.
+            if not _is_named(name) and groups[name].max() >= size.max():
+                continue
             within = np.column_stack([place, groups[name]])
             if (coincident(within) > 1).mean() < 0.1 * repeats:
                 return Sections(distinct(parts.obs[name]), name, f"{reason}, once in each")

@@ -38,6 +38,7 @@ def test_cells_that_share_the_position_of_their_spot() -> None:
     """scverse/squidpy#925: several cells of one spot."""
     data = section(0)
     data.obsm["spatial"] = np.repeat(data.obsm["spatial"][::3], 3, axis=0)
+    data.obs["cell_type"] = (np.arange(SPOTS) * 4 % 11).astype(str)  # no two alike in a spot
     with pytest.raises(ValueError, match="150 of 150 spots that share their position"):
         Slide.from_anndata(data)
 
