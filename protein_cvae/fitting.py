@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from common.errors import UserError
+from common.files.lists import one_or_several
 from common.threads import compute_threads
 from common.training.callbacks import EpochResources
 from protein_cvae.data.embeddings import SequenceEmbedder
@@ -28,7 +29,7 @@ def fit(
     out: str | Path,
     size: Size | Preset = "laptop",
     epochs: int | None = None,
-    families_held_out: Sequence[str] = (),
+    families_held_out: Sequence[str] | str = (),
     embedder: SequenceEmbedder | None = None,
     accelerator: str = "auto",
     progress: bool = True,
@@ -61,7 +62,7 @@ def fit(
     out = Path(out)
     split = size.split
     if families_held_out:
-        split = replace(split, families_held_out=tuple(families_held_out))
+        split = replace(split, families_held_out=tuple(one_or_several(families_held_out)))
     network = size.network
     if embedder is not None:
         network = replace(network, d_embedding=embedder.width)

@@ -4,15 +4,49 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.cli.command import Command
 
+if TYPE_CHECKING:
+    from spatial_ipa.data.keys import SlideKeys
+
+_KEYS = (
+    "layer", "gene_key", "spatial_key", "section_key", "values", "keep_off_tissue",
+    "drop_coincident",
+)  # fmt: skip
 _CHECKPOINT = Path("runs/spatial_ipa.ckpt")
 
 
-def _add_keys(parser: argparse.ArgumentParser) -> None:
+def _add_keys(parser: argparse.ArgumentParser, *, slides: bool) -> None:
+    """Options of :class:`spatial_ipa.data.keys.SlideKeys`; those of coordinates for slides."""
     parser.add_argument("--layer", help="layer of the counts; X by default, raw.X for AnnData.raw")
     parser.add_argument("--gene-key", help="column of var with the gene names; default: its index")
+    parser.add_argument("--values", choices=["counts", "logged"], help="default: found out")
+    parser.add_argument(
+        "--keep-off-tissue", action="store_true", help="keep spots beside the tissue (in_tissue 0)"
+    )
+    if not slides:
+        return
+    parser.add_argument(
+        "--spatial-key", metavar="KEY",
+        help="key of the coordinates in obsm, or two columns of obs as x,y; spatial by default",
+    )  # fmt: skip
+    parser.add_argument(
+        "--section-key", metavar="COLUMN",
+        help="column of obs whose values are read as a slide each; one: all is one section",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop-coincident", action="store_true",
+        help="leave out spots that share their position with another",
+    )  # fmt: skip
+
+
+def _keys_of(given: argparse.Namespace) -> SlideKeys:
+    from spatial_ipa.data.keys import SlideKeys
+
+    names = [name for name in _KEYS if hasattr(given, name)]
+    return SlideKeys(**{name: getattr(given, name) for name in names})
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +54,7 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="h5ad to write")
     parser.add_argument("--ckpt", type=Path, default=_CHECKPOINT, help="trained model")
     parser.add_argument("--kind", choices=["scrna", "st"], default="scrna")
-    _add_keys(parser)
+    _add_keys(parser, slides=False)
     parser.add_argument("--draws", type=int, default=16, help="layouts averaged")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--coverage", type=float, default=0.9, help="of the error radii")
@@ -30,7 +64,6 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
 
 
 def _place(given: argparse.Namespace) -> None:
-    from spatial_ipa.data.keys import SlideKeys
     from spatial_ipa.placing.command import CellDataModule
     from spatial_ipa.placing.load import load
     from spatial_ipa.placing.options import PlacementOptions
@@ -46,7 +79,7 @@ def _place(given: argparse.Namespace) -> None:
         str(given.output),
         given.kind,
         options,
-        SlideKeys(given.layer, given.gene_key),
+        _keys_of(given),
         given.overwrite,
     )
     data.read().run(load(given.ckpt, given.device), write=True)
@@ -57,10 +90,10 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the model")
     parser.add_argument("--validation", nargs="+", default=[], metavar="SLIDE")
     parser.add_argument("--scrna", nargs="+", default=[], metavar="SAMPLE")
-    _add_keys(parser)
+    _add_keys(parser, slides=True)
     parser.add_argument("--scrna-layer", help="that of the samples; as --layer by default")
     parser.add_argument("--scrna-gene-key", help="that of the samples; as --gene-key by default")
-    parser.add_argument("--spatial-key", help="key of the coordinates in obsm; spatial by default")
+    parser.add_argument("--scrna-values", choices=["counts", "logged"], help="default: found out")
     parser.add_argument("--size", choices=["laptop", "full"], default="laptop")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -79,8 +112,8 @@ def _fit(given: argparse.Namespace) -> None:
         validation=given.validation,
         scrna=given.scrna,
         out=given.out,
-        keys=SlideKeys(given.layer, given.gene_key, given.spatial_key),
-        scrna_keys=SlideKeys(given.scrna_layer, given.scrna_gene_key),
+        keys=_keys_of(given),
+        scrna_keys=SlideKeys(given.scrna_layer, given.scrna_gene_key, values=given.scrna_values),
         size=given.size,
         epochs=given.epochs,
         seed=given.seed,
@@ -96,8 +129,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--train", nargs="+", default=[], metavar="SLIDE",
         help="training slides, to show regression and chance beside",
     )  # fmt: skip
-    _add_keys(parser)
-    parser.add_argument("--spatial-key", help="key of the coordinates in obsm; spatial by default")
+    _add_keys(parser, slides=True)
     parser.add_argument("--draws", type=int, default=16, help="layouts averaged")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="CSV file of the scores")
@@ -106,7 +138,6 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _evaluate(given: argparse.Namespace) -> None:
     from common.files.atomic import atomic_path
     from common.files.outputs import prepare_output
-    from spatial_ipa.data.keys import SlideKeys
     from spatial_ipa.placing.load import load
 
     if given.output is not None:
@@ -114,7 +145,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     scores = load(given.ckpt).evaluate(
         given.slides,
         train=given.train,
-        keys=SlideKeys(given.layer, given.gene_key, given.spatial_key),
+        keys=_keys_of(given),
         num_draws=given.draws,
         seed=given.seed,
     )

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
+from common.files.lists import one_or_several
 from common.training.sampler import DrawSampler, epoch_to_draw
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.cases import EvaluationCase, EvaluationCases
@@ -97,7 +98,7 @@ class EnsembleDataModule(pl.LightningDataModule):
         ensembles = self.read()
         split = EnsembleSplit.declare(
             ensembles,
-            self.split_settings.families_held_out,
+            one_or_several(self.split_settings.families_held_out),
             self.split_settings.families,
             self.split_settings.held_out_fraction,
             self.split_settings.seed,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.errors import UserError
+from common.files.lists import FrozenTexts
 
 Chains = Literal["longest", "all"]
 
@@ -49,7 +50,7 @@ class Sources:
     """Where ensembles come from, and which are taken.
 
     Attributes:
-        structures: PDB and mmCIF files, folders or glob patterns.  Without any, and without
+        structures: PDB and mmCIF files, folders or glob patterns, or one.  Without any, and without
             ``trajectories``, ensembles are simulated.
         trajectories: folders with a topology and trajectories, folders of such, or patterns.  Such
             an ensemble is called ``md_`` and the folder's name.
@@ -62,8 +63,8 @@ class Sources:
         ValueError: on a number out of range.
     """
 
-    structures: tuple[str, ...] = ()
-    trajectories: tuple[str, ...] = ()
+    structures: FrozenTexts = ()
+    trajectories: FrozenTexts = ()
     chains: Chains = "longest"
     max_length: int = 400
     max_frames: int = 100
@@ -82,7 +83,8 @@ class SplitSettings:
     """Which models are held out.
 
     Attributes:
-        families_held_out: names of ensembles kept out of training with all their relatives.
+        families_held_out: names of ensembles, or one, kept out of training with all their
+            relatives.
         families: names of relatives that sequence identity does not see.
         held_out_fraction: of the models of each other ensemble.
         seed: of the choice of held-out models.
@@ -91,7 +93,7 @@ class SplitSettings:
         ValueError: on a fraction outside [0, 1], or 0 with ``families_held_out``.
     """
 
-    families_held_out: tuple[str, ...] = ()
+    families_held_out: FrozenTexts = ()
     families: tuple[tuple[str, ...], ...] = ()
     held_out_fraction: float = 0.2
     seed: int = 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import MissingFile, UserError
+from common.files.lists import one_or_several
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.formats.table import SUFFIXES
 from protein_cvae.io.formats.trajectory import find_trajectories, load_trajectory_folder
@@ -17,11 +18,11 @@ from protein_cvae.io.topology import find_topology
 _SUFFIXES = tuple(s + end for s in SUFFIXES for end in ("", ".gz"))
 
 
-def find_ensembles(paths: Sequence[str | Path]) -> list[Path]:
+def find_ensembles(paths: Sequence[str | Path] | str | Path) -> list[Path]:
     """What :func:`load_ensemble` can load among files, folders and glob patterns.
 
     Args:
-        paths: structure files; folders, searched with their subfolders; patterns such as
+        paths: structure files, or one; folders, searched with their subfolders; patterns such as
             "data/**/*.cif.gz".  A folder with a topology and trajectories is one ensemble, and
             nothing else in it is looked at.
 
@@ -32,14 +33,13 @@ def find_ensembles(paths: Sequence[str | Path]) -> list[Path]:
     Raises:
         FileNotFoundError: if an entry does not exist, matches nothing, or is a folder without
             structures; names the entry.
-        ValueError: if ``paths`` is empty, or a single string instead of a list.
+        ValueError: if ``paths`` is empty.
     """
-    if isinstance(paths, (str, Path)):
-        raise UserError(f"paths: expected a list of paths, got the single path {str(paths)!r}")
-    if not paths:
+    entries = one_or_several(paths)
+    if not entries:
         raise UserError("paths: expected at least one file, folder or pattern, got none")
     found: dict[Path, None] = {}
-    for entry in paths:
+    for entry in entries:
         path = Path(entry)
         by_name = path.exists()
         if by_name:

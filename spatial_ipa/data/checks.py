@@ -1,35 +1,159 @@
-"""What a reader gives, and what of it is refused or mended before anything is computed from it.
+"""What of a source is refused, left out or mended before anything is computed from it.
 
-What cannot be used is refused by name; what is changed (duplicate genes summed) is warned about
-with its count.
+What cannot be used is refused by name; what is left out, changed or decided is said, one line for
+each slide.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from common.errors import UserError
+from spatial_ipa.data.genes import genes_only, unique_genes
+from spatial_ipa.data.keys import ONE_SECTION, SlideKeys
+from spatial_ipa.data.parts import SlideParts
+from spatial_ipa.data.positions import checked_xy, in_plane, without_coincident
+from spatial_ipa.data.sections import distinct, find_sections
+from spatial_ipa.data.tissue_mask import off_tissue
+from spatial_ipa.data.values import judge_values
 
-LOGGED_BELOW = 20.0
-"""log1p of 4.8e8; raw or depth-normalised counts with decimals go far beyond."""
 
+@dataclass(frozen=True)
+class CheckedParts:
+    """What a slide is built of.
 
-class SlideParts(NamedTuple):
-    """What is read of a slide, as stored but for gene names, which are stripped."""
+    Attributes:
+        counts: (n, G) float32 canonical CSR.
+        genes: G unique names.
+        xy: (n, 2) float32; None for cells without coordinates.
+        obs_names: n names.
+        rows: (n,) their rows in the source.
+        is_logged: whether ``counts`` holds log-normalised values.
+        patient: the one patient of the source.
+        notes: what was left out, changed or decided, a phrase each.
+    """
 
-    matrix: Any
+    counts: sp.csr_matrix
     genes: list[str]
+    xy: np.ndarray | None
     obs_names: list[str]
-    patient: Any  # obs["patient"], None without it
-    sections: list[str]  # empty where the source does not say, and without coordinates
-    xy: Any  # None where coordinates were not asked for
-    where: str  # what to call the matrix in a message
-    others: str  # which other matrices there are, for a message about this one
+    rows: np.ndarray
+    is_logged: bool
+    patient: str | None
+    notes: tuple[str, ...]
+
+    def take(self, keep: np.ndarray, note: str) -> CheckedParts:
+        """Only the rows for which ``keep`` (n,) is true; ``note`` says why, unless all are."""
+        if keep.all():
+            return self
+        return replace(
+            self,
+            counts=self.counts[np.flatnonzero(keep)],
+            xy=None if self.xy is None else self.xy[keep],
+            obs_names=[name for name, yes in zip(self.obs_names, keep, strict=True) if yes],
+            rows=self.rows[keep],
+            notes=(*self.notes, note),
+        )
+
+
+def check_parts(
+    parts: SlideParts,
+    source: str,
+    keys: SlideKeys,
+    *,
+    require_spatial: bool,
+    min_spots: int,
+    logged: bool | None,
+) -> CheckedParts:
+    """Check what a reader gave; the arguments are those of ``Slide.all_from_parts``.
+
+    Raises:
+        ValueError: on what cannot be used, naming ``source``.
+    """
+    counts = checked_counts(parts.matrix, parts.where, parts.others)
+    genes, counts, others = genes_only(parts.genes, counts, parts.kinds)
+    stated = keys.values == "logged" if keys.values is not None else logged
+    judged = judge_values(counts) if stated is None else None
+    is_logged = judged.logged if judged is not None else bool(stated)
+    notes = [others]
+    if judged is not None and not judged.certain:
+        what, other = ("log-normalised", "counts") if is_logged else ("counts", "logged")
+        notes.append(
+            f"{parts.where.removeprefix(f'{source}: ')} is taken as {what}: {judged.reason} (if "
+            f"not, state values={other}; {parts.others})"
+        )
+    genes, counts, summed = unique_genes(genes, counts, source, is_logged)
+    rows = np.arange(counts.shape[0]) if parts.rows is None else parts.rows
+    checked = CheckedParts(
+        counts, genes, None, parts.obs_names, rows, is_logged, None, (*notes, summed)
+    )
+    off = None if keys.keep_off_tissue else off_tissue(parts.obs)
+    if require_spatial:
+        checked = _as_slide(checked, parts, source, keys, off)
+    elif off is not None:
+        checked = replace(
+            checked,
+            counts=canonical_csr(sp.diags((~off[1]).astype(np.float32)) @ counts),
+            notes=(*checked.notes, _off_note(*off)),
+        )
+    if len(checked.rows) < min_spots:
+        raise UserError(
+            f"{source}: {len(checked.rows)} spots with counts, at least {min_spots} are needed; "
+            "leave this file out"
+        )
+    patient = patient_of(parts.obs.get("patient"), source, one_only=require_spatial)
+    return replace(checked, patient=patient, notes=tuple(note for note in checked.notes if note))
+
+
+def _as_slide(
+    checked: CheckedParts,
+    parts: SlideParts,
+    source: str,
+    keys: SlideKeys,
+    off: tuple[str, np.ndarray] | None,
+) -> CheckedParts:
+    """With coordinates, and only the spots that a slide is trained on."""
+    where, total = f"{source}: {parts.xy_at}", len(checked.rows)
+    keep = np.ones(total, dtype=bool) if off is None else ~off[1]
+    if not keep.any():
+        raise UserError(
+            f"{source}: obs[{off[0] if off else ''!r}] says that no spot lies on the tissue; keep "
+            "them all with keep_off_tissue"
+        )
+    kept = parts if keep.all() else parts.take(np.flatnonzero(keep))
+    checked = checked.take(keep, "" if off is None else _off_note(*off))
+    xy, note = in_plane(kept.xy)
+    checked = replace(
+        checked, xy=checked_xy(xy, where, len(checked.rows)), notes=(*checked.notes, note)
+    )
+    assert checked.xy is not None
+    filled = np.diff(checked.counts.indptr) > 0
+    if keys.section_key != ONE_SECTION:
+        some = kept if filled.all() else kept.take(np.flatnonzero(filled))
+        sections, note = find_sections(
+            some, checked.xy[filled], checked.counts[np.flatnonzero(filled)], checked.is_logged
+        )
+        if sections is not None:
+            raise UserError(sections.refusal(source))
+        checked = replace(checked, notes=(*checked.notes, note))
+    empty = int((~filled).sum())
+    checked = checked.take(filled, f"dropped {empty} of {filled.size} spots without any count")
+    assert checked.xy is not None
+    if len(checked.xy):
+        own, note = without_coincident(checked.xy, where, drop=keys.drop_coincident)
+        checked = checked.take(own, note)
+    return checked
+
+
+def _off_note(column: str, off: np.ndarray) -> str:
+    return (
+        f"left out {int(off.sum())} of {off.size} spots beside the tissue (obs[{column!r}]; "
+        "keep_off_tissue keeps them)"
+    )
 
 
 def canonical_csr(counts: sp.spmatrix | np.ndarray) -> sp.csr_matrix:
@@ -38,33 +162,6 @@ def canonical_csr(counts: sp.spmatrix | np.ndarray) -> sp.csr_matrix:
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix
-
-
-def check_shape(parts: SlideParts, source: str, names_at: str) -> None:
-    """Refuse a matrix whose shape is not that of the names.
-
-    Raises:
-        ValueError: if so.
-    """
-    shape = np.shape(parts.matrix)
-    if len(shape) != 2:
-        raise UserError(f"{source}: {parts.where} must be (spots, genes), got shape {shape}")
-    if shape != (len(parts.obs_names), len(parts.genes)):
-        raise UserError(
-            f"{source}: {parts.where} has shape {shape}, but there are {len(parts.obs_names)} "
-            f"obs_names and {len(parts.genes)} {names_at}"
-        )
-    if 0 in shape:
-        raise UserError(f"{source}: empty, {parts.where} has shape {shape}")
-
-
-def gene_names(column: Any, source: str, where: str) -> list[str]:
-    """Names without surrounding white space, of a list, an array or a column as pandas has it."""
-    missing = column.isna() if hasattr(column, "isna") else [False] * len(column)
-    genes = ["" if no else str(name).strip() for name, no in zip(column, missing, strict=True)]
-    if "" in genes:
-        raise UserError(f"{source}: {genes.count('')} of {len(genes)} {where} are empty")
-    return genes
 
 
 def checked_counts(matrix: Any, where: str, others: str) -> sp.csr_matrix:
@@ -92,53 +189,6 @@ def checked_counts(matrix: Any, where: str, others: str) -> sp.csr_matrix:
     return counts
 
 
-def looks_logged(counts: sp.csr_matrix) -> bool:
-    """Whether values are log-normalised: not all whole numbers, and all below 20."""
-    values = counts.data
-    return bool(values.max() < LOGGED_BELOW and (values != np.floor(values)).any())
-
-
-def unique_genes(
-    genes: list[str], counts: sp.csr_matrix, source: str, logged: bool
-) -> tuple[list[str], sp.csr_matrix]:
-    """Sum the columns of genes that share a name, in the order of first appearance."""
-    unique = list(dict.fromkeys(genes))
-    extra = len(genes) - len(unique)
-    if extra == 0:
-        return genes, counts
-    if logged:
-        raise UserError(
-            f"{source}: {extra} duplicate gene names in logged values, which cannot be summed; raw "
-            "counts wanted, or unique names"
-        )
-    warnings.warn(
-        f"{source}: {extra} duplicate gene names; counts of genes of one name were summed "
-        f"({len(unique)} genes remain)",
-        stacklevel=4,
-    )
-    column_of = {gene: column for column, gene in enumerate(unique)}
-    target = [column_of[gene] for gene in genes]
-    ones = np.ones(len(genes), dtype=np.float32)
-    gather = sp.csr_matrix((ones, (np.arange(len(genes)), target)), (len(genes), len(unique)))
-    return unique, counts @ gather
-
-
-def distinct(column: Any) -> list[str]:
-    """The values of a stored column that are not missing, sorted."""
-    known = column.dropna() if hasattr(column, "dropna") else column[column == column]
-    return sorted({str(value) for value in known})
-
-
-def refuse_several_sections(sections: Sequence[str], source: str) -> None:
-    """Coordinates of sections lie on top of each other; neighbours across them would be none."""
-    if len(sections) > 1:
-        raise UserError(
-            f"{source}: holds {len(sections)} sections ({', '.join(sections[:5])}), by "
-            "obs['library_id'] or uns['spatial']; write one file per section, or, if all lie in "
-            "one frame, set obs['library_id'] to one value"
-        )
-
-
 def patient_of(column: Any, source: str, *, one_only: bool) -> str | None:
     """The one patient that a column of ``obs`` names; None if it names none, or several."""
     if column is None:
@@ -147,28 +197,7 @@ def patient_of(column: Any, source: str, *, one_only: bool) -> str | None:
     if len(patients) > 1 and one_only:
         raise UserError(
             f"{source}: obs['patient'] names {len(patients)} patients ({', '.join(patients[:5])}); "
-            "write one file per slide, so that splits can keep patients apart"
+            "read the slide of each apart with section_key=patient, or write one file per slide, "
+            "so that splits can keep patients apart"
         )
     return patients[0] if len(patients) == 1 else None
-
-
-def checked_xy(xy: Any, source: str, key: str, num_rows: int) -> np.ndarray:
-    """(n, 2) float32, finite."""
-    where = f"{source}: obsm[{key!r}]"
-    array = np.asarray(xy)
-    if array.dtype.kind not in "iuf":
-        raise UserError(f"{where} must hold numbers, got dtype {array.dtype}")
-    if array.shape != (num_rows, 2):
-        hint = ""
-        if array.ndim == 2 and array.shape[1] == 3:
-            hint = "; three columns are ambiguous (a volume? a section index?): store the two "
-            hint += "in-plane coordinates of one section"
-        raise UserError(f"{where} must have shape ({num_rows}, 2), got {array.shape}{hint}")
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    bad = int((~np.isfinite(array)).any(axis=1).sum())
-    if bad:
-        raise UserError(
-            f"{where} has {bad} spots with NaN or infinite coordinates; drop them from the file"
-        )
-    return array

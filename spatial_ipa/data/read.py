@@ -14,9 +14,15 @@ from typing import TypeAlias
 from anndata import AnnData
 
 from common.errors import MissingFile, UserError
-from spatial_ipa.data.formats import READERS, reader_for
+from common.files.lists import one_or_several
+from spatial_ipa.data.formats import READERS, is_source, reader_for
+from spatial_ipa.data.in_memory import parts_of_anndata
 from spatial_ipa.data.keys import SlideKeys
-from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.slide import Slide, only_one
+from spatial_ipa.data.values import refuse_mixed_values
+
+Paths: TypeAlias = Sequence[str | Path] | str | Path
+"""Files, folders and glob patterns, one or several."""
 
 
 def read_slide(
@@ -28,22 +34,24 @@ def read_slide(
     logged: bool | None = None,
     name: str | None = None,
 ) -> Slide:
-    """Read and check one file.
+    """Read and check one file or store.
 
     Args:
         path: the file.
-        keys: where in it matrix, gene names and coordinates are.
+        keys: where in it matrix, gene names and coordinates are, and what of it is read.
         require_spatial: True for a slide to train or validate on: coordinates must be there and
-            spots without counts are dropped, with a warning.  False for prediction: coordinates
-            are not looked at, every row is kept and ``Slide.is_empty`` flags the empty ones.
+            spots without counts, or beside the tissue, are dropped.  False for prediction:
+            coordinates are not looked at and every row is kept; ``Slide.is_empty`` flags those
+            without counts, and spots beside the tissue are taken to have none.
         min_spots: fewest spots or cells accepted.
-        logged: whether the values are log-normalised; None decides: values that are not all
-            integers and stay below 20 are.
+        logged: whether the values are log-normalised; ``keys.values`` if None, which may leave it
+            to :mod:`spatial_ipa.data.values`.
         name: name of the slide; the file's stem if None.
 
     Returns:
-        The slide.  Gene names are stripped of surrounding white space, and counts of genes that
-        share a name are summed, with a warning.
+        The slide.  Gene names are stripped of surrounding white space, counts of genes that share
+        a name are summed, and features that are no genes are left out.  ``Slide.notes``, which
+        one warning shows, says what was left out, changed or decided.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -57,12 +65,23 @@ def read_slide(
         >>> len(slide), len(slide.genes), slide.xy.shape
         (80, 120, (80, 2))
     """
-    path = Path(path)
-    parts = reader_for(path)(path, keys, with_xy=require_spatial)
-    return Slide.from_parts(
+    slides = _read(Path(path), keys, require_spatial, min_spots, logged, name)
+    return only_one(slides, str(path))
+
+
+def _read(
+    path: Path,
+    keys: SlideKeys,
+    require_spatial: bool,
+    min_spots: int,
+    logged: bool | None = None,
+    name: str | None = None,
+) -> list[Slide]:
+    """The slide of a file, or those of its sections."""
+    return Slide.all_from_parts(
         path.stem if name is None else name,
         str(path),
-        parts,
+        reader_for(path)(path, keys, with_xy=require_spatial),
         keys,
         require_spatial=require_spatial,
         min_spots=min_spots,
@@ -71,7 +90,7 @@ def read_slide(
 
 
 def read_slides(
-    paths: Sequence[str | Path],
+    paths: Paths,
     keys: SlideKeys = SlideKeys(),
     *,
     require_spatial: bool = True,
@@ -79,13 +98,34 @@ def read_slides(
 ) -> list[Slide]:
     """Read several slides: files, folders (all slides in them, sorted) and glob patterns.
 
-    Slides are named by their file's stem; where two stems are equal, by ``folder/stem``.  The other
+    Slides are named by their file's stem; where two stems are equal, by ``folder/stem``.  A file
+    that ``keys.section_key`` splits gives a slide for each section, ``stem/section``.  The other
     arguments are those of :func:`read_slide`.
 
     Raises:
         FileNotFoundError: if a path, folder or pattern gives no file.
-        ValueError: if a file is given twice, or on what :func:`read_slide` refuses.
+        ValueError: if a file is given twice, if some slides hold counts and others logarithms, or
+            on what :func:`read_slide` refuses.
     """
+    slides = [
+        slide
+        for _, group in read_by_file(
+            paths, keys, require_spatial=require_spatial, min_spots=min_spots
+        )
+        for slide in group
+    ]
+    refuse_mixed_values(slides)
+    return slides
+
+
+def read_by_file(
+    paths: Paths,
+    keys: SlideKeys = SlideKeys(),
+    *,
+    require_spatial: bool = True,
+    min_spots: int = 50,
+) -> list[tuple[Path, list[Slide]]]:
+    """Each file of :func:`slide_files` with its slides, named as :func:`read_slides` does."""
     files = slide_files(paths)
     stems = [file.stem for file in files]
     names = [
@@ -95,28 +135,27 @@ def read_slides(
     if len(set(names)) < len(names):
         names = [str(file.resolve()) for file in files]
     return [
-        read_slide(file, keys, require_spatial=require_spatial, min_spots=min_spots, name=name)
+        (file, _read(file, keys, require_spatial, min_spots, name=name))
         for file, name in zip(files, names, strict=True)
     ]
 
 
-def slide_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files of a list of files, folders (slides in them, sorted) and glob patterns.
+def slide_files(paths: Paths) -> list[Path]:
+    """The files of a list of files, folders (slides in them, sorted) and glob patterns, or of one.
+
+    Companions that macOS leaves beside files (``._A.h5ad``) and other hidden files are passed over
+    in folders and patterns.
 
     Raises:
         FileNotFoundError: if an entry gives no file.
-        ValueError: if a file is given twice.
+        ValueError: if a file is given twice, or a folder may not be read.
     """
-    if isinstance(paths, str | Path):
-        raise UserError(f"paths must be a list, got the single path {str(paths)!r}")
     files: list[Path] = []
-    for entry in map(Path, paths):
-        if entry.is_dir():
-            found = sorted(path for path in entry.iterdir() if path.suffix.lower() in READERS)
-        elif entry.exists():
-            found = [entry]
-        else:
-            found = [Path(match) for match in sorted(glob.glob(str(entry), recursive=True))]
+    for entry in map(Path, one_or_several(paths)):
+        try:
+            found = _found(entry)
+        except PermissionError as error:
+            raise UserError(f"{entry}: may not be read by this user ({error.strerror})") from error
         if not found:
             raise MissingFile(f"{entry}: no such file, or no {' or '.join(READERS)} file there")
         files += found
@@ -130,6 +169,16 @@ def slide_files(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
+def _found(entry: Path) -> list[Path]:
+    """The files of one entry."""
+    if entry.is_dir() and reader_for(entry) is not READERS[".zarr"]:
+        return sorted(path for path in entry.iterdir() if is_source(path))
+    if entry.exists():
+        return [entry]
+    matches = [Path(match) for match in sorted(glob.glob(str(entry), recursive=True))]
+    return [match for match in matches if not match.name.startswith("._")]
+
+
 Source: TypeAlias = AnnData | Slide | str | Path
 """A slide, an AnnData object, or a file, folder or glob pattern."""
 
@@ -141,13 +190,18 @@ def as_slides(sources: Source | Sequence[Source], keys: SlideKeys, role: str) ->
         FileNotFoundError: if a path or pattern gives no file.
         ValueError: on a slide that cannot be used.
     """
-    several = [sources] if isinstance(sources, Source) else sources
+    several = one_or_several(sources)
     slides: list[Slide] = []
     for number, source in enumerate(several):
         if isinstance(source, Slide):
             slides.append(source)
         elif isinstance(source, AnnData):
-            slides.append(Slide.from_anndata(source, keys, name=f"{role}_{number}"))
+            name = f"{role}_{number}"
+            parts = parts_of_anndata(source, name, keys, with_xy=True)
+            slides += Slide.all_from_parts(
+                name, name, parts, keys, require_spatial=True, min_spots=50, logged=None
+            )
         else:
-            slides += read_slides([source], keys)
+            slides += read_slides(source, keys)
+    refuse_mixed_values(slides)
     return slides

@@ -11,27 +11,19 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
 from common.errors import UserError
-from spatial_ipa.data.checks import (
-    LOGGED_BELOW,
-    SlideParts,
-    canonical_csr,
-    checked_counts,
-    checked_xy,
-    looks_logged,
-    patient_of,
-    refuse_several_sections,
-    unique_genes,
-)
+from spatial_ipa.data.checks import canonical_csr, check_parts
 from spatial_ipa.data.in_memory import parts_of_anndata
 from spatial_ipa.data.keys import SlideKeys
+from spatial_ipa.data.parts import SlideParts
+from spatial_ipa.data.sections import split_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +41,9 @@ class Slide:
         expression_hash: of counts, genes and ``is_logged``.
         xy_hash: of the coordinates.
         content_hash: of the two hashes above; the name does not enter.
+        rows: (n,) rows of the source that they are, ascending.
+        notes: what the reader left out, changed or decided, a phrase each.
+        values_stated: ``is_logged`` was said by the user, not found out.
     """
 
     name: str
@@ -61,6 +56,9 @@ class Slide:
     expression_hash: str
     xy_hash: str
     content_hash: str
+    rows: np.ndarray
+    notes: tuple[str, ...] = ()
+    values_stated: bool = False
 
     @staticmethod
     def build(
@@ -107,7 +105,7 @@ class Slide:
         content_hash = hashlib.sha256(f"{expression_hash},{xy_hash}".encode()).hexdigest()
         return Slide(
             name, matrix, tuple(genes), xy, names, is_logged, patient,
-            expression_hash, xy_hash, content_hash,
+            expression_hash, xy_hash, content_hash, np.arange(num_rows),
         )  # fmt: skip
 
     @staticmethod
@@ -123,7 +121,7 @@ class Slide:
         """A slide from an AnnData object, with the checks of a file; the object is not changed.
 
         Args:
-            adata: counts, and coordinates in ``obsm``.
+            adata: counts, and coordinates.
             keys: where in it they are.
             name: of the slide, also in messages.
             require_spatial: see :func:`spatial_ipa.data.read.read_slide`.
@@ -139,19 +137,19 @@ class Slide:
             >>> slide.name, len(slide)
             ('mine', 80)
         """
-        parts = parts_of_anndata(adata, name, keys, with_xy=require_spatial)
-        return Slide.from_parts(
+        slides = Slide.all_from_parts(
             name,
             name,
-            parts,
+            parts_of_anndata(adata, name, keys, with_xy=require_spatial),
             keys,
             require_spatial=require_spatial,
             min_spots=min_spots,
             logged=logged,
         )
+        return only_one(slides, name)
 
     @staticmethod
-    def from_parts(
+    def all_from_parts(
         name: str,
         source: str,
         parts: SlideParts,
@@ -160,58 +158,53 @@ class Slide:
         require_spatial: bool,
         min_spots: int,
         logged: bool | None,
-    ) -> Slide:
-        """Check what a reader gave, and build the slide.
+    ) -> list[Slide]:
+        """Check what a reader gave, and build the slide, or that of each section.
+
+        What was left out, changed or decided is said in one warning for each slide.
 
         Args:
-            name: of the slide.
+            name: of the slide; sections get theirs after it, as ``name/section``.
             source: what to call it in messages.
             parts: of the slide.
-            keys: where they were found.
+            keys: where they were found, and what of them is read.
             require_spatial, min_spots, logged: see :func:`spatial_ipa.data.read.read_slide`.
+
+        Raises:
+            ValueError: on what cannot be used, or if no section has ``min_spots`` spots.
         """
-        counts = checked_counts(parts.matrix, parts.where, parts.others)
-        if logged is None:
-            logged = looks_logged(counts)
-            if logged:
-                warnings.warn(
-                    f"{parts.where} is taken as log-normalised: not all values are whole numbers "
-                    f"and none reaches {LOGGED_BELOW:g} (maximum {counts.data.max():.3g}); if they "
-                    "are counts, as after removal of ambient RNA, round them; "
-                    f"{parts.others}",
-                    stacklevel=3,
-                )
-        genes, counts = unique_genes(parts.genes, counts, source, logged)
-        refuse_several_sections(parts.sections, source)
-        patient = patient_of(parts.patient, source, one_only=require_spatial)
-        xy, obs_names = parts.xy, np.asarray(parts.obs_names, dtype=object)
-        if require_spatial:
-            keep = np.diff(counts.indptr) > 0
-            if not keep.all():
-                warnings.warn(
-                    f"{source}: dropped {int((~keep).sum())} of {keep.size} spots without any "
-                    "count",
-                    stacklevel=3,
-                )
-                counts, obs_names = counts[keep], obs_names[keep]
-            key = keys.coordinates
-            xy = checked_xy(xy, source, key, keep.size)[keep]
-            if len(xy) and not np.ptp(xy, axis=0).any():
-                raise UserError(f"{source}: obsm[{key!r}] has all spots at one position {xy[0]}")
-        if counts.shape[0] < min_spots:
-            raise UserError(
-                f"{source}: {counts.shape[0]} spots with counts, at least {min_spots} are needed; "
-                "leave this file out"
-            )
-        return Slide.build(
-            name,
-            counts,
-            genes,
-            xy,
-            obs_names=obs_names.tolist(),
-            is_logged=logged,
-            patient=patient,
+        build = partial(
+            _build,
+            keys=keys,
+            require_spatial=require_spatial,
+            min_spots=min_spots,
+            logged=logged,
         )
+        if not (require_spatial and keys.section_columns):
+            return [build(name, source, parts)]
+        sections = split_rows(parts, keys.section_columns, source)
+        by = f"by obs[{', '.join(map(repr, keys.section_columns))}]"
+        small = {value: len(rows) for value, rows in sections.items() if len(rows) < min_spots}
+        if len(small) == len(sections):
+            raise UserError(
+                f"{source}: none of the {len(sections)} sections {by} has {min_spots} spots; "
+                "leave this file out, or name another section_key"
+            )
+        if small:
+            warnings.warn(
+                f"{source}: left out {len(small)} of {len(sections)} sections {by} with fewer than "
+                f"{min_spots} spots: {', '.join(small)}",
+                stacklevel=3,
+            )
+        return [
+            build(
+                name if len(sections) == 1 else f"{name}/{value}",
+                source if len(sections) == 1 else f"{source}, section {value}",
+                parts.take(rows),
+            )
+            for value, rows in sections.items()
+            if value not in small
+        ]
 
     def __len__(self) -> int:
         return int(self.counts.shape[0])
@@ -220,6 +213,20 @@ class Slide:
     def is_empty(self) -> np.ndarray:
         """(n,) bool, rows without any count: their position cannot be predicted."""
         return np.diff(self.counts.indptr) == 0
+
+
+def only_one(slides: Sequence[Slide], source: str) -> Slide:
+    """The one slide of a source.
+
+    Raises:
+        ValueError: if it was split into several sections.
+    """
+    if len(slides) > 1:
+        raise UserError(
+            f"{source}: {len(slides)} sections ({', '.join(s.name for s in slides[:5])}) where one "
+            "slide is wanted; read them with read_slides"
+        )
+    return slides[0]
 
 
 @dataclass(frozen=True)
@@ -240,6 +247,35 @@ class EmbeddedSlide:
         """Raise ValueError, naming the slide, if embeddings hold NaN or infinity."""
         if not np.isfinite(self.h).all():
             raise UserError(f"slide {self.name}: embeddings hold NaN or infinity")
+
+
+def _build(
+    name: str,
+    source: str,
+    parts: SlideParts,
+    *,
+    keys: SlideKeys,
+    require_spatial: bool,
+    min_spots: int,
+    logged: bool | None,
+) -> Slide:
+    """The slide of checked parts; its notes are shown as one warning."""
+    checked = check_parts(
+        parts, source, keys, require_spatial=require_spatial, min_spots=min_spots, logged=logged
+    )
+    if checked.notes:
+        warnings.warn(f"{source}: {'; '.join(checked.notes)}", stacklevel=4)
+    slide = Slide.build(
+        name,
+        checked.counts,
+        checked.genes,
+        checked.xy,
+        obs_names=checked.obs_names,
+        is_logged=checked.is_logged,
+        patient=checked.patient,
+    )
+    stated = keys.values is not None or logged is not None
+    return replace(slide, rows=checked.rows, notes=checked.notes, values_stated=stated)
 
 
 def _hash_expression(matrix: sp.csr_matrix, genes: Sequence[str], is_logged: bool) -> str:

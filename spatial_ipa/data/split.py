@@ -3,6 +3,8 @@
 A slide is identified by its content, never by its name: by the hash of its expression, by the hash
 of its coordinates, and by a sketch of its rows, so that neither a renamed nor a re-normalised copy
 of a training slide passes for a new one, nor the same spots in another order or a part of them.
+Equal coordinates are a sign of the same slide, unless they are those of an array, which many
+samples fill: then the genes detected at each have to be the same, too.
 
 The sketch is the bottom k of the rows' hashes (Broder, Proc. SEQUENCES 1997, p. 21): the k smallest
 of 64-bit hashes of each row's genes and values, whatever the order of rows and columns.  Below the
@@ -23,6 +25,7 @@ from typing import Literal
 import numpy as np
 
 from common.errors import UserError
+from spatial_ipa.data.overlap import is_grid
 from spatial_ipa.data.slide import Slide
 
 SplitMode = Literal["inductive", "transductive"]
@@ -42,7 +45,8 @@ class SlideIdentity:
     Attributes:
         name: of the slide; not compared.
         expression_hash: of its matrix and genes.
-        xy_hash: of its coordinates; empty where there are none.
+        xy_hash: of its coordinates, and on an array of the genes detected there; empty where there
+            are none.
         rows: ascending row hashes, the smallest of all or, in a small slide, all; see the module.
             Rows with fewer than 10 detected genes do not enter.
         patient: donor, animal or block; kept for the record, not compared, as leaving out one of
@@ -60,7 +64,7 @@ class SlideIdentity:
         return SlideIdentity(
             slide.name,
             slide.expression_hash,
-            "" if slide.xy is None else slide.xy_hash,
+            _place_hash(slide),
             row_sketch(slide),
             slide.patient,
         )
@@ -73,6 +77,21 @@ class SlideIdentity:
             return "has the same coordinates as"
         share = shared_rows(self.rows, other.rows)
         return f"shares about {share:.0%} of the spots with" if share > _MAX_SHARED else ""
+
+
+def _place_hash(slide: Slide) -> str:
+    """What positions identify a slide by: on an array, with the genes detected at each.
+
+    Positions are those of an array if almost all are equally far from their nearest.
+    """
+    if slide.xy is None:
+        return ""
+    if not is_grid(slide.xy):
+        return slide.xy_hash
+    digest = hashlib.sha256(f"{slide.xy_hash},{slide.genes}".encode())
+    for part in (slide.counts.indptr, slide.counts.indices):
+        digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+    return digest.hexdigest()
 
 
 def row_sketch(slide: Slide, size: int = _SKETCH_SIZE) -> tuple[int, ...]:

@@ -11,11 +11,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
+from common.files.lists import Texts, one_or_several
 from common.training.sampler import DrawSampler, epoch_to_draw
 from spatial_ipa.data.expression import LogExpression
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import MIN_GENES, gene_panel, reindex, select_genes
-from spatial_ipa.data.read import read_slide, read_slides, slide_files
+from spatial_ipa.data.run import read_run
 from spatial_ipa.data.simulation.files import SimulatedTissue
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import Split
@@ -31,11 +32,11 @@ class EncoderDataModule(pl.LightningDataModule):
     coordinates, for the self-supervised and alignment terms.
 
     Args:
-        train_slides: files, folders or glob patterns.
+        train_slides: files, folders or glob patterns, or one of them.
         heldout_slides: the same; declared, so that the encoder refuses to be judged on others it
             has seen.  May be empty.
         scrna: files, folders or glob patterns of dissociated samples to align with; may be empty.
-        keys: where in a slide's file matrix, gene names and coordinates are.
+        keys: where in a slide's file matrix, gene names and coordinates are, and what is read.
         scrna_keys: where in the files of ``scrna`` they are; as ``keys`` where null.
         genes: which genes enter, and how.
         draws: what a training step sees.
@@ -52,9 +53,9 @@ class EncoderDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        train_slides: list[str],
-        heldout_slides: list[str] | None = None,
-        scrna: list[str] | None = None,
+        train_slides: Texts,
+        heldout_slides: Texts | None = None,
+        scrna: Texts | None = None,
         keys: SlideKeys = SlideKeys(),
         scrna_keys: SlideKeys = SlideKeys(),
         genes: GeneSettings = GeneSettings(),
@@ -62,8 +63,9 @@ class EncoderDataModule(pl.LightningDataModule):
         simulate: SimulatedTissue | None = None,
     ) -> None:
         super().__init__()
-        self.train_files, self.heldout_files = train_slides, heldout_slides or []
-        self.scrna_files = scrna or []
+        self.train_files = one_or_several(train_slides)
+        self.heldout_files = one_or_several(heldout_slides or [])
+        self.scrna_files = one_or_several(scrna or [])
         self.keys, self.scrna_keys = keys, scrna_keys.or_else(keys)
         self.genes, self.draws, self.simulate = genes, draws, simulate
 
@@ -72,15 +74,14 @@ class EncoderDataModule(pl.LightningDataModule):
             self.simulate.ensure()
 
     def setup(self, stage: str) -> None:
-        heldout, scrna = self.heldout_files, self.scrna_files
-        self.declare(
-            read_slides(self.train_files, self.keys),
-            read_slides(heldout, self.keys) if heldout else [],
-            [
-                read_slide(f, self.scrna_keys, require_spatial=False)
-                for f in (slide_files(scrna) if scrna else [])
-            ],
+        read = read_run(
+            self.train_files,
+            holdout=self.heldout_files,
+            scrna=self.scrna_files,
+            keys=self.keys,
+            scrna_keys=self.scrna_keys,
         )
+        self.declare(read.train, read.heldout_slides, read.samples)
 
     def declare(
         self, train: Sequence[Slide], heldout: Sequence[Slide], scrna: Sequence[Slide] = ()

@@ -1,7 +1,7 @@
 """The whole main job in one command: slides in, trained model, scores, figure and maps out.
 
     python -m spatial_ipa.pipeline                                    # simulated tissue
-    python -m spatial_ipa.pipeline --slides "['A*.h5ad']" --holdout "['B.h5ad']" --out runs/mine
+    python -m spatial_ipa.pipeline --slides 'A*.h5ad' --holdout B.h5ad --out runs/mine
 
 Stages: simulate (only without slides), encoder, joint training with gate pretraining, evaluation on
 the held-out slides beside regression of coordinates, prediction.  Error radii are calibrated on the
@@ -21,10 +21,12 @@ from jsonargparse.typing import PositiveInt
 
 from common.cli.messages import one_line_errors
 from common.errors import ExistingFile, UserError
-from spatial_ipa.data.h5ad import require_copyable
+from common.files.lists import Texts, one_or_several
+from spatial_ipa.data.anndata_file import require_copyable
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import gene_panel
-from spatial_ipa.data.read import read_slide, read_slides, slide_files
+from spatial_ipa.data.read import read_slide
+from spatial_ipa.data.run import read_run
 from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import check_split
@@ -45,15 +47,15 @@ QUICK_ENCODER = ("--trainer.max_epochs=5",)
 
 
 def run(
-    slides: list[str] | None = None,
-    holdout: list[str] | None = None,
-    validation: list[str] | None = None,
-    scrna: list[str] | None = None,
+    slides: Texts | None = None,
+    holdout: Texts | None = None,
+    validation: Texts | None = None,
+    scrna: Texts | None = None,
     out: str = "runs/quickstart",
     encoder_config: str = "configs/spatial_ipa/encoder.yaml",
-    encoder_overrides: list[str] | None = None,
-    configs: tuple[str, ...] | None = None,
-    overrides: list[str] | None = None,
+    encoder_overrides: Texts | None = None,
+    configs: tuple[str, ...] | str | None = None,
+    overrides: Texts | None = None,
     threads: PositiveInt | None = None,
     keys: SlideKeys = SlideKeys(),
     scrna_keys: SlideKeys = SlideKeys(),
@@ -65,8 +67,9 @@ def run(
     """Train on slides, score on held-out slides, predict.
 
     Args:
-        slides: training slides (files, folders, patterns); simulated tissue when left out.
-        holdout: slides to score on, used for nothing else; required with ``slides``.
+        slides: training slides (files, folders, patterns; one or a list, as all lists here);
+            simulated tissue when left out.
+        holdout: slides to score on, used for nothing else; without them nothing is scored.
         validation: further slides that choose the epoch and calibrate the error radii; without
             them the last epoch is kept and there are no radii.
         scrna: dissociated samples to place (files, folders, patterns); the encoder is aligned with
@@ -79,7 +82,7 @@ def run(
         overrides: further ``lightning fit`` arguments of the joint stage.
         threads: compute threads of every stage; those of the configs when left out, which is one
             at laptop size, and all cores for scoring.
-        keys: where in a slide's file matrix, gene names and coordinates are.
+        keys: where in a slide's file matrix, gene names and coordinates are, and what is read.
         scrna_keys: where in the files of ``scrna`` they are; as ``keys`` where null.
         tissue: the simulated tissue.
         num_draws: layouts averaged per prediction; error radii need as many as calibrated with
@@ -99,7 +102,8 @@ def run(
         torch.set_num_threads(threads)
     watch = Stopwatch()
     truth: Path | None = None
-    configs, encoder_overrides = configs or LAPTOP, encoder_overrides or []
+    encoder_overrides = one_or_several(encoder_overrides or [])
+    layers = one_or_several(configs or (QUICKSTART if slides is None else LAPTOP))
     if slides is None:
         if tissue.num_slides < 3:
             raise UserError(
@@ -108,8 +112,7 @@ def run(
             )
         watch.start("simulate")
         print(f"[1/4] simulated tissue in {folder / 'tissue'}", flush=True)
-        if configs is LAPTOP:
-            configs, encoder_overrides = QUICKSTART, [*QUICK_ENCODER, *encoder_overrides]
+        encoder_overrides = [*QUICK_ENCODER, *encoder_overrides]
         written = ensure_tissue(tissue, folder / "tissue")
         names = [str(path) for path in written.slides]
         slides, validation, holdout = names[:-2], names[-2:-1], names[-1:]
@@ -117,32 +120,33 @@ def run(
     else:
         watch.start("read")
         print("[1/4] slides as given", flush=True)
+    slides, holdout = one_or_several(slides), one_or_several(holdout or [])
+    validation, scrna = one_or_several(validation or []), one_or_several(scrna or [])
     if not holdout:
-        raise UserError("holdout is empty: name at least one slide to score on")
-    validation = validation or []
+        print("      nothing is held out (holdout), so nothing will be scored", flush=True)
 
     scrna_keys = scrna_keys.or_else(keys)
-    train, test = read_slides(slides, keys), read_slides(holdout, keys)
-    choosing = read_slides(validation, keys) if validation else []
-    sample_files = slide_files(scrna) if scrna else []
-    samples = [read_slide(path, scrna_keys, require_spatial=False) for path in sample_files]
-    for path in [*slide_files(holdout), *sample_files]:
+    read = read_run(slides, validation, holdout, scrna, keys=keys, scrna_keys=scrna_keys)
+    train, choosing, test = read.train, read.validation, read.heldout_slides
+    for path in [path for path, _ in (*read.holdout, *read.scrna)]:
         require_copyable(path)
-    _refuse_equal_outputs(choosing + test + samples)
+    _refuse_equal_outputs(choosing + test + read.samples)
     gene_panel(train + choosing + test)
+    print(*(f"      {line}" for line in read.lines()), sep="\n", flush=True)
+    read.write(folder / "slides.json")
 
-    content = stage_content(train, choosing, test, samples)
-    files = [str(path) for path in sample_files]
+    content = stage_content(train, choosing, test, read.samples)
+    files = [str(path) for path, _ in read.scrna]
     inputs = EncoderInputs(slides, validation + holdout, files, keys, scrna_keys)
     given = [] if threads is None else [f"--threads={threads}"]
     training = Training(
         folder,
         encoder_config,
         [*given, *encoder_overrides],
-        configs,
+        layers,
         inputs,
         validation,
-        [*given, *(overrides or [])],
+        [*given, *one_or_several(overrides or [])],
         seed,
         content,
     )
@@ -165,12 +169,13 @@ def run(
             "delete both, or choose another out"
         )
     scoring = Scoring(placer, folder, num_draws, max_scored, seed)
-    for slide, path in zip(test, slide_files(holdout), strict=True):
-        scoring.evaluate(slide, train)
+    for path, group in read.holdout:
         # The file has all its rows, also the empty ones, which scoring leaves out.
-        every = read_slide(path, keys, require_spatial=False, min_spots=2, name=slide.name)
-        scoring.predict(slide, every, path)
-    for sample, file in zip(samples, sample_files, strict=True):
+        every = read_slide(path, keys, require_spatial=False, min_spots=2, name=path.stem)
+        for slide in group:
+            scoring.evaluate(slide, train)
+            scoring.predict(slide, every, path, alone=len(group) == 1)
+    for file, sample in read.scrna:
         scoring.place_sample(sample, file, truth)
     scoring.write_table()
     judged = [
@@ -179,7 +184,8 @@ def run(
         for s in members
         if s.xy is not None
     ]
-    print(write_identifiability(judged, scoring.radii, folder), end="", flush=True)
+    if judged:
+        print(write_identifiability(judged, scoring.radii, folder), end="", flush=True)
     print(f"time: {watch.report()}")
     print(f"tables, figures and predicted h5ad files are in {folder}", flush=True)
 

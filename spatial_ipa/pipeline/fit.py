@@ -11,8 +11,9 @@ from anndata import AnnData
 from common.errors import ExistingFile, UserError
 from common.files.atomic import atomic_path
 from common.files.configs import shipped_config
+from common.files.lists import one_or_several
 from spatial_ipa.data.keys import SlideKeys
-from spatial_ipa.data.read import read_slide, read_slides, slide_files
+from spatial_ipa.data.run import read_run
 from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.frozen import load_encoder
 from spatial_ipa.encoder.stage import EncoderInputs
@@ -37,7 +38,7 @@ def fit(
     size: Size = "laptop",
     epochs: int | None = None,
     seed: int = 0,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str] | str = (),
 ) -> Placer:
     """Train encoder, gate and network, as ``lightning fit`` does with the shipped configurations.
 
@@ -46,9 +47,10 @@ def fit(
         validation: further slides, which choose the epoch and calibrate the error radii; without
             them the last epoch is kept and there are no radii.
         scrna: dissociated samples that the encoder is aligned with.
-        out: folder of everything written; the model is ``out/spatial_ipa.ckpt``.  A stage whose
-            inputs have not changed is not run again.
-        keys: where in the slides matrix, gene names and coordinates are.
+        out: folder of everything written; the model is ``out/spatial_ipa.ckpt``, and
+            ``out/slides.json`` says what was read.  A stage whose inputs have not changed is not
+            run again.
+        keys: where in the slides matrix, gene names and coordinates are, and what is read.
         scrna_keys: where in the samples they are; as ``keys`` where None.
         size: ``laptop`` for two cores and minutes, ``full`` for a GPU.
         epochs: of the joint training; 10 (laptop) or 30 (full) if None.
@@ -81,11 +83,8 @@ def fit(
     val = _files(validation, folder / "inputs", "validation")
     cells = _files(scrna, folder / "inputs", "scrna")
     scrna_keys = scrna_keys.or_else(keys)
-    read = read_slides(train, keys), read_slides(val, keys) if val else []
-    samples = [
-        read_slide(path, scrna_keys, require_spatial=False)
-        for path in (slide_files(cells) if cells else [])
-    ]
+    read = read_run(train, val, scrna=cells, keys=keys, scrna_keys=scrna_keys)
+    read.write(folder / "slides.json")
     names = ("encoder", "fit", *(["laptop"] if size == "laptop" else []))
     encoder_config, *configs = (str(shipped_config(f"spatial_ipa/{name}.yaml")) for name in names)
     training = Training(
@@ -95,20 +94,23 @@ def fit(
         configs,
         EncoderInputs(train, val, cells, keys, scrna_keys),
         val,
-        [*overrides, *([] if epochs is None else [f"--trainer.max_epochs={epochs}"])],
+        [
+            *one_or_several(overrides),
+            *([] if epochs is None else [f"--trainer.max_epochs={epochs}"]),
+        ],
         seed,
-        stage_content(*read, [], samples),
+        stage_content(read.train, read.validation, [], read.samples),
     )
     training.encoder()
     encoder = load_encoder(training.encoder_file)
-    check_split(encoder.split, *read)
+    check_split(encoder.split, read.train, read.validation)
     training.model(encoder)
     return load(training.checkpoint)
 
 
 def _files(sources: Sources, folder: Path, role: str) -> list[str]:
     """Paths as they are; AnnData objects as files written to ``folder``, named by their role."""
-    given = [sources] if isinstance(sources, str | Path | AnnData) else list(sources)
+    given: list[str | Path | AnnData] = one_or_several(sources)
     paths = []
     for number, source in enumerate(given):
         if not isinstance(source, AnnData):

@@ -18,6 +18,7 @@ from spatial_ipa.confidence.conformal import radius_check
 from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.cache import embed
+from spatial_ipa.encoder.frozen import EmbeddingKind
 from spatial_ipa.evaluation.comparison import some_rows, trivial_layouts
 from spatial_ipa.evaluation.plots.confidence import (
     TISSUE,
@@ -95,28 +96,34 @@ class Scoring:
         figure = layout_figure(slide.name, xy, shown)
         save_figure(figure, self.folder / f"layout_{file_name(slide)}.png")
 
-    def predict(self, slide: Slide, every: Slide, path: Path) -> None:
+    def predict(self, slide: Slide, every: Slide, path: Path, *, alone: bool) -> None:
         """Write the predicted file of a held-out slide, and check its error radii if it has any.
 
         Args:
             slide: as it was scored.
             every: all rows of its file, also those without counts.
             path: the file.
+            alone: the file holds no other slide; else only the rows of this one are placed, in a
+                copy of the whole file.
         """
-        assert slide.xy is not None
-        prediction = self._write(every, path, "st")
-        self._check_radii(slide.name, prediction, slide.xy[_placed(prediction, every)])
+        target = self.folder / f"predicted_{file_name(slide)}.h5ad"
+        prediction = self._place(every if alone else slide, "st")
+        if not alone:
+            own = np.zeros(len(every), dtype=bool)
+            own[slide.rows] = True
+            prediction = prediction.over(own)
+        self._write(prediction, path, target)
+        self._check_radii(slide.name, prediction, *_placed(prediction, slide))
 
     def place_sample(self, sample: Slide, path: Path, truth: Path | None) -> None:
         """Place one dissociated sample; score it where its true positions are known."""
-        prediction = self._write(sample, path, "scrna")
+        prediction = self._place(sample, "scrna")
+        self._write(prediction, path, self.folder / f"predicted_{file_name(sample)}.h5ad")
         if truth is None:
             return
-        xy = read_slide(truth, min_spots=2).xy
-        assert xy is not None
-        xy, placed = xy[_placed(prediction, sample)], ~prediction.empty
+        placed, xy = _placed(prediction, read_slide(truth, min_spots=2))
         layout = prediction.xy[placed]
-        self._check_radii(sample.name, prediction, xy)
+        self._check_radii(sample.name, prediction, placed, xy)
         settings, scale = prediction.settings, layout_scale(prediction.settings)
         radii = radius_map(prediction.obs(), settings, placed, scale, TISSUE)
         figure = layout_figure(sample.name, xy, {"spatial_ipa": layout}, radii)
@@ -126,7 +133,9 @@ class Scoring:
         self.rows.append({"slide": sample.name, "method": "spatial_ipa", **scores})
 
     def write_table(self) -> None:
-        """Print the scores and keep them as markdown, CSV and JSON."""
+        """Print the scores and keep them as markdown, CSV and JSON, if there are any."""
+        if not self.rows:
+            return
         table = markdown_table(
             ["slide", "method", *COLUMNS],
             [
@@ -149,38 +158,41 @@ class Scoring:
             writer.writerows(self.rows)
         print(table, flush=True)
 
-    def _write(self, slide: Slide, path: Path, kind: str) -> CellPrediction:
-        """Place all rows of a file; write it with coordinates, and maps of how sure they are."""
-        target = self.folder / f"predicted_{file_name(slide)}.h5ad"
+    def _place(self, slide: Slide, kind: EmbeddingKind) -> CellPrediction:
         options = PlacementOptions("auto", self.num_draws, seed=self.seed)
-        prediction = self.placer.predict(slide, "st" if kind == "st" else "scrna", options)
+        return self.placer.predict(slide, kind, options)
+
+    def _write(self, prediction: CellPrediction, path: Path, target: Path) -> None:
+        """Write the file with the coordinates of its rows, and maps of how sure they are."""
         prediction.write(path, target, overwrite=True)
         print(f"      wrote {target}", flush=True)
         placed = ~prediction.empty
         maps = confidence_maps(prediction.obs(), prediction.settings, placed)
         figure = map_figure(prediction.xy[placed], maps)
-        save_figure(figure, self.folder / f"uncertainty_{file_name(slide)}.png")
-        return prediction
+        name = target.stem.removeprefix("predicted_")
+        save_figure(figure, self.folder / f"uncertainty_{name}.png")
 
-    def _check_radii(self, name: str, prediction: CellPrediction, xy: np.ndarray) -> None:
-        """Note how radii held against the true positions of the cells placed, if there are any.
+    def _check_radii(
+        self, name: str, prediction: CellPrediction, placed: np.ndarray, xy: np.ndarray
+    ) -> None:
+        """Note how radii held against the true positions ``xy`` of the rows ``placed``, if any.
 
         Noted in RMS radii of the tissue: radii are written in the unit of the layout, which is
         larger by 1 / scale (:mod:`spatial_ipa.placing.judge`).
         """
         if "radius" not in prediction.columns:
             return
-        placed = ~prediction.empty
         scale = prediction.settings["calibration"]["scale"]
         radius = prediction.columns["radius"][placed] * scale
         abstain = prediction.columns["abstain"][placed]
         self.radii[name] = radius_check(radius, abstain, prediction.xy[placed], xy)
 
 
-def _placed(prediction: CellPrediction, every: Slide) -> np.ndarray:
-    """Which rows that a read for training keeps (those with any count) were placed.
+def _placed(prediction: CellPrediction, slide: Slide) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the file that were placed and whose position is known, and their positions.
 
-    Placed are rows with counts of the encoder's genes: some, or all, of those.
+    Placed are rows with counts of the encoder's genes: some, or all, of those of the slide.
     """
-    placed: np.ndarray = ~prediction.empty[~every.is_empty]
-    return placed
+    assert slide.xy is not None
+    placed = ~prediction.empty[slide.rows]
+    return slide.rows[placed], slide.xy[placed]

@@ -13,13 +13,13 @@ from common.errors import MissingPackage, UserError
 from common.files.outputs import check_output
 from common.prediction import RequestDataModule
 from common.report.resources import Stopwatch
-from spatial_ipa.data.h5ad import earlier_prediction, require_copyable
+from spatial_ipa.data.anndata_file import earlier_prediction, require_copyable
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.frozen import EmbeddingKind
 from spatial_ipa.placing.options import PlacementOptions
-from spatial_ipa.placing.placer import Placer
+from spatial_ipa.placing.placer import Placer, refuse_sections
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class CellDataModule(RequestDataModule):
         self.kind: EmbeddingKind = kind
         self.placement, self.keys, self.overwrite = placement, keys, overwrite
         # Refuse before any model is loaded.
+        refuse_sections(keys)
         if self.output.resolve() == self.input.resolve():
             raise UserError(f"data.output is the input file {self.input}; choose another name")
         check_output(self.output, "data.output", overwrite=overwrite, allow="set data.overwrite")

@@ -16,10 +16,11 @@ from pandas import DataFrame
 from common.errors import UserError
 from common.prediction import provenance
 from common.report.resources import Stopwatch
-from spatial_ipa.data.h5ad import read_h5ad
+from spatial_ipa.data.anndata_file import read_anndata
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.read import Source, as_slides
 from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.values import refuse_mixed_values
 from spatial_ipa.encoder.frozen import EmbeddingKind
 from spatial_ipa.evaluation.comparison import score_slides
 from spatial_ipa.geometry.neighbours import FULL_SIZE
@@ -91,6 +92,7 @@ class Placer(EmbeddedPlacer):
                 kind=kind,
                 adapter=adapted,
                 num_candidates=context.num_candidates,
+                reading="; ".join(slide.notes),
                 genes=len(encoder.panel),
                 genes_missing=len(set(encoder.panel).difference(slide.genes)),
                 common_frame=context.frame is not None,
@@ -158,10 +160,11 @@ class Placer(EmbeddedPlacer):
             False
         """
         options = PlacementOptions() if options is None else options
+        refuse_sections(keys)
         if isinstance(source, Slide):
             return self.predict(source, kind, options)
         given = isinstance(source, AnnData)
-        adata: AnnData = source if given else read_h5ad(source)
+        adata: AnnData = source if given else read_anndata(Path(source))
         name = "adata" if given else Path(source).stem
         slide = Slide.from_anndata(adata, keys, name=name, require_spatial=False, min_spots=2)
         prediction = self.predict(slide, kind, options)
@@ -206,12 +209,20 @@ class Placer(EmbeddedPlacer):
             h = torch.from_numpy(np.array(self.encoder.embed(slide, "st"))).to(self.device)
             return self.layout(h, "auto", num_draws, seed).xy.cpu().numpy()
 
-        rows = score_slides(
-            layout_of,
-            self.encoder.panel,
-            as_slides(slides, keys, "slide"),
-            as_slides(train, keys, "train"),
-            max_scored,
-            seed,
-        )
+        scored, learnt = as_slides(slides, keys, "slide"), as_slides(train, keys, "train")
+        refuse_mixed_values([*scored, *learnt])
+        rows = score_slides(layout_of, self.encoder.panel, scored, learnt, max_scored, seed)
         return DataFrame(rows)
+
+
+def refuse_sections(keys: SlideKeys) -> None:
+    """Refuse to split what is placed.
+
+    Raises:
+        ValueError: if ``keys`` names a column to split by.
+    """
+    if keys.section_columns:
+        raise UserError(
+            "section_key splits slides that are trained on or scored; the cells of a file are "
+            "placed as one layout: write one file per section to place them apart"
+        )

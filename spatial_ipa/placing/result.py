@@ -16,7 +16,9 @@ obsp["spatial_ipa_connectivities"]  row-softmax of the gate on the candidate gra
                                   lengths of its edges in the layout;
                                   uns["spatial_ipa_neighbors"] names both for scanpy
 uns["spatial_ipa"]                provenance: versions, hashes, settings, missing genes; under
-                                  "calibration" what the radii rest on, or why there are none
+                                  "reading" what was left out, changed or decided when the cells
+                                  were read, under "calibration" what the radii rest on, or why
+                                  there are none
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from anndata import AnnData
 from torch import Tensor
 
 from common.graph.edges import EdgeList
-from spatial_ipa.data.h5ad import fields_of_prediction, write_prediction
+from spatial_ipa.data.anndata_file import fields_of_prediction, write_prediction
 
 GRAPH = "spatial_ipa_connectivities"
 """Name of the graph in ``obsp``."""
@@ -140,7 +142,7 @@ class CellPrediction:
         """Copy the file of the cells and add :meth:`fields`.
 
         Raises:
-            ValueError: as :func:`spatial_ipa.data.h5ad.write_prediction`.
+            ValueError: as :func:`spatial_ipa.data.anndata_file.write_prediction`.
         """
         return write_prediction(path_in, path_out, **self.fields(), overwrite=overwrite)
 

@@ -9,9 +9,10 @@ from typing import Any
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
+from common.files.lists import Texts, one_or_several
 from common.training.sampler import DrawSampler, epoch_to_draw
 from spatial_ipa.data.keys import SlideKeys
-from spatial_ipa.data.read import read_slides
+from spatial_ipa.data.run import read_run
 from spatial_ipa.data.simulation.files import SimulatedTissue
 from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.data.split import check_split
@@ -115,11 +116,11 @@ class SlideDataModule(MinisetDataModule):
     held-out slide it has seen, or a training slide it has not, is refused.
 
     Args:
-        train_slides: files, folders or glob patterns of the slides to train on.
+        train_slides: files, folders or glob patterns of the slides to train on, or one of them.
         val_slides: the same, of held-out slides; may be empty.
         encoder: the encoder, and how it is made if it is absent.
         minisets: how minisets are drawn.
-        keys: where in a slide's file matrix, gene names and coordinates are.
+        keys: where in a slide's file matrix, gene names and coordinates are, and what is read.
         scrna: dissociated samples that an absent encoder is aligned with (files, folders or
             patterns); may be empty.
         scrna_keys: where in their files matrix and gene names are; as ``keys`` where null.
@@ -135,17 +136,23 @@ class SlideDataModule(MinisetDataModule):
 
     def __init__(
         self,
-        train_slides: list[str],
-        val_slides: list[str],
+        train_slides: Texts,
+        val_slides: Texts,
         encoder: EncoderFile = EncoderFile(),
         minisets: MinisetSettings = MinisetSettings(),
         keys: SlideKeys = SlideKeys(),
-        scrna: list[str] | None = None,
+        scrna: Texts | None = None,
         scrna_keys: SlideKeys = SlideKeys(),
         simulate: SimulatedTissue | None = None,
     ) -> None:
         super().__init__([], [], minisets)
-        self.inputs = EncoderInputs(train_slides, val_slides, scrna or [], keys, scrna_keys)
+        self.inputs = EncoderInputs(
+            one_or_several(train_slides),
+            one_or_several(val_slides),
+            one_or_several(scrna or []),
+            keys,
+            scrna_keys,
+        )
         self.encoder_file, self.simulate = encoder, simulate
 
     def prepare_data(self) -> None:
@@ -175,5 +182,5 @@ class SlideDataModule(MinisetDataModule):
 
     def _read(self) -> tuple[list[Slide], list[Slide]]:
         files = self.inputs
-        val = read_slides(files.heldout, files.keys) if files.heldout else []
-        return read_slides(files.train, files.keys), val
+        read = read_run(files.train, files.heldout, keys=files.keys)
+        return read.train, read.validation

@@ -285,3 +285,34 @@ def test_user_errors_are_one_line(
     assert "is a file; name a folder" in capsys.readouterr().err
     complain(monkeypatch, "--encoder_config=absent.yaml", "--tissue.spots_per_slide=60", out)
     assert "error: configuration absent.yaml: no such file" in capsys.readouterr().err
+
+
+def test_one_section_trains_and_nothing_is_scored(tissue: Path, tmp_path: Path) -> None:
+    """One path without brackets, and no slide held out."""
+    printed = run_pipeline(tmp_path, f"--slides={tissue / 'slides/slide_0.h5ad'}")
+    assert "nothing is held out (holdout), so nothing will be scored" in printed
+    assert "slide_0 (training): 80 rows, 120 genes, counts" in printed
+    assert (tmp_path / "out/spatial_ipa.ckpt").exists()
+    assert not list((tmp_path / "out").glob("scores.*"))
+
+
+def test_sections_of_one_file_train_and_are_scored_apart(tissue: Path, tmp_path: Path) -> None:
+    """Two sections in each of two files; what was read stands in a file beside the scores."""
+    slides = [ad.read_h5ad(tissue / f"slides/slide_{i}.h5ad") for i in range(4)]
+    for name, pair in (("train", slides[:2]), ("held", slides[2:])):
+        joined = ad.concat({"a": pair[0], "b": pair[1]}, label="batch", index_unique="-")
+        joined.write_h5ad(tmp_path / f"{name}.h5ad")
+    run_pipeline(tmp_path, "--slides=train.h5ad", "--holdout=held.h5ad", "--keys.section_key=batch")
+    out = tmp_path / "out"
+    read = json.loads((out / "slides.json").read_text())
+    assert [(entry["name"], entry["role"], entry["rows"]) for entry in read] == [
+        ("train/a", "training", 80), ("train/b", "training", 80),
+        ("held/a", "held out", 80), ("held/b", "held out", 80),
+    ]  # fmt: skip
+    rows = json.loads((out / "scores.json").read_text())
+    assert {row["slide"] for row in rows} == {"held/a", "held/b"}
+    placed = [ad.read_h5ad(out / f"predicted_held_{name}.h5ad") for name in "ab"]
+    empty = [data.obs["spatial_ipa_empty"].to_numpy() for data in placed]
+    np.testing.assert_array_equal(empty[0], np.arange(160) >= 80)
+    np.testing.assert_array_equal(empty[1], ~empty[0])
+    assert np.isfinite(placed[1].obsm["X_spatial_ipa"][80:]).all()

@@ -8,10 +8,10 @@ from pathlib import Path
 import anndata as ad
 import pytest
 
-from spatial_ipa.data.checks import SlideParts
 from spatial_ipa.data.formats import READERS
 from spatial_ipa.data.h5ad_reader import read_h5ad_parts
 from spatial_ipa.data.keys import SlideKeys
+from spatial_ipa.data.parts import SlideParts
 
 
 @pytest.fixture

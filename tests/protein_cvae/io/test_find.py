@@ -67,7 +67,7 @@ def test_what_is_not_there_is_named(tree):
             find_ensembles([entry])
     with pytest.raises(ValueError, match="at least one"):
         find_ensembles([])
-    with pytest.raises(ValueError, match="expected a list of paths, got the single path 'x'"):
+    with pytest.raises(FileNotFoundError, match="x: no such file or folder"):
         find_ensembles("x")
 
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 from slide_files import N, dense, make, save
 
-from spatial_ipa.data.h5ad import earlier_prediction, write_prediction
+from spatial_ipa.data.anndata_file import earlier_prediction, write_prediction
 from spatial_ipa.data.read import read_slide
 
 

@@ -66,10 +66,6 @@ def two_sections(data: ad.AnnData) -> None:
     data.obs["library_id"] = ["a", "b"] * 30
 
 
-def two_images(data: ad.AnnData) -> None:
-    data.uns["spatial"] = {"a": {"images": {}}, "b": {"scalefactors": {}}}
-
-
 def negative(data: ad.AnnData) -> None:
     data.X = -data.X
 
@@ -81,7 +77,6 @@ def negative(data: ad.AnnData) -> None:
         (without("layers", "counts"), SlideKeys("counts"), r"has no layers\['counts'\]; other"),
         (lambda data: None, SlideKeys(gene_key="name"), "var has no column 'name'"),
         (two_sections, SlideKeys(), "holds 2 sections"),
-        (two_images, SlideKeys(), "holds 2 sections"),
         (negative, SlideKeys(), "negative values"),
     ],
 )
@@ -121,9 +116,13 @@ def test_any_source_becomes_slides(tmp_path: Path) -> None:
 
 
 def test_keys_fall_back_on_others_and_spell_themselves() -> None:
-    keys = SlideKeys("counts", None, "xy")
+    keys = SlideKeys("counts", None, "xy", drop_coincident=True)
     assert SlideKeys(gene_key="symbol").or_else(keys) == SlideKeys("counts", "symbol", "xy")
     assert keys.flags("data.keys") == [
         "--data.keys.layer=counts", "--data.keys.gene_key=null", "--data.keys.spatial_key=xy",
+        "--data.keys.section_key=null", "--data.keys.values=null",
+        "--data.keys.keep_off_tissue=false", "--data.keys.drop_coincident=true",
     ]  # fmt: skip
+    with pytest.raises(ValueError, match="values must be counts, logged or null, got 'log'"):
+        SlideKeys(values="log")
     assert SlideKeys("None") == SlideKeys()  # as jsonargparse reads --keys.layer=null

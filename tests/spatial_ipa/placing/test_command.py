@@ -14,6 +14,11 @@ from spatial_ipa.placing.command import CellDataModule
 from spatial_ipa.placing.options import PlacementOptions
 
 
+def make(cells: int, genes: int) -> ad.AnnData:
+    counts = np.random.default_rng(0).poisson(2.0, (cells, genes)).astype(np.float32)
+    return ad.AnnData(counts, var={"var_names": [f"g{i}" for i in range(genes)]})
+
+
 def test_existing_output_is_refused_unless_told(tmp_path: Path) -> None:
     taken = tmp_path / "out.h5ad"
     taken.write_bytes(b"precious")
@@ -40,7 +45,8 @@ def test_output_that_is_the_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_earlier_prediction_is_refused_before_any_work_unless_told(tmp_path: Path) -> None:
-    data = ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32))
+    data = make(12, 5)
+    data.var_names = [f"g{i}" for i in range(data.n_vars)]
     data.obsm["X_spatial_ipa"] = np.zeros((12, 2))
     data.write_h5ad(tmp_path / "cells.h5ad")
     files = str(tmp_path / "cells.h5ad"), str(tmp_path / "out.h5ad")
@@ -58,7 +64,8 @@ def test_cells_of_another_format_have_no_copy_to_be_placed_in(
     tmp_path: Path, toy_format: Callable[[ad.AnnData, Path], Path]
 ) -> None:
     """The reader takes them; the copy of the file could not hold coordinates."""
-    data = ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32))
+    data = make(12, 5)
+    data.var_names = [f"g{i}" for i in range(data.n_vars)]
     cells = toy_format(data, tmp_path / "cells.toy")
     for overwrite in (False, True):
         module = CellDataModule(str(cells), str(tmp_path / "out.h5ad"), overwrite=overwrite)
@@ -67,7 +74,8 @@ def test_cells_of_another_format_have_no_copy_to_be_placed_in(
 
 
 def test_cells_bring_their_gene_names_in_a_column(tmp_path: Path) -> None:
-    data = ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32))
+    data = make(12, 5)
+    data.var_names = [f"g{i}" for i in range(data.n_vars)]
     data.var["feature_name"] = list("ABCDE")
     data.write_h5ad(tmp_path / "cells.h5ad")
     files = str(tmp_path / "cells.h5ad"), str(tmp_path / "out.h5ad")
@@ -95,7 +103,7 @@ def test_a_graph_that_needs_faiss_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = tmp_path / "cells.h5ad"
-    ad.AnnData(np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32)).write_h5ad(cells)
+    make(12, 5).write_h5ad(cells)
     monkeypatch.setattr("spatial_ipa.placing.command.find_spec", lambda name: None)
 
     def module(**options: object) -> CellDataModule:

@@ -13,7 +13,7 @@ import torch
 from regressed_tissues import Tissue, calibrated, simulated
 
 from spatial_ipa.confidence.calibration import place_slide
-from spatial_ipa.data.h5ad import write_prediction
+from spatial_ipa.data.anndata_file import write_prediction
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.judge import check_options, judge_cells
 from spatial_ipa.placing.options import PlacementOptions

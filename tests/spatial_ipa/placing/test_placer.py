@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+
+import anndata as ad
 import numpy as np
 import pytest
 import torch
+from small_encoders import make_encoder, make_slide
 
+from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.placing.command import CellDataModule
 from spatial_ipa.placing.context import PlacementContext
+from spatial_ipa.placing.options import PlacementOptions
 from spatial_ipa.placing.placer import Placer
 from spatial_ipa.training.module import SpatialIPAModule
 
@@ -40,3 +47,31 @@ def test_an_approximate_gate_graph_holds_nearly_the_exact_one() -> None:
     assert len(pairs[0] & pairs[1]) >= 0.95 * len(pairs[1])
     row_sums = torch.zeros(3000).index_add(0, edges.dst, weight)
     torch.testing.assert_close(row_sums, torch.ones(3000))
+
+
+def test_what_is_placed_is_not_split() -> None:
+    module = SpatialIPAModule(NetworkSettings(D))
+    placer = Placer(module.model, module.gate, PlacementContext(None, 20, 100, 0.0))
+    with pytest.raises(ValueError, match="section_key splits slides that are trained on"):
+        placer.place(ad.AnnData(np.ones((3, 2))), keys=SlideKeys(section_key="batch"))
+    with pytest.raises(ValueError, match="section_key splits slides that are trained on"):
+        CellDataModule("a.h5ad", "b.h5ad", keys=SlideKeys(section_key="batch"))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_spots_beside_the_tissue_are_not_placed_and_the_result_says_so(keep: bool) -> None:
+    cells, encoder = make_slide(1, 40), make_encoder()
+    data = ad.AnnData(cells.counts, var={"var_names": cells.genes})
+    data.obs["in_tissue"] = np.arange(40) < 30
+    torch.manual_seed(0)
+    module = SpatialIPAModule(NetworkSettings(D))
+    placer = Placer(module.model, module.gate, PlacementContext(encoder, 10, 40, 0.0))
+    options = PlacementOptions(num_draws=2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        placed = placer.place(data, "st", options, keys=SlideKeys(keep_off_tissue=keep))
+    told = "left out 10 of 40 spots beside the tissue"
+    empty = placed.obs["spatial_ipa_empty"].to_numpy()
+    np.testing.assert_array_equal(empty, np.zeros(40) if keep else np.arange(40) >= 30)
+    assert any(told in str(warning.message) for warning in said) is not keep
+    assert (told in placed.uns["spatial_ipa"]["reading"]) is not keep
