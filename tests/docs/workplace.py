@@ -56,6 +56,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "spatial_ipa/laptop.yaml": {
         "data": {"init_args": {"minisets": MINISETS}}, "trainer": {"max_epochs": 2}
     },
+    "spatial_ipa/quickstart.yaml": {
+        "model": {"init_args": {"schedule": {"gate_steps": 3, "ramp_epochs": 0}}},
+        "data": {"init_args": {"minisets": MINISETS}},
+        "trainer": {"max_epochs": 1},
+    },
     "protein_cvae/fit.yaml": {
         "model": {"init_args": {"network": NETWORK}},
         "data": {"init_args": {
