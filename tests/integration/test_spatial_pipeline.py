@@ -274,8 +274,8 @@ def test_user_errors_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = f"--out={tmp_path / 'out'}"
-    complain(monkeypatch, "--slides=['a.h5ad']", out)
-    assert "error: holdout is empty" in capsys.readouterr().err
+    complain(monkeypatch, "--slides=a.h5ad", out)
+    assert "error: a.h5ad: no such file" in capsys.readouterr().err
     complain(monkeypatch, "--slides=['absent.h5ad']", "--holdout=['b.h5ad']", out)
     assert "error: absent.h5ad: no such file" in capsys.readouterr().err
     complain(monkeypatch, "--tissue.num_slides=2", out)
