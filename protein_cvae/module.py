@@ -15,8 +15,10 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.rng import combined_key, counter_normal
+from common.training.checks import check_fit
 from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import regroup
+from common.training.resuming import exact_resume
 from common.training.schedules import cosine_decay, cyclical
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.cases import EvaluationCase
@@ -123,9 +125,14 @@ class ProteinCVAEModule(pl.LightningModule):
         return regroup(found, {"network": NetworkSettings, "optimizer": OptimizerSettings})
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [] if self.export is None else [ExportCheckpoint(self.export, MONITOR)]
+        callbacks = exact_resume(self.trainer)
+        if self.export is not None:
+            callbacks.append(ExportCheckpoint(self.export, MONITOR))
+        return callbacks
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":
+            check_fit(self, EnsembleDataModule)
         precision = str(self.trainer.precision)
         if precision not in ("32-true", "64-true"):
             raise UserError(

@@ -29,7 +29,9 @@ from torch import Tensor
 from common.errors import UserError
 from common.files.outputs import prepare_output
 from common.rng import generator_for
+from common.training.checks import check_fit
 from common.training.hyperparameters import make_plain
+from common.training.resuming import exact_resume
 from spatial_ipa.data.expression import LogExpression
 from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import FrozenEncoder, save_encoder
@@ -112,9 +114,13 @@ class EncoderModule(pl.LightningModule):
             raise UserError(f"EncoderModule needs an EncoderDataModule, got {type(data).__name__}")
         return data
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return exact_resume(self.trainer)
+
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
+        check_fit(self, EncoderDataModule)
         prepare_output(self.output, "model.output")
         acting = {
             f"weights.{name}": value
