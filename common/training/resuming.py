@@ -1,8 +1,8 @@
 """Going on from a checkpoint exactly where it was written, in mid-epoch, too.
 
-Lightning restores weights, optimizer, counters and the state of loaders.  Two things are added here.
+Lightning restores weights, optimizer, counters and the state of loaders.  Two things are added:
 
-* A loader that cuts epochs or steps otherwise than that of the checkpoint is refused, also where the
+* A loader that cuts epochs or steps otherwise than the checkpoint's is refused, also where the
   checkpoint stands at an epoch's end and Lightning does not ask the loader.
 * A checkpoint written after the last step of an epoch and before its validation was complete
   (``ModelCheckpoint(every_n_train_steps=...)``, or a signal) resumes with that validation.
