@@ -59,7 +59,8 @@ class BeforeRun:
         """
         trainer = self.trainer
         # What Lightning writes and looks for by itself belongs to the run, not to all of them.
-        trainer._default_root_dir = str(trainer.log_dir or trainer.default_root_dir)
+        folder = str(trainer.log_dir or trainer.default_root_dir)
+        trainer._default_root_dir = folder  # type: ignore[attr-defined]
         ckpt_path = self.options.get("ckpt_path")
         if ckpt_path in KEYWORDS and ckpt_path != "registry":
             path = self._named(ckpt_path)
@@ -74,10 +75,8 @@ class BeforeRun:
 
     def _named(self, keyword: str) -> Path:
         """The file that a keyword of Lightning's stands for."""
-        connector, function = (
-            self.trainer._checkpoint_connector,
-            TrainerFn(_FUNCTIONS[self.subcommand]),
-        )
+        connector, fitting = self.trainer._checkpoint_connector, self.subcommand == "fit"
+        function = TrainerFn(self.subcommand)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -85,18 +84,9 @@ class BeforeRun:
         except ValueError:
             found = None
         if found is None:
-            folder = self.trainer.default_root_dir
-            advice = "give --resume" if self.subcommand == "fit" else "give the file"
+            advice = "to go on with a run, give --resume" if fitting else "give the file"
             raise UserError(
-                f"--ckpt_path {keyword}: there is no such checkpoint in {folder}, the folder of "
-                f"this run; {advice}"
-                + (
-                    ", which finds the newest of the run and starts it where there is none"
-                    if self.subcommand == "fit"
-                    else ""
-                )
+                f"--ckpt_path {keyword}: there is no such checkpoint in "
+                f"{self.trainer.default_root_dir}, the folder of this run; {advice}"
             )
         return Path(found)
-
-
-_FUNCTIONS = {"fit": "fit", "validate": "validate", "test": "test", "predict": "predict"}

@@ -38,6 +38,7 @@ from common.cli.before_run import BeforeRun, refuse_strategy
 from common.cli.checkpoints import complaint_about, is_file_path, settings_of
 from common.cli.messages import one_line_errors, say
 from common.cli.process import prepare_process
+from common.cli.quiet import leave_out_noise
 from common.cli.resume import is_requeued, prepare_resume
 from common.cli.runs import Found, RunRecord
 from common.cli.saved_config import SaveRunConfig
@@ -170,6 +171,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     if (folder := os.getcwd()) not in sys.path:
         sys.path.append(folder)  # a callback of the user's; behind all packages
+    leave_out_noise()
     with one_line_errors():
         try:
             _run(args)

@@ -1,7 +1,7 @@
 """``--resume``: go on with the run of this configuration if there is one, else start it.
 
-The folder of a run is that of its first logger, ``<save_dir>/<name>/version_N``; without a logger it
-is ``trainer.default_root_dir``.  A resumed fit goes on in the same folder.
+The folder of a run is that of its first logger, ``<save_dir>/<name>/version_N``; without a logger
+it is ``trainer.default_root_dir``.  A resumed fit goes on in the same folder.
 """
 
 from __future__ import annotations

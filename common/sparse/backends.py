@@ -131,15 +131,14 @@ def chosen_backend() -> Backend | None:
 def _checked_choice(name: str) -> Backend | None:
     if name in ("auto", ""):
         return None
-    if name not in BACKENDS:
-        raise UserError(
-            f"--backend and {BACKEND_VARIABLE} must be one of {', '.join(BACKEND_CHOICES)}, got "
-            f"{name!r}"
-        )
-    missing = BACKENDS[name].missing()
-    if missing is not None:
-        raise CannotRun(f"--backend {name} {missing}")
-    return name
+    for backend, entry in BACKENDS.items():
+        if backend == name:
+            missing = entry.missing()
+            if missing is not None:
+                raise CannotRun(f"--backend {name} {missing}")
+            return backend
+    choices = ", ".join(BACKEND_CHOICES)
+    raise UserError(f"--backend and {BACKEND_VARIABLE} must be one of {choices}, got {name!r}")
 
 
 def backend_for(tensor: Tensor) -> Backend:

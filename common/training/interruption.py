@@ -53,6 +53,10 @@ class SaveOnSignal(Callback):
             # Lightning installs its own handler only where there is none.
             self._before = (number, signal.signal(number, self._ask))  # type: ignore[assignment]
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not trainer.received_sigterm:
+            (self._folder / INTERRUPTED).unlink(missing_ok=True)  # the fit has come to its end
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._before is not None:
             signal.signal(*self._before)

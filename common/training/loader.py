@@ -59,7 +59,7 @@ class DrawLoader(DataLoader[T_co]):
         self._given = (0, 0)  # the epoch of the pass that began last, and its batches so far
         self._start = (0, 0)  # where a resumed training goes on
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: workers start with the first batch, after Lightning has set the epoch.
         epoch, batches = self._start
         self._start = (0, 0)

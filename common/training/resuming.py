@@ -49,8 +49,8 @@ class ExactResume(Callback):
 
 def exact_resume(trainer: Trainer) -> list[Callback]:
     """The callback, for ``configure_callbacks`` of a module; empty where the trainer has it."""
-    given = any(isinstance(callback, ExactResume) for callback in trainer.callbacks)
-    return [] if given else [ExactResume()]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [] if any(isinstance(given, ExactResume) for given in callbacks) else [ExactResume()]
 
 
 def validate_after_last_step(loop: dict[str, Any]) -> None:

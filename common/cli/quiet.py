@@ -1,0 +1,29 @@
+"""What Lightning says on every run and nobody can act on is left out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+_WARNINGS = (
+    r".*LeafSpec.*",  # of Lightning's own code, to its authors
+    r".*does not have many workers.*",  # draws are cheap; num_workers is in every configuration
+    r"Checkpoint directory .* exists and is not empty.*",  # true of every resumed run
+    r".*is smaller than the logging interval.*",  # of tiny runs
+    r"Be aware that when using `ckpt_path`, callbacks used to create.*",  # by their state
+    r"The dirpath has changed from.*",
+    r"You have overridden `transfer_batch_to_device`.*",
+)
+_ADVERTISING = ("litlogger", "litmodels")
+
+
+def leave_out_noise() -> None:
+    """Filter warnings and log lines of Lightning that name nothing one can do."""
+    for message in _WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not any(name in record.getMessage() for name in _ADVERTISING)
