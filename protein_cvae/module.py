@@ -106,7 +106,8 @@ class ProteinCVAEModule(pl.LightningModule):
         paths_and_objects = ["export", "weights", "kl", "evaluation", "network", "optimizer"]
         self.save_hyperparameters(ignore=paths_and_objects)
         # Plain dictionaries, which are loaded without running code.
-        self.save_hyperparameters({"network": asdict(network), "optimizer": asdict(optimizer)})
+        self.save_hyperparameters({"network": asdict(network), "weights": asdict(weights)})
+        self.save_hyperparameters({"kl": asdict(kl), "optimizer": asdict(optimizer)})
         if type(self) is ProteinCVAEModule and "_class_path" not in self.hparams:
             # As the command line records it, so that it takes a checkpoint made in Python too.
             self.save_hyperparameters(dict(_MADE_BY))

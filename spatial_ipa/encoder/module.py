@@ -24,17 +24,18 @@ import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from common.errors import UserError
-from common.files.outputs import prepare_output
+from common.files.outputs import prepare_output, set_aside
 from common.rng import generator_for
 from common.training.checks import check_fit
 from common.training.hyperparameters import make_plain
 from common.training.resuming import exact_resume
 from spatial_ipa.data.expression import LogExpression
 from spatial_ipa.encoder.datamodule import EncoderDataModule
-from spatial_ipa.encoder.frozen import FrozenEncoder, save_encoder
+from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder, save_encoder
 from spatial_ipa.encoder.losses import domain_mixing
 from spatial_ipa.encoder.network import ScRNAAdapter, SharedEncoder
 from spatial_ipa.encoder.objective import Layers, embed_rows, identity, mlp, unit_scale
@@ -253,7 +254,11 @@ class EncoderModule(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
-            save_encoder(self.frozen(), self.output)
+            new = self.frozen()
+            if self.output.exists() and not _is_encoder(self.output, new.weights_hash):
+                kept = set_aside(self.output)
+                rank_zero_info(f"{self.output} of an earlier fit is kept as {kept}")
+            save_encoder(new, self.output)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["best_encoder"] = {"score": self.best_score, "state": self.best_state}
@@ -293,3 +298,11 @@ class EncoderModule(pl.LightningModule):
             ridge=start.ridge,
         )
         return torch.from_numpy(found)
+
+
+def _is_encoder(path: Path, weights_hash: str) -> bool:
+    """Whether a file holds the encoder of these weights."""
+    try:
+        return load_encoder(path).weights_hash == weights_hash
+    except UserError:
+        return False

@@ -18,6 +18,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from common.cli.messages import one_line_errors
+from common.cli.process import prepare_process
 from common.errors import ExistingFile, UserError
 from spatial_ipa.data.h5ad import require_copyable
 from spatial_ipa.data.keys import SlideKeys
@@ -52,6 +53,7 @@ def run(
     num_draws: int = 16,
     max_scored: int = FULL_SIZE,
     seed: int = 0,
+    backend: str | None = None,
 ) -> None:
     """Train on slides, score on held-out slides, predict.
 
@@ -75,7 +77,10 @@ def run(
             learn from no more: the energy of a whole slide has about 0.15 n^2 edges, and support
             vector regression is no faster.
         seed: of the simulation-independent parts: training and placement.
+        backend: of the sparse operations: auto, triton, cpp, torch or reference; null for what the
+            variable EDGEWISE_BACKEND says.
     """
+    prepare_process(backend)
     if max_scored < MIN_POINTS:
         raise UserError(f"max_scored must be at least {MIN_POINTS}, got {max_scored}")
     folder = Path(out)
