@@ -14,16 +14,21 @@ _WARNINGS = (
     r"The dirpath has changed from.*",
     r"You have overridden `transfer_batch_to_device`.*",
 )
-_ADVERTISING = ("litlogger", "litmodels")
+_LINES = ("litlogger", "litmodels", "`weights_only` was not set")
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
 
 
 def leave_out_noise() -> None:
     """Filter warnings and log lines of Lightning that name nothing one can do."""
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not any(name in record.getMessage() for name in _ADVERTISING)
+    return not any(line in record.getMessage() for line in _LINES)

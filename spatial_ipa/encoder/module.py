@@ -28,14 +28,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from common.errors import UserError
-from common.files.outputs import prepare_output, set_aside
+from common.files.outputs import prepare_output
 from common.rng import generator_for
 from common.training.checks import check_fit
 from common.training.hyperparameters import make_plain
 from common.training.resuming import exact_resume
 from spatial_ipa.data.expression import LogExpression
 from spatial_ipa.encoder.datamodule import EncoderDataModule
-from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder, save_encoder
+from spatial_ipa.encoder.frozen import FrozenEncoder, keep_other, save_encoder
 from spatial_ipa.encoder.losses import domain_mixing
 from spatial_ipa.encoder.network import ScRNAAdapter, SharedEncoder
 from spatial_ipa.encoder.objective import Layers, embed_rows, identity, mlp, unit_scale
@@ -255,8 +255,8 @@ class EncoderModule(pl.LightningModule):
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
             new = self.frozen()
-            if self.output.exists() and not _is_encoder(self.output, new.weights_hash):
-                kept = set_aside(self.output)
+            kept = keep_other(new, self.output)
+            if kept is not None:
                 rank_zero_info(f"{self.output} of an earlier fit is kept as {kept}")
             save_encoder(new, self.output)
 
@@ -298,11 +298,3 @@ class EncoderModule(pl.LightningModule):
             ridge=start.ridge,
         )
         return torch.from_numpy(found)
-
-
-def _is_encoder(path: Path, weights_hash: str) -> bool:
-    """Whether a file holds the encoder of these weights."""
-    try:
-        return load_encoder(path).weights_hash == weights_hash
-    except UserError:
-        return False
