@@ -24,6 +24,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,14 @@ def _defaults(class_path: object) -> dict[str, Any]:
     model_class = resolve_class(class_path)
     if model_class is None:
         return {}
-    parameters = inspect.signature(model_class).parameters
-    return {f"init_args.{p.name}": p.default for p in parameters.values()}
+    defaults: dict[str, Any] = {}
+    for parameter in inspect.signature(model_class).parameters.values():
+        key, value = f"init_args.{parameter.name}", parameter.default
+        if is_dataclass(value) and not isinstance(value, type):
+            defaults |= {f"{key}.{name}": part for name, part in asdict(value).items()}
+        else:
+            defaults[key] = value
+    return defaults
 
 
 def _flatten(options: Namespace | None) -> dict[str, Any]:

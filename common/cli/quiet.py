@@ -23,11 +23,22 @@ _LOGGERS = (
 
 
 def leave_out_noise() -> None:
-    """Filter warnings and log lines of Lightning that name nothing one can do."""
+    """Filter what names nothing one can do; the other warnings take one line, without source."""
+    warnings.formatwarning = _one_line
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_news)
+
+
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    return f"warning: {message}\n"
 
 
 def _is_news(record: logging.LogRecord) -> bool:
