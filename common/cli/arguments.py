@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
 
 from jsonargparse import ActionYesNo
 from lightning.pytorch.cli import LightningArgumentParser
 
+from common.cli.edgewise import GROUP
 from common.files.configs import find_config
 from common.sparse.backends import BACKEND_CHOICES, BACKEND_VARIABLE
 
@@ -26,6 +29,32 @@ def add_own_arguments(parser: LightningArgumentParser, subcommand: str) -> None:
             default=False,
             help="go on with the run of this configuration if there is one, else start it",
         )
+    name_groups(parser)
+
+
+_TITLES = {"LightningModule": "The model, by class path", "A DataModule": "The data, by class path"}
+
+
+def name_groups(parser: LightningArgumentParser) -> None:
+    """Give the groups of ``--help`` titles that say what they are."""
+    for group in parser._action_groups:
+        for part, title in _TITLES.items():
+            if group.title is not None and part in group.title:
+                group.title = title
+
+
+def import_models() -> None:
+    """Import the public classes of all packages with commands: ``--help`` lists what is known."""
+    for point in entry_points(group=GROUP):
+        package = import_module(point.value.partition(".")[0])
+        for name in getattr(package, "__all__", ()):
+            if name.endswith("Module"):
+                getattr(package, name)
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether a subcommand is asked for its options."""
+    return len(arguments) > 1 and any(word in ("-h", "--help") for word in arguments[1:])
 
 
 def shipped_configs(arguments: Sequence[str]) -> list[str]:

@@ -34,7 +34,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from common.cli.arguments import add_own_arguments, shipped_configs
+from common.cli.arguments import (
+    add_own_arguments,
+    asks_for_help,
+    import_models,
+    shipped_configs,
+)
 from common.cli.before_run import BeforeRun, refuse_strategy
 from common.cli.checkpoints import complaint_about, is_file_path, settings_of
 from common.cli.messages import one_line_errors, say
@@ -69,7 +74,10 @@ class EdgewiseCLI(LightningCLI):
         args: list[str] | dict[str, Any] | Namespace | None,
     ) -> None:
         if args is None or isinstance(args, list):
-            self.config = parser.parse_args(shipped_configs(sys.argv[1:] if args is None else args))
+            given = sys.argv[1:] if args is None else args
+            if asks_for_help(given):
+                import_models()
+            self.config = parser.parse_args(shipped_configs(given))
         else:
             super().parse_arguments(parser, args)
         self.requested: dict[str, Any] = {}

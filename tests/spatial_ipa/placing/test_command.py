@@ -23,9 +23,15 @@ def test_existing_output_is_refused_unless_told(tmp_path: Path) -> None:
     assert taken.read_bytes() == b"precious"
 
 
-def test_output_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent of data\.output does not exist"):
-        CellDataModule("in.h5ad", str(tmp_path / "absent" / "out.h5ad"))
+def test_a_missing_folder_of_the_output_is_made_once_the_input_is_read(
+    tissue: TissuePaths, tmp_path: Path
+) -> None:
+    output = tmp_path / "absent" / "out.h5ad"
+    with pytest.raises(FileNotFoundError, match="in.h5ad"):
+        CellDataModule(str(tmp_path / "in.h5ad"), str(output)).read()
+    assert not output.parent.exists()
+    CellDataModule(str(tissue.scrna), str(output)).read()
+    assert output.parent.is_dir()
 
 
 def test_output_that_is_the_input_is_refused(tmp_path: Path) -> None:
