@@ -33,12 +33,12 @@ def test_what_is_nowhere_is_refused_by_name() -> None:
 
 def test_a_path_below_configs_leads_to_the_shipped_file_where_there_is_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shipped = find_config("configs/trainer/cpu.yaml")
+    shipped = configs.find_config("configs/trainer/cpu.yaml")
     assert shipped.is_absolute()
     assert shipped.is_file()
-    assert find_config("configs/absent.yaml") == Path("configs/absent.yaml")
-    assert find_config("trainer/cpu.yaml") == Path("trainer/cpu.yaml")
+    assert configs.find_config("configs/absent.yaml") == Path("configs/absent.yaml")
+    assert configs.find_config("trainer/cpu.yaml") == Path("trainer/cpu.yaml")
     own = tmp_path / "configs" / "trainer" / "cpu.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("trainer: {}")
-    assert find_config("configs/trainer/cpu.yaml").resolve() == own
+    assert configs.find_config("configs/trainer/cpu.yaml").resolve() == own

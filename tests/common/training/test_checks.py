@@ -31,6 +31,7 @@ def encoder(folder):
     return EncoderModule(str(folder / "e.pt")), "EncoderDataModule"
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but")
 @pytest.mark.parametrize("make", [spatial, protein, encoder])
 def test_data_from_elsewhere_are_refused(make, tmp_path):
     """They would leave out gate pretraining, start noise, the record of what was learned from."""

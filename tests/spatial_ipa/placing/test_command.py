@@ -23,14 +23,14 @@ def test_existing_output_is_refused_unless_told(tmp_path: Path) -> None:
     assert taken.read_bytes() == b"precious"
 
 
-def test_a_missing_folder_of_the_output_is_made_once_the_input_is_read(
-    tissue: TissuePaths, tmp_path: Path
-) -> None:
-    output = tmp_path / "absent" / "out.h5ad"
-    with pytest.raises(FileNotFoundError, match="in.h5ad"):
-        CellDataModule(str(tmp_path / "in.h5ad"), str(output)).read()
+def test_a_missing_folder_of_the_output_is_made_once_the_input_is_read(tmp_path: Path) -> None:
+    output, cells = tmp_path / "absent" / "out.h5ad", tmp_path / "cells.h5ad"
+    with pytest.raises(FileNotFoundError, match=r"cells\.h5ad"):
+        CellDataModule(str(cells), str(output)).setup("predict")
     assert not output.parent.exists()
-    CellDataModule(str(tissue.scrna), str(output)).read()
+    counts = np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32)
+    ad.AnnData(counts).write_h5ad(cells)
+    CellDataModule(str(cells), str(output)).setup("predict")
     assert output.parent.is_dir()
 
 
