@@ -348,7 +348,7 @@ def test_shipped_configurations_and_own_modules_are_found_from_any_folder(tmp_pa
 )
 def test_strategies_that_share_out_parameters_are_refused(config, capsys, strategy):
     with pytest.raises(SystemExit) as stop:
-        run("fit", "--config", config, "--trainer.strategy", strategy)
+        cli.main(["fit", "--config", config, "--trainer.strategy", strategy])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert f"trainer.strategy {strategy.rpartition('.')[2]} is not supported" in error
@@ -357,7 +357,7 @@ def test_strategies_that_share_out_parameters_are_refused(config, capsys, strate
 
 def test_what_lightning_cannot_use_is_one_line(config, capsys):
     with pytest.raises(SystemExit) as stop:
-        run("fit", "--config", config, "--trainer.accelerator", "tpu")
+        cli.main(["fit", "--config", config, "--trainer.accelerator", "tpu"])
     assert stop.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
 
