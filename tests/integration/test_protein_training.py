@@ -115,7 +115,7 @@ def test_a_checkpoint_in_mid_epoch_goes_on_exactly(
     trained: Path, tmp_path: Path, workers: int
 ) -> None:
     """After three of six steps, in the middle of the second of three epochs; dropout is on."""
-    first = fit_arguments(tmp_path, trainer__max_steps=3)
+    first = fit_arguments(tmp_path)
     lightning("fit", *first, f"--trainer.callbacks+={EVERY_STEP}", cwd=tmp_path)
     (checkpoint,) = tmp_path.rglob("step=3.ckpt")
     settings = {"ckpt_path": checkpoint, f"{DATA}.num_workers".replace(".", "__"): workers}
