@@ -123,12 +123,12 @@ def test_a_checkpoint_in_mid_epoch_goes_on_exactly(
     assert_same(weights(last(trained)), weights(last(tmp_path / "resumed")), rtol=0, atol=0)
 
 
-def test_resuming_brings_the_loss_weights_and_refuses_another_batch(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_resuming_brings_the_loss_weights_and_refuses_another_batch(tmp_path: Path) -> None:
     """More proteins in a step, and as many more in an epoch: the steps alone would not tell."""
+    killed = tmp_path / "killed"
     values = {
-        "ckpt_path": last(trained), f"{DATA}.draws.batch_proteins".replace(".", "__"): 2,
+        "ckpt_path": killed_fit(fit_arguments(killed), killed, epoch=1),
+        f"{DATA}.draws.batch_proteins".replace(".", "__"): 2,
         f"{DATA}.draws.per_epoch".replace(".", "__"): 4,
         f"{MODEL}.weights.dihedral".replace(".", "__"): 2.5,
         f"{MODEL}.kl.cycles".replace(".", "__"): 3,

@@ -219,10 +219,10 @@ def test_a_checkpoint_in_mid_epoch_goes_on_exactly(tissue: Path, tmp_path: Path)
     assert_same(one, again, rtol=0, atol=0)
 
 
-def test_another_batch_size_is_refused_on_resume(
-    tissue: Path, trained: Path, tmp_path: Path
-) -> None:
-    values = {"ckpt_path": last(trained), f"{MINISETS}.batch_size": 4}
+def test_another_batch_size_is_refused_on_resume(tissue: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    checkpoint = killed_fit(fit_arguments(tissue, killed), killed, epoch=1)
+    values = {"ckpt_path": checkpoint, f"{MINISETS}.batch_size": 4}
     done = lightning("fit", *fit_arguments(tissue, tmp_path, **values), cwd=tmp_path, check=False)
     assert_refused(done, "trained with 8 draws per step, now there are 4; resume it")
 
