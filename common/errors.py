@@ -23,6 +23,10 @@ class MissingPackage(UserError, ModuleNotFoundError):
     """A package that an option needs and that is not installed."""
 
 
+class CannotRun(UserError, RuntimeError):
+    """Something that was asked for and that this machine or installation cannot run."""
+
+
 def told_to_user(error: BaseException) -> UserError | None:
     """The message behind an error, itself or one that it was raised from; None of a defect.
 

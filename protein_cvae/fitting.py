@@ -86,11 +86,13 @@ def fit(
 
 
 def _trainer(out: Path, epochs: int, accelerator: str, progress: bool) -> pl.Trainer:
+    logger = TensorBoardLogger(out, name="log")
     return pl.Trainer(
         max_epochs=epochs,
         accelerator=accelerator,
-        default_root_dir=out,
-        logger=TensorBoardLogger(out, name="log"),
+        # Under SLURM Lightning saves there and loads from there unasked: one folder for each fit.
+        default_root_dir=logger.log_dir,
+        logger=logger,
         callbacks=[ModelCheckpoint(monitor=MONITOR, save_last=True), EpochResources()],
         gradient_clip_val=1.0,
         devices=1,

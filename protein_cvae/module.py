@@ -15,8 +15,10 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.rng import combined_key, counter_normal
+from common.training.checks import check_fit
 from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import regroup
+from common.training.resuming import exact_resume
 from common.training.schedules import cosine_decay, cyclical
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.cases import EvaluationCase
@@ -45,10 +47,8 @@ from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.model.states import Posterior
 
 MONITOR = "val/loss"
-_MADE_BY = {
-    "_class_path": "protein_cvae.ProteinCVAEModule",
-    "_instantiator": "lightning.pytorch.cli.instantiate_module",
-}
+_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+_MADE_BY = {"_class_path": "protein_cvae.ProteinCVAEModule", "_instantiator": _INSTANTIATOR}
 # Streams of random numbers: conformers, draws from the prior, those of validation, sequences.
 _POSTERIOR, _PRIOR, _VALIDATION, _SEQUENCE = range(4)
 
@@ -100,11 +100,12 @@ class ProteinCVAEModule(pl.LightningModule):
         evaluation: EvaluationSettings = EvaluationSettings(),
     ) -> None:
         super().__init__()
-        # Not the paths: a checkpoint must not bring back those of an earlier run.
-        paths_and_objects = ["export", "weights", "kl", "evaluation", "network", "optimizer"]
-        self.save_hyperparameters(ignore=paths_and_objects)
-        # Plain dictionaries, which are loaded without running code.
-        self.save_hyperparameters({"network": asdict(network), "optimizer": asdict(optimizer)})
+        # Not the paths: those of an earlier run must not come back.  Groups as dictionaries, which
+        # are loaded without running code.
+        groups = ["network", "weights", "kl", "optimizer"]
+        self.save_hyperparameters(ignore=[*groups, "export", "evaluation"])
+        self.save_hyperparameters({"network": asdict(network), "weights": asdict(weights)})
+        self.save_hyperparameters({"kl": asdict(kl), "optimizer": asdict(optimizer)})
         if type(self) is ProteinCVAEModule and "_class_path" not in self.hparams:
             # As the command line records it, so that it takes a checkpoint made in Python too.
             self.save_hyperparameters(dict(_MADE_BY))
@@ -123,9 +124,14 @@ class ProteinCVAEModule(pl.LightningModule):
         return regroup(found, {"network": NetworkSettings, "optimizer": OptimizerSettings})
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [] if self.export is None else [ExportCheckpoint(self.export, MONITOR)]
+        callbacks = exact_resume(self.trainer)
+        if self.export is not None:
+            callbacks.append(ExportCheckpoint(self.export, MONITOR))
+        return callbacks
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":
+            check_fit(self, EnsembleDataModule)
         precision = str(self.trainer.precision)
         if precision not in ("32-true", "64-true"):
             raise UserError(
@@ -237,8 +243,7 @@ class ProteinCVAEModule(pl.LightningModule):
     # -- checkpoints ----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trainer = self._trainer  # `trainer` raises where there is none
-        if trainer is None:
+        if (trainer := self._trainer) is None:  # `self.trainer` would raise
             return
         if trainer.state.fn == TrainerFn.FITTING:
             checkpoint["total_steps"] = int(trainer.estimated_stepping_batches)
@@ -249,7 +254,7 @@ class ProteinCVAEModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse data that do not fit the checkpoint: another split, or what was learned from."""
         self._resumed_total = checkpoint.get("total_steps")
-        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, EnsembleDataModule):
             data.check_record(data_record(checkpoint), self.trainer.state.fn == TrainerFn.FITTING)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import NoReturn
 
@@ -81,6 +82,11 @@ def _add_level(parser: argparse.ArgumentParser, commands: Sequence[Command], dep
                 word, help=first.summary, description=first.summary, allow_abbrev=False
             )
             first.add_arguments(leaf)
+            leaf.add_argument(
+                "--backend",
+                help="of the sparse operations: auto, triton, cpp, torch or reference; also "
+                "EDGEWISE_BACKEND",
+            )
             leaf.set_defaults(**{_CHOSEN: first})
         else:
             kinds = ", ".join(dict.fromkeys(command.path[depth + 1] for command in below))
@@ -103,6 +109,9 @@ def main(args: Sequence[str] | None = None) -> None:
     options = make_parser(commands).parse_args(args)
     command: Command = vars(options).pop(_CHOSEN)
     with one_line_errors():
+        # Not at the top: it imports torch, which `--help` does not need.
+        prepare: Callable[[str | None], None] = import_module("common.cli.process").prepare_process
+        prepare(vars(options).pop("backend"))
         command.run(options)
 
 

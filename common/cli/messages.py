@@ -21,7 +21,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = _misfit(error) or told_to_user(error)
+        told = _misfit(error) or _misconfigured(error) or told_to_user(error)
         if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
@@ -36,3 +36,24 @@ def _misfit(error: Exception) -> str | None:
         return None
     first = "; ".join(line.strip() for line in report.splitlines()[1:4])
     return f"--ckpt_path does not fit the model of the configuration: {first[:400]}"
+
+
+def _misconfigured(error: Exception) -> str | None:
+    """What Lightning says of options that it cannot use; None of any other error."""
+    if type(error).__name__ != "MisconfigurationException":
+        return None
+    return " ".join(str(error).split())
+
+
+def say(line: str) -> None:
+    """Print one line for the user to standard error, on the process of rank zero."""
+    if rank_of_process() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
+def rank_of_process() -> int:
+    """Rank that a launcher has given this process; 0 without one."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0

@@ -28,3 +28,14 @@ def shipped_config(name: str) -> Path:
         f"the configuration {name} is neither in {_CHECKOUT} nor in {installed}; install the "
         "package again, or run from a checkout"
     )
+
+
+def find_config(path: str) -> Path:
+    """A file as it is; ``configs/...`` that is not there leads to the shipped one of that name."""
+    given = Path(path)
+    if given.exists() or given.is_absolute() or given.parts[:1] != ("configs",):
+        return given
+    try:
+        return shipped_config(str(Path(*given.parts[1:])))
+    except MissingFile:
+        return given  # whoever opens it says that it is missing

@@ -71,6 +71,15 @@ def prepare_output(path: Path, argument: str) -> None:
     check_output(path, argument, make_folder=True)
 
 
+def set_aside(path: Path) -> Path:
+    """Give an existing file the next free numbered name beside it, ``model_1.ckpt``; that name."""
+    number = 1
+    while (other := path.with_name(f"{path.stem}_{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(other)
+    return other
+
+
 def prepare_folder(path: Path, argument: str) -> None:
     """Make a folder of results, and check that files can be written there.
 

@@ -5,6 +5,10 @@ device, ``cpp`` is the compiled CPU extension and ``triton`` the kernels for CUD
 default, CPU tensors go to ``cpp`` where it was built, CUDA tensors to ``triton`` where it is
 installed, and all others to ``torch``.
 
+The variable EDGEWISE_BACKEND (``--backend`` on the command line) chooses for the whole process, on
+the devices that the chosen one runs on; the others keep their default.  :func:`use_backend` chooses
+for a block of code, and fails on a device that it cannot use.
+
 Every operation has a table of its own, ``FORMS``: backend -> :class:`Form`.  A form that cannot
 take some calls says so in ``serves``; block-wise PyTorch takes these.
 """
@@ -22,7 +26,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import CannotRun, UserError
 from common.sparse.extension import BUILD, extension_loaded
 
 Backend = Literal["reference", "torch", "cpp", "triton"]
@@ -85,6 +89,9 @@ BACKENDS: Mapping[Backend, Entry] = {
     "reference": Entry(devices=_anywhere, default_on=(), missing=_anywhere),
 }
 
+BACKEND_VARIABLE = "EDGEWISE_BACKEND"
+BACKEND_CHOICES = ("auto", *BACKENDS)
+
 _forced: ContextVar[Backend | None] = ContextVar("sparse_backend", default=None)
 
 
@@ -103,12 +110,35 @@ def use_backend(name: Backend) -> Iterator[None]:
         raise UserError(f"backend must be one of {', '.join(get_args(Backend))}, got {name!r}")
     missing = BACKENDS[name].missing()
     if missing is not None:
-        raise RuntimeError(f"backend {name!r} {missing}")
+        raise CannotRun(f"backend {name!r} {missing}")
     token = _forced.set(name)
     try:
         yield
     finally:
         _forced.reset(token)
+
+
+def chosen_backend() -> Backend | None:
+    """What EDGEWISE_BACKEND chooses for the whole process; None where it is unset or ``auto``.
+
+    Raises:
+        UserError: on an unknown name, or a backend that is missing here.
+    """
+    return _checked_choice(os.environ.get(BACKEND_VARIABLE, "auto"))
+
+
+@cache
+def _checked_choice(name: str) -> Backend | None:
+    if name in ("auto", ""):
+        return None
+    for backend, entry in BACKENDS.items():
+        if backend == name:
+            missing = entry.missing()
+            if missing is not None:
+                raise CannotRun(f"--backend {name} {missing}")
+            return backend
+    choices = ", ".join(BACKEND_CHOICES)
+    raise UserError(f"--backend and {BACKEND_VARIABLE} must be one of {choices}, got {name!r}")
 
 
 def backend_for(tensor: Tensor) -> Backend:
@@ -125,10 +155,13 @@ def _backend_on(device: str) -> Backend:
     if forced is not None:
         served = BACKENDS[forced].devices()
         if served is not None and device not in served:
-            raise RuntimeError(
-                f"backend {forced!r} {BACKENDS[forced].cannot.format(device=device)}"
-            )
+            raise CannotRun(f"backend {forced!r} {BACKENDS[forced].cannot.format(device=device)}")
         return forced
+    chosen = chosen_backend()
+    if chosen is not None:
+        served = BACKENDS[chosen].devices()
+        if served is None or device in served:
+            return chosen
     for name, entry in BACKENDS.items():
         if entry.default_on is not None and device not in entry.default_on:
             continue

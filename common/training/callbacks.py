@@ -7,8 +7,10 @@ two callbacks here wait for it, and say so at the end if it never came.
 
 from __future__ import annotations
 
+import difflib
 import time
 import warnings
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -134,13 +136,20 @@ class RampedModelCheckpoint(ModelCheckpoint):
         super().on_train_end(trainer, pl_module)
         missed = self.monitor not in trainer.callback_metrics and not self.best_model_path
         if missed and trainer.is_global_zero:
-            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            similar = _similar(str(self.monitor), trainer.callback_metrics)
             warnings.warn(
                 f"no checkpoint was kept by {self.monitor!r}: the key was never logged in "
-                f"{trainer.current_epoch} epochs (logged: {logged}). Train past the ramp, or "
-                "correct the monitor.",
+                f"{trainer.current_epoch} epochs (most like it: {similar}). Train longer than "
+                "the ramp of the loss weights, after which it comes, or correct the monitor.",
                 stacklevel=2,
             )
+
+
+def _similar(key: str, logged: Iterable[str]) -> str:
+    """The few logged keys that are most like one that was not logged."""
+    names = sorted(logged)
+    found = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
+    return ", ".join(found or names[:3]) or "nothing was logged"
 
 
 class EpochResources(Callback):
@@ -155,6 +164,9 @@ class EpochResources(Callback):
         self._epoch_start = 0.0
         self._validation_start = 0.0
         self._validation_seconds = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_start = time.perf_counter()  # a fit resumed in mid-epoch begins no epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()

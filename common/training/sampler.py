@@ -6,24 +6,14 @@ with ``generator_for(seed, index)``.  Three properties follow:
 
 * every draw of a run has its own index, none is repeated on another rank, worker or epoch;
 * the b-th batch of size B on W ranks together is the b-th batch of size B·W on one rank;
-* a resumed run continues exactly, with any number of workers, because nothing is stored.
-
-Use, inside a LightningDataModule (with ``Trainer(use_distributed_sampler=False)``):
-
-    def train_dataloader(self):
-        sampler = DrawSampler(self.draws, self.trainer.world_size, self.trainer.global_rank)
-        sampler.set_epoch(epoch_to_draw(self.trainer, batches=...))
-        return DataLoader(self.dataset, batch_size=..., sampler=sampler)
-
-Lightning calls ``set_epoch`` on ``DataLoader.sampler`` before each epoch, but not in time for
-worker processes after a resume: hence the explicit call.
+* a resumed run continues exactly, with any number of workers: its place is two numbers, the epoch
+  and how far it has come (:class:`common.training.loader.DrawLoader`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lightning.pytorch import Trainer
 from torch.utils.data import Sampler
 
 from common.errors import UserError
@@ -37,6 +27,10 @@ class DrawSampler(Sampler[int]):
         num_replicas: W, number of processes.
         rank: this process, in [0, W).
         advance: False gives the indices of epoch 0 in every epoch, for validation.
+
+    Attributes:
+        epoch: of the next iteration.
+        skip: draws of this process at the start of the next iteration that are left out.
 
     Raises:
         ValueError: if ``length`` is not a positive multiple of ``num_replicas``, because ranks
@@ -61,6 +55,7 @@ class DrawSampler(Sampler[int]):
         self.rank = rank
         self.advance = advance
         self.epoch = 0
+        self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration (ignored with ``advance=False``)."""
@@ -70,21 +65,8 @@ class DrawSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         start = self.epoch * self.length
-        return iter(range(start + self.rank, start + self.length, self.num_replicas))
+        first = start + self.rank + self.skip * self.num_replicas
+        return iter(range(first, start + self.length, self.num_replicas))
 
     def __len__(self) -> int:
         return self.length // self.num_replicas
-
-
-def epoch_to_draw(trainer: Trainer, batches: int) -> int:
-    """The epoch whose draws a training loader must give, also right after a resume.
-
-    A checkpoint written at an epoch's end restores ``trainer.current_epoch`` one too low at the
-    time the loader is made; the count of finished batches is right in every case.
-
-    Args:
-        trainer: the running trainer.
-        batches: batches per epoch of this process.
-    """
-    done: int = trainer.fit_loop.epoch_loop.batch_progress.total.completed
-    return done // batches

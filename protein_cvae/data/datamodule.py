@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from common.files.lists import one_or_several
-from common.training.sampler import DrawSampler, epoch_to_draw
+from common.training.loader import DrawLoader
+from common.training.sampler import DrawSampler
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.cases import EvaluationCase, EvaluationCases
 from protein_cvae.data.draws import HeldOutItems, TrainingDraws
@@ -172,10 +173,8 @@ class EnsembleDataModule(pl.LightningDataModule):
         world = self.trainer.world_size
         dataset = self.train_dataset(world)
         sampler = DrawSampler(len(dataset), world, self.trainer.global_rank)
-        # Lightning's own call comes too late for worker processes after a resume.
-        batches = -(-len(sampler) // self.draws.batch_proteins)
-        sampler.set_epoch(epoch_to_draw(self.trainer, batches))
-        return self._loader(dataset, sampler, self.draws.batch_proteins)
+        size = self.draws.batch_proteins
+        return DrawLoader(dataset, sampler, size, collate, self.num_workers, self.pin_memory)
 
     def val_dataloader(self) -> list[DataLoader[ProteinBatch]]:
         return self._held_out(self.draws.val_models_per_protein)
@@ -211,20 +210,17 @@ class EnsembleDataModule(pl.LightningDataModule):
                 draws = -(-len(dataset) // world) * world
                 sampler = DrawSampler(draws, world, self.trainer.global_rank, advance=False)
                 size = self.draws.batch_proteins * self.draws.models_per_protein
-                loaders.append(self._loader(dataset, sampler, size))
+                loaders.append(
+                    DataLoader(
+                        dataset,
+                        batch_size=size,
+                        sampler=sampler,
+                        collate_fn=collate,
+                        num_workers=self.num_workers,
+                        pin_memory=self.pin_memory,
+                    )
+                )
         return loaders
-
-    def _loader(
-        self, dataset: Dataset[ProteinBatch], sampler: DrawSampler, size: int
-    ) -> DataLoader[ProteinBatch]:
-        return DataLoader(
-            dataset,
-            batch_size=size,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-        )
 
     # -- checkpoints ----------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from common.files.lists import Texts, one_or_several
-from common.training.sampler import DrawSampler, epoch_to_draw
+from common.training.loader import DrawLoader
+from common.training.sampler import DrawSampler
 from spatial_ipa.data.expression import LogExpression
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import MIN_GENES, gene_panel, reindex, select_genes
@@ -131,7 +132,6 @@ class EncoderDataModule(pl.LightningDataModule):
         sampler = DrawSampler(
             math.ceil(self.draws.steps_per_epoch / world) * world, world, self.trainer.global_rank
         )
-        sampler.set_epoch(epoch_to_draw(self.trainer, len(sampler)))
         dataset = ViewDataset(
             self.fit_slides,
             self.panel,
@@ -142,9 +142,7 @@ class EncoderDataModule(pl.LightningDataModule):
             self.scrna,
             self.seen_heldout,
         )
-        return DataLoader(
-            dataset, batch_size=None, sampler=sampler, num_workers=self.draws.num_workers
-        )
+        return DrawLoader(dataset, sampler, None, num_workers=self.draws.num_workers)
 
 
 def without_coordinates(slide: Slide) -> Slide:

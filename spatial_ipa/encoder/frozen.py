@@ -20,6 +20,7 @@ from torch import Tensor
 from common.errors import MissingFile, UserError
 from common.files.atomic import atomic_path
 from common.files.identity import tensor_hash
+from common.files.outputs import set_aside
 from spatial_ipa.data.expression import LogExpression
 from spatial_ipa.data.panels import rows_with_counts
 from spatial_ipa.data.slide import Slide
@@ -183,6 +184,18 @@ def save_encoder(encoder: FrozenEncoder, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         torch.save(encoder.state(), temporary)
+
+
+def keep_other(encoder: FrozenEncoder, path: str | Path) -> Path | None:
+    """Rename a file at ``path`` that is not ``encoder``; its new name, None if there is none."""
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        same = load_encoder(path).weights_hash == encoder.weights_hash
+    except UserError:
+        same = False
+    return None if same else set_aside(path)
 
 
 def load_encoder(path: str | Path) -> FrozenEncoder:

@@ -24,15 +24,18 @@ import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from common.errors import UserError
 from common.files.outputs import prepare_output
 from common.rng import generator_for
+from common.training.checks import check_fit
 from common.training.hyperparameters import make_plain
+from common.training.resuming import exact_resume
 from spatial_ipa.data.expression import LogExpression
 from spatial_ipa.encoder.datamodule import EncoderDataModule
-from spatial_ipa.encoder.frozen import FrozenEncoder, save_encoder
+from spatial_ipa.encoder.frozen import FrozenEncoder, keep_other, save_encoder
 from spatial_ipa.encoder.losses import domain_mixing
 from spatial_ipa.encoder.network import ScRNAAdapter, SharedEncoder
 from spatial_ipa.encoder.objective import Layers, embed_rows, identity, mlp, unit_scale
@@ -112,9 +115,13 @@ class EncoderModule(pl.LightningModule):
             raise UserError(f"EncoderModule needs an EncoderDataModule, got {type(data).__name__}")
         return data
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return exact_resume(self.trainer)
+
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
+        check_fit(self, EncoderDataModule)
         prepare_output(self.output, "model.output")
         acting = {
             f"weights.{name}": value
@@ -247,7 +254,11 @@ class EncoderModule(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
-            save_encoder(self.frozen(), self.output)
+            new = self.frozen()
+            kept = keep_other(new, self.output)
+            if kept is not None:
+                rank_zero_info(f"{self.output} of an earlier fit is kept as {kept}")
+            save_encoder(new, self.output)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["best_encoder"] = {"score": self.best_score, "state": self.best_state}

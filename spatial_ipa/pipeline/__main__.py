@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from jsonargparse import auto_cli
 from jsonargparse.typing import PositiveInt
 
 from common.cli.messages import one_line_errors
+from common.cli.process import prepare_process
 from common.errors import ExistingFile, UserError
 from common.files.lists import Texts, one_or_several
 from spatial_ipa.data.anndata_file import require_copyable
@@ -63,6 +63,7 @@ def run(
     num_draws: int = 16,
     max_scored: int = FULL_SIZE,
     seed: int = 0,
+    backend: str | None = None,
 ) -> None:
     """Train on slides, score on held-out slides, predict.
 
@@ -91,15 +92,16 @@ def run(
             learn from no more: the energy of a whole slide has about 0.15 n^2 edges, and support
             vector regression is no faster.
         seed: of the simulation-independent parts: training and placement.
+        backend: of the sparse operations: auto, triton, cpp, torch or reference; null for what the
+            variable EDGEWISE_BACKEND says.
     """
+    prepare_process(backend, threads)
     if max_scored < MIN_POINTS:
         raise UserError(f"max_scored must be at least {MIN_POINTS}, got {max_scored}")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise ExistingFile(f"out={folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    if threads is not None:
-        torch.set_num_threads(threads)
     watch = Stopwatch()
     truth: Path | None = None
     encoder_overrides = one_or_several(encoder_overrides or [])

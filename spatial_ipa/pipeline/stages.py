@@ -12,6 +12,7 @@ from typing import Any
 
 from common.errors import MissingFile, UserError
 from common.files.atomic import atomic_path
+from common.files.configs import find_config
 from common.training.stage import run_stage
 from spatial_ipa.confidence.conformal import CALIBRATION_VERSION
 from spatial_ipa.data.slide import Slide
@@ -76,14 +77,15 @@ def stage_content(
 
 
 def read_config(path: str) -> str:
-    """The text of a configuration.
+    """The text of a configuration; ``configs/...`` may be a shipped one.
 
     Raises:
         FileNotFoundError: if there is no such file.
     """
-    if not Path(path).is_file():
+    found = find_config(path)
+    if not found.is_file():
         raise MissingFile(f"configuration {path}: no such file")
-    return Path(path).read_text()
+    return found.read_text()
 
 
 @dataclass(frozen=True)

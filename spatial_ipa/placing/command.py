@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import MissingPackage, UserError
-from common.files.outputs import check_output
+from common.files.outputs import check_name, prepare_output
 from common.prediction import RequestDataModule
 from common.report.resources import Stopwatch
 from spatial_ipa.data.anndata_file import earlier_prediction, require_copyable
@@ -79,13 +79,14 @@ class CellDataModule(RequestDataModule):
         refuse_sections(keys)
         if self.output.resolve() == self.input.resolve():
             raise UserError(f"data.output is the input file {self.input}; choose another name")
-        check_output(self.output, "data.output", overwrite=overwrite, allow="set data.overwrite")
+        check_name(self.output, "data.output", overwrite=overwrite, allow="set data.overwrite")
 
     def read(self) -> PredictionRequest:
         clock = Stopwatch()
         with clock.stage("read"):
             slide = read_slide(self.input, self.keys, require_spatial=False, min_spots=2)
         require_copyable(self.input)
+        prepare_output(self.output, "data.output")
         if not self.overwrite and (there := earlier_prediction(self.input)):
             raise UserError(
                 f"{self.input} holds an earlier prediction ({', '.join(there)}); set "

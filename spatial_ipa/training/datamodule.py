@@ -10,7 +10,8 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from common.files.lists import Texts, one_or_several
-from common.training.sampler import DrawSampler, epoch_to_draw
+from common.training.loader import DrawLoader
+from common.training.sampler import DrawSampler
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.run import read_run
 from spatial_ipa.data.simulation.files import SimulatedTissue
@@ -97,15 +98,11 @@ class MinisetDataModule(pl.LightningDataModule):
         world = trainer.world_size
         # Equal counts on every rank, or ranks wait for each other for ever.
         sampler = DrawSampler(-(-draws // world) * world, world, trainer.global_rank, advance)
-        # Lightning's own call comes too late for worker processes after a resume.
-        batches = -(-len(sampler) // self.settings.batch_size)
-        sampler.set_epoch(epoch_to_draw(trainer, batches))
+        batch_size, workers = self.settings.batch_size, self.settings.num_workers
+        if advance:
+            return DrawLoader(dataset, sampler, batch_size, collate, workers)
         return DataLoader(
-            dataset,
-            batch_size=self.settings.batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.settings.num_workers,
+            dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=workers
         )
 
 

@@ -15,8 +15,10 @@ from torch import Tensor
 from common.errors import UserError
 from common.files.outputs import prepare_output
 from common.graph.edges import EdgeList
+from common.training.checks import check_fit
 from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import make_plain
+from common.training.resuming import exact_resume
 from common.training.schedules import linear_ramp, ramp_reached
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.model.diagnostics import health_checks
@@ -120,13 +122,16 @@ class SpatialIPAModule(pl.LightningModule):
             prepare_output(self.export, "model.export")
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        complete = self._complete_export
-        return [] if self.export is None else [ExportCheckpoint(self.export, MONITOR, complete)]
+        callbacks = exact_resume(self.trainer)
+        if self.export is not None:
+            callbacks.append(ExportCheckpoint(self.export, MONITOR, self._complete_export))
+        return callbacks
 
     def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
             self.check_settings(self.trainer)
-        data = getattr(self.trainer, "datamodule", None)
+            check_fit(self, MinisetDataModule)
         if not isinstance(data, MinisetDataModule):
             return
         if data.width != (width := self.model.settings.d_input):

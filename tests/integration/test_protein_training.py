@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,43 @@ def test_killed_and_resumed_equals_uninterrupted(trained: Path, tmp_path: Path) 
     assert not (out / "model.ckpt").exists()
     fit(tmp_path / "resumed", ckpt_path=checkpoint)
     assert_same(weights(last(trained)), weights(last(tmp_path / "resumed")), rtol=0, atol=0)
+
+
+EVERY_STEP = json.dumps(
+    {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"filename": "{step}", "save_top_k": -1, "every_n_train_steps": 1},
+    }
+)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_checkpoint_in_mid_epoch_goes_on_exactly(
+    trained: Path, tmp_path: Path, workers: int
+) -> None:
+    """After three of six steps, in the middle of the second of three epochs; dropout is on."""
+    first = fit_arguments(tmp_path)
+    lightning("fit", *first, f"--trainer.callbacks+={EVERY_STEP}", cwd=tmp_path)
+    (checkpoint,) = tmp_path.rglob("step=3.ckpt")
+    settings = {"ckpt_path": checkpoint, f"{DATA}.num_workers".replace(".", "__"): workers}
+    fit(tmp_path / "resumed", **settings)
+    assert_same(weights(last(trained)), weights(last(tmp_path / "resumed")), rtol=0, atol=0)
+
+
+def test_resuming_brings_the_loss_weights_and_refuses_another_batch(tmp_path: Path) -> None:
+    """More proteins in a step, and as many more in an epoch: the steps alone would not tell."""
+    killed = tmp_path / "killed"
+    values = {
+        "ckpt_path": killed_fit(fit_arguments(killed), killed, epoch=1),
+        f"{DATA}.draws.batch_proteins".replace(".", "__"): 2,
+        f"{DATA}.draws.per_epoch".replace(".", "__"): 4,
+        f"{MODEL}.weights.dihedral".replace(".", "__"): 2.5,
+        f"{MODEL}.kl.cycles".replace(".", "__"): 3,
+    }  # fmt: skip
+    done = lightning("fit", *fit_arguments(tmp_path, **values), cwd=tmp_path, check=False)
+    assert "weights.dihedral: 2.5 -> 0.5" in done.stderr
+    assert "kl.cycles: 3 -> 4" in done.stderr
+    assert_refused(done, "trained with 8 draws per epoch, now there are 4; resume it")
 
 
 def test_resuming_with_other_epochs_is_refused(trained: Path, tmp_path: Path) -> None:

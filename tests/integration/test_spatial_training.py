@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -195,6 +196,35 @@ def test_killed_and_resumed_equals_uninterrupted(
     )
     assert resumed["epoch"] == whole["epoch"]
     assert_same(whole["state_dict"], resumed["state_dict"], rtol=0, atol=0)
+
+
+EVERY_STEP = json.dumps(
+    {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"filename": "{step}", "save_top_k": -1, "every_n_train_steps": 1},
+    }
+)
+
+
+def test_a_checkpoint_in_mid_epoch_goes_on_exactly(tissue: Path, tmp_path: Path) -> None:
+    """In the second of two epochs of four steps, with loader processes."""
+    settings = {f"{MINISETS}.batch_size": 2, "trainer.max_epochs": 2, f"{MODEL}.export": "null"}
+    whole = fit_arguments(tissue, tmp_path / "whole", **settings)
+    (tmp_path / "whole").mkdir()
+    lightning("fit", *whole, f"--trainer.callbacks+={EVERY_STEP}", cwd=tmp_path)
+    (checkpoint,) = tmp_path.rglob("step=6.ckpt")
+    settings |= {"ckpt_path": checkpoint, f"{MINISETS}.num_workers": 2}
+    fit(tissue, tmp_path / "resumed", **settings)
+    one, again = weights(last(tmp_path / "whole")), weights(last(tmp_path / "resumed"))
+    assert_same(one, again, rtol=0, atol=0)
+
+
+def test_another_batch_size_is_refused_on_resume(tissue: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    checkpoint = killed_fit(fit_arguments(tissue, killed), killed, epoch=1)
+    values = {"ckpt_path": checkpoint, f"{MINISETS}.batch_size": 4}
+    done = lightning("fit", *fit_arguments(tissue, tmp_path, **values), cwd=tmp_path, check=False)
+    assert_refused(done, "trained with 8 draws per step, now there are 4; resume it")
 
 
 def test_resuming_with_other_epochs_is_refused(tissue: Path, trained: Path, tmp_path: Path) -> None:

@@ -348,3 +348,62 @@ def test_both_ways_of_starting():
         assert done.returncode == 0, done.stderr
         for name in ("fit", "validate", "test", "predict"):
             assert name in done.stdout
+
+
+def test_shipped_configurations_and_own_modules_are_found_from_any_folder(tmp_path):
+    """The installed command, whose search path does not begin with the working directory."""
+    (tmp_path / "toy_module.py").write_text(TOY)
+    (tmp_path / "my_callback.py").write_text(
+        "from lightning.pytorch import Callback\n\n\nclass Mine(Callback):\n"
+        "    def on_fit_start(self, *_):\n        print('mine was called')\n"
+    )
+    script = Path(sys.executable).with_name("lightning")
+    done = subprocess.run(
+        [
+            str(script), "fit", "--config=configs/trainer/cpu.yaml", "--model=toy_module.Toy",
+            "--data=toy_module.ToyData", "--trainer.callbacks=my_callback.Mine",
+            "--trainer.fast_dev_run=true", "--backend=torch",
+        ],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "mine was called" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "strategy", ["fsdp", "deepspeed_stage_2", "lightning.pytorch.strategies.FSDPStrategy"]
+)
+def test_strategies_that_share_out_parameters_are_refused(config, capsys, strategy):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "--config", config, "--trainer.strategy", strategy])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"trainer.strategy {strategy.rpartition('.')[2]} is not supported" in error
+    assert "Traceback" not in error
+
+
+def test_what_lightning_cannot_use_is_one_line(config, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "--config", config, "--trainer.accelerator", "tpu"])
+    assert stop.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_unknown_backend_is_refused(config, capsys, monkeypatch):
+    monkeypatch.setenv("EDGEWISE_BACKEND", "auto")
+    with pytest.raises(SystemExit):
+        run("fit", "--config", config, "--backend", "gpu")
+    assert (
+        "must be one of auto, triton, cpp, torch, reference, got 'gpu'" in capsys.readouterr().err
+    )
+
+
+def test_help_names_our_classes(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lightning"])
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--help"])
+    shown = capsys.readouterr().out
+    for name in ("spatial_ipa.SpatialIPAModule", "protein_cvae.EnsembleDataModule"):
+        assert name in shown
+    assert "--resume" in shown
+    assert "The model, by class path:" in shown

@@ -29,3 +29,16 @@ def test_a_wheel_puts_them_under_share(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_what_is_nowhere_is_refused_by_name() -> None:
     with pytest.raises(MissingFile, match=r"the configuration spatial_ipa/none\.yaml is neither"):
         configs.shipped_config("spatial_ipa/none.yaml")
+
+
+def test_a_path_below_configs_leads_to_the_shipped_file_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = configs.find_config("configs/trainer/cpu.yaml")
+    assert shipped.is_absolute()
+    assert shipped.is_file()
+    assert configs.find_config("configs/absent.yaml") == Path("configs/absent.yaml")
+    assert configs.find_config("trainer/cpu.yaml") == Path("trainer/cpu.yaml")
+    own = tmp_path / "configs" / "trainer" / "cpu.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("trainer: {}")
+    assert configs.find_config("configs/trainer/cpu.yaml").resolve() == own

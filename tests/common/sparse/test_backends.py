@@ -67,3 +67,35 @@ def test_a_forced_backend_names_the_device_that_it_cannot_use(
     monkeypatch.setattr(backends, "extension_loaded", lambda: True)
     with use_backend("cpp"), pytest.raises(RuntimeError, match=r"'cpp' needs CPU tensors, .* meta"):
         backend_for(torch.empty(1, device="meta"))
+
+
+def test_the_environment_chooses_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the devices that the chosen one runs on; a block of code may still choose otherwise."""
+    monkeypatch.setenv("EDGEWISE_BACKEND", "reference")
+    assert backend_for(draw(1)) == "reference"
+    with use_backend("torch"):
+        assert backend_for(draw(1)) == "torch"
+    assert backend_for(torch.empty(1, device="meta")) == "reference"
+
+
+@pytest.mark.parametrize("name", ["gpu", "CPP"])
+def test_an_unknown_choice_names_the_choices(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("EDGEWISE_BACKEND", name)
+    with pytest.raises(ValueError, match="must be one of auto, triton, cpp, torch, reference, got"):
+        backend_for(draw(1))
+
+
+def test_a_choice_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "extension_loaded", lambda: False)
+    backends._checked_choice.cache_clear()
+    monkeypatch.setenv("EDGEWISE_BACKEND", "cpp")
+    with pytest.raises(RuntimeError, match="--backend cpp needs the compiled extension"):
+        backends.chosen_backend()
+
+
+def test_auto_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = backend_for(draw(1))
+    for name in ("auto", ""):
+        monkeypatch.setenv("EDGEWISE_BACKEND", name)
+        assert backends.chosen_backend() is None
+        assert backend_for(draw(1)) == expected

@@ -95,10 +95,8 @@ def loaders(folder: Path, world: int, rank: int) -> tuple[list[list[Seen]], list
     """Training steps of epoch 0 and validation items of one process of ``world``."""
     data = make_module(folder, batch_proteins=4 // world)
     data.prepare_data()
-    progress = SimpleNamespace(total=SimpleNamespace(completed=0))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        world_size=world, global_rank=rank, fit_loop=loop
+        world_size=world, global_rank=rank
     )
     steps = [items_of(batch) for batch in data.train_dataloader()]
     return steps, [item for batch in data.val_dataloader()[0] for item in items_of(batch)]

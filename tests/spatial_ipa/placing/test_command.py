@@ -28,9 +28,15 @@ def test_existing_output_is_refused_unless_told(tmp_path: Path) -> None:
     assert taken.read_bytes() == b"precious"
 
 
-def test_output_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent of data\.output does not exist"):
-        CellDataModule("in.h5ad", str(tmp_path / "absent" / "out.h5ad"))
+def test_a_missing_folder_of_the_output_is_made_once_the_input_is_read(tmp_path: Path) -> None:
+    output, cells = tmp_path / "absent" / "out.h5ad", tmp_path / "cells.h5ad"
+    with pytest.raises(FileNotFoundError, match=r"cells\.h5ad"):
+        CellDataModule(str(cells), str(output)).setup("predict")
+    assert not output.parent.exists()
+    counts = np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32)
+    ad.AnnData(counts).write_h5ad(cells)
+    CellDataModule(str(cells), str(output)).setup("predict")
+    assert output.parent.is_dir()
 
 
 def test_output_that_is_the_input_is_refused(tmp_path: Path) -> None:

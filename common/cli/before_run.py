@@ -1,0 +1,92 @@
+"""What is settled between building the Trainer and running it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from common.cli.checkpoints import KEYWORDS, complaint_about
+from common.cli.resume import continue_logs
+from common.cli.runs import Found, refuse_foreign_hpc
+from common.errors import UserError
+
+_SHARDING = ("fsdp", "deepspeed", "modelparallel")
+
+
+def refuse_strategy(strategy: object) -> None:
+    """Refuse strategies that share parameters out among processes.
+
+    Raises:
+        UserError: naming it.
+    """
+    given = strategy.get("class_path") if isinstance(strategy, Mapping | Namespace) else strategy
+    name = str(given).rpartition(".")[2]
+    if name.lower().replace("_", "").startswith(_SHARDING):
+        raise UserError(
+            f"trainer.strategy {name} is not supported: every process must hold all parameters; "
+            "use auto, or ddp on several devices"
+        )
+
+
+class BeforeRun:
+    """Gives the run a folder of its own, and settles which checkpoint is loaded.
+
+    Args:
+        trainer: just built.
+        subcommand: about to run.
+        options: of the subcommand; ``ckpt_path`` is replaced in place.
+    """
+
+    def __init__(self, trainer: Trainer, subcommand: str, options: Namespace) -> None:
+        self.trainer, self.subcommand, self.options = trainer, subcommand, options
+
+    def prepare(self, requested: Mapping[str, Any], resumed: Found | None) -> None:
+        """Settle it.
+
+        Args:
+            requested: settings of the model.
+            resumed: where a fit goes on from.
+
+        Raises:
+            UserError: if the checkpoint does not exist or is of another run or model.
+        """
+        trainer = self.trainer
+        # What Lightning writes and looks for by itself belongs to the run, not to all of them.
+        folder = str(trainer.log_dir or trainer.default_root_dir)
+        trainer._default_root_dir = folder  # type: ignore[attr-defined]
+        ckpt_path = self.options.get("ckpt_path")
+        if ckpt_path in KEYWORDS and ckpt_path != "registry":
+            path = self._named(ckpt_path)
+            complaint = complaint_about(path, requested.get("class_path"))
+            if complaint is not None:
+                raise UserError(f"--ckpt_path {ckpt_path}: {complaint}")
+            self.options["ckpt_path"] = str(path)
+        elif ckpt_path is None and SLURMEnvironment.detect():
+            refuse_foreign_hpc(Path(trainer.default_root_dir))
+        if resumed is not None:
+            continue_logs(trainer.loggers, resumed.step)
+
+    def _named(self, keyword: str) -> Path:
+        """The file that a keyword of Lightning's stands for."""
+        connector, fitting = self.trainer._checkpoint_connector, self.subcommand == "fit"
+        function = TrainerFn(self.subcommand)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = connector._parse_ckpt_path(function, keyword, True, False)
+        except ValueError:
+            found = None
+        if found is None:
+            advice = "to go on with a run, give --resume" if fitting else "give the file"
+            raise UserError(
+                f"--ckpt_path {keyword}: there is no such checkpoint in "
+                f"{self.trainer.default_root_dir}, the folder of this run; {advice}"
+            )
+        return Path(found)
