@@ -10,9 +10,9 @@ from pathlib import Path
 from common.errors import MissingFile, UserError
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.formats.table import SUFFIXES
-from protein_cvae.io.formats.trajectory import find_trajectories, load_trajectory_folder
+#from protein_cvae.io.formats.trajectory import find_trajectories, load_trajectory_folder
 from protein_cvae.io.read import read_structure, structure_name
-from protein_cvae.io.topology import find_topology
+#from protein_cvae.io.topology import find_topology
 
 _SUFFIXES = tuple(s + end for s in SUFFIXES for end in ("", ".gz"))
 

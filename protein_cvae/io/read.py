@@ -22,18 +22,17 @@ NaN, file cut short, no protein, wrong suffix
 
 from __future__ import annotations
 
-import gzip
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.io.arrange import NoteBook, arrange
+from protein_cvae.io.arrange import arrange
 from protein_cvae.io.build import build_ensemble
 from protein_cvae.io.formats.table import structure_format
-from protein_cvae.io.records import ModelRecords
-
-_GZIP_MAGIC = b"\x1f\x8b"
+from protein_cvae.io.notes import NoteBook
+from protein_cvae.io.opening import structure_bytes
+from protein_cvae.io.records import ModelRecords, model_records
 
 
 def read_structure(
@@ -61,25 +60,9 @@ def read_structure(
             that are refused; the message names file, model and residue and says what to do.
     """
     path = Path(path)
-    kind = structure_format(path)
-    text = _read_text(path)
-    if not text.strip():
-        raise UserError(f"{path}: the file is empty; download or write it again")
-    models = kind.parse(text, path)
-    if not models:
-        raise UserError(f"{path}: no protein: the atom records hold no numbered residue")
-    numbers, repeated = _model_numbers(models)
-    book = NoteBook(numbers)
-    if repeated is not None:
-        book.add("model numbers", "", f"{repeated} stands twice; numbered from 1 in file order")
-        for model, number in zip(models, numbers, strict=True):
-            model.number = number
-    layout = arrange(models, path, book)
-    return build_ensemble(
-        layout,
-        numbers,
-        book,
-        path=path,
+    return _ensemble(
+        _models(path),
+        path,
         name=structure_name(path) if name is None else name,
         min_models=min_models,
         max_residues=max_residues,
@@ -92,25 +75,38 @@ def structure_name(path: Path) -> str:
     return stem[: stem.rfind(".")] if "." in stem else stem
 
 
-def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise UserError(
-            f"{path}: a folder; give a file, or a folder to find_ensembles or "
-            "load_trajectory_folder"
-        )
-    data = path.read_bytes()
-    if path.suffix.lower() == ".gz":
-        if data and not data.startswith(_GZIP_MAGIC):
-            raise UserError(f"{path}: called .gz but not gzip-compressed; remove .gz from its name")
-        try:
-            data = gzip.decompress(data) if data else b""
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{path}: the gzip stream is damaged or cut short ({error}); download it again"
-            ) from None
-    elif data.startswith(_GZIP_MAGIC):
-        raise UserError(f"{path}: gzip-compressed but not called .gz; add .gz to its name")
-    return data.decode("latin-1")  # never fails; names and numbers are ASCII in both formats
+def _models(path: Path) -> list[ModelRecords]:
+    """The models of a file that hold amino acids; of a file without any, all."""
+    kind = structure_format(path)
+    models = [model_records(table, path) for table in kind.parse(structure_bytes(path), path)]
+    return [model for model in models if model.residues] or models
+
+
+def _ensemble(
+    models: list[ModelRecords],
+    path: Path,
+    *,
+    name: str,
+    min_models: int,
+    max_residues: int | None,
+) -> Ensemble:
+    if not models:
+        raise UserError(f"{path}: no protein: the atom records hold no numbered residue")
+    numbers, repeated = _model_numbers(models)
+    book = NoteBook(numbers)
+    if repeated is not None:
+        book.add("model numbers", "", f"{repeated} stands twice; numbered from 1 in file order")
+        for model, number in zip(models, numbers, strict=True):
+            model.number = number
+    return build_ensemble(
+        arrange(models, path, book),
+        numbers,
+        book,
+        path=path,
+        name=name,
+        min_models=min_models,
+        max_residues=max_residues,
+    )
 
 
 def _model_numbers(models: list[ModelRecords]) -> tuple[tuple[int, ...], int | None]:
