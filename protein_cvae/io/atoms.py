@@ -23,7 +23,8 @@ class AtomTable:
         altloc: (A,) alternate locations, b"" for none.
         occupancy: (A,) float32.
         hetero: (A,) bool, the atom stands in a HETATM record.
-        xyz: (A, 3) float64 Å.
+        xyz: (A, 3) float64 Å; NaN where the file has no coordinates.
+        serial: (A,) int64, the number that the file gives the atom.
         box: (3, 3) Å, vectors of the periodic box in rows; None where the file has none.
         bonded: atoms C that are bonded to an N, by index; None where the file lists no bonds.
         coded: the file has insertion codes; without them residues may share a number.
@@ -41,6 +42,7 @@ class AtomTable:
     occupancy: np.ndarray
     hetero: np.ndarray
     xyz: np.ndarray
+    serial: np.ndarray
     box: np.ndarray | None = None
     bonded: frozenset[int] | None = None
     coded: bool = True

@@ -10,9 +10,12 @@ from pathlib import Path
 from common.errors import MissingFile, UserError
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.formats.table import SUFFIXES
-#from protein_cvae.io.formats.trajectory import find_trajectories, load_trajectory_folder
+from protein_cvae.io.formats.trajectory import (
+    find_topology,
+    find_trajectories,
+    load_trajectory_folder,
+)
 from protein_cvae.io.read import read_structure, structure_name
-#from protein_cvae.io.topology import find_topology
 
 _SUFFIXES = tuple(s + end for s in SUFFIXES for end in ("", ".gz"))
 
@@ -132,7 +135,8 @@ def _is_structure(path: Path) -> bool:
 
 
 def _search(folder: Path) -> list[Path]:
-    if find_topology(folder) is not None and find_trajectories(folder):
+    paths = find_trajectories(folder)
+    if paths and find_topology(folder, paths)[0] is not None:
         return [folder]
     found: list[Path] = []
     for item in sorted(folder.iterdir()):

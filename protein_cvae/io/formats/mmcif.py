@@ -95,6 +95,7 @@ def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
             occupancy=occupancy.astype(np.float32),
             hetero=group.take(kept) == b"HETATM",
             xyz=xyz,
+            serial=kept,
             box=box,
         )
 

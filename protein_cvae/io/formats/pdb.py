@@ -78,6 +78,7 @@ def _table(
         occupancy=np.array(flat.occ),
         hetero=_letters(flat.het_flags) == b"H",
         xyz=np.array(flat.pos),
+        serial=np.array(flat.serials, dtype=np.int64),
         box=box,
     )
 

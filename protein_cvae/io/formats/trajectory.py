@@ -1,42 +1,39 @@
-"""Molecular dynamics trajectories (any format of MDTraj's below) to ensembles; nm become Å.
+"""Molecular dynamics trajectories to ensembles.
 
 The topology names the residues, the first frame decides which of them form protein chains, by the
-rules of :mod:`protein_cvae.io.read`; models are frames.  MDTraj keeps no insertion codes:
-residues of one chain that share a number get codes A, B, ... in file order.
+rules of :mod:`protein_cvae.io.read`; models are frames.  Only the frames that are taken are read.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import mdtraj
 import numpy as np
 
 from common.errors import MissingFile, UserError
-from protein_cvae.ensemble import Ensemble
-from protein_cvae.io.arrange import Layout, NoteBook, arrange
+from protein_cvae.ensemble import BACKBONE, Ensemble
+from protein_cvae.io.arrange import arrange
+from protein_cvae.io.atoms import AtomTable
 from protein_cvae.io.build import build_ensemble
-from protein_cvae.io.records import ModelRecords
-from protein_cvae.io.topology import (
-    TOPOLOGY_SUFFIXES,
-    error_words,
-    find_topology,
-    load_topology,
-    residue_atoms,
-    residue_record,
+from protein_cvae.io.formats.frames import (
+    HDF5_SUFFIXES,
+    SUFFIXES,
+    Frames,
+    Trajectory,
+    open_trajectory,
 )
-
-SUFFIXES = (".xtc", ".trr", ".dcd", ".nc")
-_ANGSTROM_PER_NM = 10.0
-_SPLIT = 4.0  # Å; a peptide bond this long in one frame was cut by the periodic box
+from protein_cvae.io.layout import Layout
+from protein_cvae.io.notes import NoteBook
+from protein_cvae.io.periodic import PEPTIDE_BOND, bring_together, make_whole
+from protein_cvae.io.records import model_records
+from protein_cvae.io.topology import TOPOLOGY_SUFFIXES, load_topology
 
 
 def read_trajectory(
-    topology: str | Path,
+    topology: str | Path | None,
     trajectories: Sequence[str | Path],
     *,
     name: str | None = None,
@@ -48,8 +45,9 @@ def read_trajectory(
     """Read trajectories of one topology, one behind the other, as one ensemble.
 
     Args:
-        topology: .pdb, .cif, .gro, .psf or .prmtop with the atoms of the trajectories.
-        trajectories: one or more .xtc, .trr, .dcd or .nc files.
+        topology: PDB, mmCIF, .gro, .psf or AMBER .prmtop with the atoms of the trajectories, also
+            as .gz; None for a .h5 trajectory, which holds its own.
+        trajectories: one or more .xtc, .trr, .dcd, .nc, .mdcrd or .h5 files.
         name: name of the ensemble; that of the first trajectory without suffix if None.
         stride: take every stride-th frame of each trajectory, the first one included.
         max_frames: take at most this many of what ``stride`` leaves, evenly spaced over all
@@ -58,70 +56,66 @@ def read_trajectory(
         max_residues: most residues accepted; None for any number.
 
     Returns:
-        The ensemble, float32 Å; a chain that changes its periodic image between frames is moved
-        back, and noted.  ``model_numbers`` count the frames of the files from 1, through
-        all trajectories, skipped frames included.
+        The ensemble, float32 Å; a chain that the periodic box cuts is made whole, and one that
+        changes its periodic image between frames is moved back, with notes.  ``model_numbers``
+        count the frames of the files from 1, through all trajectories, skipped frames included.
 
     Raises:
         FileNotFoundError: if a file does not exist.
         ValueError: if topology and trajectory differ in atoms (names both files), a file cannot be
-            read or holds no frame, a frame is not finite or has a chain cut by the periodic box
-            (names frame and residue), or the protein is refused as by ``read_structure``.
+            read or holds no frame, a frame is not finite or has a chain that the box cuts and does
+            not join (names frame and residue), or the protein is refused as by ``read_structure``.
     """
-    topology, paths = Path(topology), [Path(path) for path in trajectories]
+    paths = [Path(path) for path in trajectories]
     if not paths:
         raise UserError(f"trajectories: expected at least one file for {topology}, got none")
+    if topology is None and paths[0].suffix.lower() not in HDF5_SUFFIXES:
+        raise UserError(
+            f"{paths[0]}: which atoms a trajectory has stands in its topology, and none is given; "
+            f"give one of {', '.join(TOPOLOGY_SUFFIXES)} with it"
+        )
+    topology = paths[0] if topology is None else Path(topology)
     if stride < 1 or (max_frames is not None and max_frames < 1):
         raise UserError(
             f"{topology}: stride and max_frames must be at least 1, got {stride} and {max_frames}"
         )
     table = load_topology(topology)
-    keys, atoms, notes = residue_atoms(table, topology)
-    if not keys:
+    backbone = np.isin(table.name, [atom.encode() for atom in BACKBONE])
+    if not backbone.any():
         raise UserError(f"{topology}: no protein: no residue has atoms N, CA and C")
-    parts = [_load_frames(path, topology, table, atoms, stride) for path in paths]
-    coordinates = np.concatenate([part.xyz for part in parts])  # (M, R, 3, 3) Å
-    boxes = np.concatenate([part.boxes for part in parts])  # (M, 3, 3) Å
-    starts = np.cumsum([0] + [part.total for part in parts[:-1]])
-    numbers = np.concatenate(
-        [
-            start + 1 + stride * np.arange(len(part.xyz))
-            for start, part in zip(starts, parts, strict=True)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_trajectory(path, len(table))) for path in paths]
+        for path, trajectory in zip(paths, opened, strict=True):
+            _check_atoms(trajectory, path, table, topology)
+        chosen = _chosen([trajectory.count for trajectory in opened], stride, max_frames)
+        numbers = tuple(int(n) + 1 for n in np.concatenate([a + b for a, b in chosen]))
+        head = opened[0].read(np.array([chosen[0][1][0]]))
+        book = NoteBook(numbers)
+        layout = _layout(table, head, backbone, topology, paths[0], book)
+        parts = [
+            trajectory.read(index, np.unique(layout.rows[layout.rows >= 0]))
+            for trajectory, (_, index) in zip(opened, chosen, strict=True)
+            if index.size
         ]
-    )
-    if max_frames is not None and len(coordinates) > max_frames:
-        chosen = np.linspace(0, len(coordinates) - 1, max_frames).round().astype(int)
-        coordinates, numbers, boxes = coordinates[chosen], numbers[chosen], boxes[chosen]
-    model_numbers = tuple(int(number) for number in numbers)
-    book = NoteBook(model_numbers)
-    for note in dict.fromkeys(notes):
-        book.add(*note)
-    names = [name for _, name in keys]
-    first = ModelRecords(model_numbers[0])
-    for (key, residue), xyz in zip(keys, coordinates[0], strict=True):
-        first.residues[key] = residue_record(residue, xyz)
-    layout = arrange([first], topology, book)
-    position = {key: i for i, (key, _) in enumerate(keys)}
-    index = [position[key] for key in layout.keys]
-    layout = Layout(
-        layout.keys,
-        [names[i] for i in index],
-        layout.letters,
-        coordinates[:, index].astype(np.float64),
-        np.ones((len(coordinates), len(index)), dtype=bool),
-    )
-    layout = replace(layout, coordinates=_bring_together(layout, boxes, book))
+    frames = Frames(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    layout = _filled(layout, frames, numbers, paths)
+    boxes = frames.boxes
+    if table.box is not None:
+        boxes = np.where(np.isfinite(boxes), boxes, table.box)
+    layout.coordinates = make_whole(layout.coordinates, boxes, layout.units, book)
+    layout.coordinates = bring_together(layout.coordinates, boxes, layout.units, book)
     ensemble = build_ensemble(
         layout,
-        model_numbers,
+        numbers,
         book,
         path=topology,
         name=paths[0].stem if name is None else name,
         min_models=min_models,
         max_residues=max_residues,
     )
-    _check_whole(ensemble, topology)
-    return replace(ensemble, source=", ".join(str(path) for path in [topology, *paths]))
+    _check_whole(ensemble, layout, table, topology)
+    sources = dict.fromkeys([topology, *paths])
+    return replace(ensemble, source=", ".join(str(path) for path in sources))
 
 
 def load_trajectory_folder(
@@ -134,10 +128,10 @@ def load_trajectory_folder(
     min_models: int = 1,
     max_residues: int | None = None,
 ) -> Ensemble:
-    """Read a folder that holds ``topology.pdb`` (or .cif, .gro, ...) and trajectories.
+    """Read a folder that holds a topology and trajectories.
 
     Args:
-        folder: the folder.
+        folder: the folder; see :func:`find_topology` for which file is the topology.
         trajectories: names of the trajectory files in it; all of them, by name, if None.
         name: name of the ensemble; the folder's if None.
         stride: as in :func:`read_trajectory`, like the rest.
@@ -150,19 +144,17 @@ def load_trajectory_folder(
         ValueError: as :func:`read_trajectory`.
     """
     folder = Path(folder)
-    topology = find_topology(folder)
-    if topology is None:
-        raise MissingFile(
-            f"{folder}: no topology; expected topology with one of {', '.join(TOPOLOGY_SUFFIXES)}"
-        )
     if trajectories is None:
         paths = find_trajectories(folder)
     else:
         paths = [folder / file for file in trajectories]
+    topology, why = find_topology(folder, paths)
+    if topology is None and not (paths and paths[0].suffix.lower() in HDF5_SUFFIXES):
+        raise MissingFile(f"{folder}: no topology; {why}")
     if not paths:
         raise MissingFile(
-            f"{folder}: no trajectory beside {topology.name}; expected one or more of "
-            f"{', '.join(SUFFIXES)}"
+            f"{folder}: no trajectory beside {topology.name if topology else 'it'}; expected one "
+            f"or more of {', '.join(SUFFIXES)}"
         )
     return read_trajectory(
         topology,
@@ -176,108 +168,135 @@ def load_trajectory_folder(
 
 
 def find_trajectories(folder: Path) -> list[Path]:
-    """Trajectory files of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    """Trajectory files of a folder, by name; hidden ones, which programs leave, aside."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
 
 
-class _Frames(NamedTuple):
-    """Every stride-th frame of a file."""
+def find_topology(folder: Path, trajectories: Sequence[Path]) -> tuple[Path | None, str]:
+    """The topology in a folder, or None and what is missing.
 
-    xyz: np.ndarray  # (F, R, 3, 3) Å
-    boxes: np.ndarray  # (F, 3, 3) Å, box vectors in rows; NaN where the file has none
-    total: int  # frames in the file
-
-
-def _load_frames(
-    path: Path, topology: Path, table: mdtraj.Topology, atoms: np.ndarray, stride: int
-) -> _Frames:
-    if not path.is_file():
-        raise MissingFile(f"{path}: no such trajectory (topology {topology})")
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(
-            f"{path}: suffix {path.suffix!r} is no trajectory; expected one of "
-            f"{', '.join(SUFFIXES)}"
-        )
-    wanted = np.unique(atoms[atoms >= 0])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with mdtraj.open(str(path)) as handle:
-                head = handle.read(n_frames=1)
-                count = len(handle)
-            head = head[0] if isinstance(head, tuple) else head
-            matches = count > 0 and head.shape[1] == table.n_atoms
-            frames = (
-                mdtraj.load(str(path), top=table, stride=stride, atom_indices=wanted)
-                if matches
-                else None
-            )
-    except Exception as error:  # as in _load_topology
-        raise UserError(
-            f"{path}: cannot be read as a trajectory of {topology}; it is damaged or cut short "
-            f"({error_words(error)})"
-        ) from None
-    if count == 0:
-        raise UserError(f"{path}: no frame (topology {topology})")
-    if frames is None:
-        raise UserError(
-            f"{path} has {head.shape[1]} atoms, topology {topology} has {table.n_atoms}; give the "
-            "topology the trajectory was written with"
-        )
-    xyz = frames.xyz.astype(np.float64) * _ANGSTROM_PER_NM
-    bad = np.argwhere(~np.isfinite(xyz).all(2))
-    if bad.size:
-        frame, atom = (int(i) for i in bad[0])
-        what = table.atom(int(wanted[atom])).residue
-        raise UserError(
-            f"{path}: frame {frame * stride + 1} (model {frame * stride + 1}), residue {what}: "
-            "coordinates are not finite; the simulation failed there, cut it off"
-        )
-    coordinates = xyz[:, np.searchsorted(wanted, np.maximum(atoms, wanted[0]))]
-    coordinates[:, atoms < 0] = np.nan
-    boxes = np.full((len(xyz), 3, 3), np.nan)
-    if frames.unitcell_vectors is not None:
-        boxes[:] = frames.unitcell_vectors * _ANGSTROM_PER_NM
-    return _Frames(coordinates, boxes, count)
-
-
-def _check_whole(ensemble: Ensemble, topology: Path) -> None:
-    """Refuse frames in which a chain lies on two sides of the periodic box."""
-    carbon, nitrogen = ensemble.coordinates[:, :-1, 2], ensemble.coordinates[:, 1:, 0]
-    both = ensemble.mask[:, :-1] & ensemble.mask[:, 1:] & ensemble.bonded[:-1]
-    split = ((carbon - nitrogen).norm(dim=-1) > _SPLIT) & both
-    for frame, residue in split.nonzero().tolist():
-        distance = float((carbon - nitrogen)[frame, residue].norm())
-        raise UserError(
-            f"{topology}: frame {ensemble.model_numbers[frame]} (model "
-            f"{ensemble.model_numbers[frame]}), residue {ensemble.label(residue)}: the peptide "
-            f"bond to {ensemble.label(residue + 1)} is {distance:.1f} Å long; the chain is cut by "
-            "the periodic box, make molecules whole before writing the trajectory"
-        )
-
-
-def _bring_together(layout: Layout, boxes: np.ndarray, book: NoteBook) -> np.ndarray:
-    """(M, R, 3, 3) coordinates with each chain in the periodic image that goes on from the last.
-
-    Programs put every molecule into the box by itself, so that a chain may change sides from one
-    frame to the next.  The vector between the centres of a chain and of the first one, in units of
-    the box, is unwrapped along the frames; it has to move by less than half the box in between.
-    The first frame is taken as it is.
+    It is the file named topology; else the one, whatever it is called, that has as many atoms as
+    the trajectories; of several, the one whose name the first trajectory's begins with, or else the
+    first by format and name.
     """
-    chains = list(dict.fromkeys(key.chain for key in layout.keys))
-    usable = np.isfinite(boxes).all((1, 2)) & (np.abs(np.linalg.det(np.nan_to_num(boxes))) > 0)
-    if len(chains) < 2 or not usable.all():
-        return layout.coordinates
-    of_chain = [np.array([key.chain == chain for key in layout.keys]) for chain in chains]
-    ca = layout.coordinates[:, :, 1]
-    centre = np.stack([np.nanmean(ca[:, member], axis=1) for member in of_chain], axis=1)
-    apart = np.einsum("mcx,mxy->mcy", centre - centre[:, :1], np.linalg.inv(boxes))
-    images = np.zeros_like(apart)
-    images[1:] = np.cumsum(np.round(np.diff(apart, axis=0)), axis=0)
-    shift = np.einsum("mcx,mxy->mcy", images, boxes)  # (M, C, 3) Å
-    coordinates = layout.coordinates.copy()
-    for number, (chain, member) in enumerate(zip(chains, of_chain, strict=True)):
-        coordinates[:, member] -= shift[:, None, None, number]
-        for frame in np.flatnonzero(images[:, number].any(-1)):
-            book.add("periodic image", f"chain {chain or '-'}", "moved back", int(frame))
-    return coordinates
+    candidates = [
+        path
+        for suffix in TOPOLOGY_SUFFIXES
+        for end in (suffix, f"{suffix}.gz")
+        for path in sorted(folder.glob("*"))
+        if path.name.lower().endswith(end) and not path.name.startswith(".") and path.is_file()
+    ]
+    named = [path for path in candidates if path.name.lower().split(".")[0] == "topology"]
+    if named:
+        return named[0], ""
+    expected = f"expected topology with one of {', '.join(TOPOLOGY_SUFFIXES)}"
+    if not candidates or not trajectories:
+        return None, expected
+    counts = {}
+    for path in candidates:
+        try:
+            counts[path] = len(load_topology(path))
+        except UserError:
+            continue
+    fitting = [path for path, count in counts.items() if _fits(trajectories[0], count)]
+    if not fitting:
+        there = ", ".join(f"{path.name} ({count} atoms)" for path, count in counts.items())
+        return None, f"{there or 'no readable file'} is none of {trajectories[0].name}; {expected}"
+    first = trajectories[0].name
+    return next((p for p in fitting if first.startswith(p.name.split(".")[0])), fitting[0]), ""
+
+
+def _fits(trajectory: Path, atoms: int) -> bool:
+    try:
+        with open_trajectory(trajectory, atoms) as opened:
+            return opened.count > 0 and opened.read(np.array([0])).xyz.shape[1] == atoms
+    except UserError:
+        return False
+
+
+def _check_atoms(trajectory: Trajectory, path: Path, table: AtomTable, topology: Path) -> None:
+    if trajectory.count == 0:
+        raise UserError(f"{path}: no frame (topology {topology})")
+    atoms = trajectory.read(np.array([0])).xyz.shape[1]
+    if atoms != len(table):
+        raise UserError(
+            f"{path} has {atoms} atoms, topology {topology} has {len(table)}; give the topology "
+            "the trajectory was written with"
+        )
+
+
+def _chosen(
+    counts: Sequence[int], stride: int, max_frames: int | None
+) -> list[tuple[int, np.ndarray]]:
+    """Of each trajectory, frames before it in all, and the places of those that are taken."""
+    places = [np.arange(0, count, stride) for count in counts]
+    starts = np.cumsum([0, *counts[:-1]]).tolist()
+    total = sum(len(place) for place in places)
+    if max_frames is not None and total > max_frames:
+        taken = np.linspace(0, total - 1, max_frames).round().astype(int)
+        edges = np.cumsum([0] + [len(place) for place in places])
+        places = [
+            place[taken[(taken >= a) & (taken < b)] - a]
+            for place, a, b in zip(places, edges, edges[1:], strict=False)
+        ]
+    return list(zip(starts, places, strict=True))
+
+
+def _layout(
+    table: AtomTable,
+    head: Frames,
+    backbone: np.ndarray,
+    topology: Path,
+    trajectory: Path,
+    book: NoteBook,
+) -> Layout:
+    """Residues by the topology and the first frame."""
+    xyz, box = head.xyz[0], head.boxes[0] if np.isfinite(head.boxes[0]).all() else table.box
+    for row in np.flatnonzero(backbone & ~np.isfinite(xyz).all(1))[:1]:
+        residue = f"{table.residue[row].decode()} {table.resnum[row]}"
+        raise UserError(f"{trajectory}: frame 1 (model 1), residue {residue}: {_FAILED}")
+    first = model_records(replace(table, xyz=xyz, box=box), topology)
+    return arrange([first], topology, book)
+
+
+_FAILED = "coordinates are not finite; the simulation failed there, cut it off"
+
+
+def _filled(
+    layout: Layout, frames: Frames, numbers: tuple[int, ...], paths: Sequence[Path]
+) -> Layout:
+    """The layout with the coordinates of all frames."""
+    rows = layout.rows
+    place = np.searchsorted(np.unique(rows[rows >= 0]), np.maximum(rows, 0))
+    for frame, atom in np.argwhere(~np.isfinite(frames.xyz).all(2))[:1].tolist():
+        residue = int(np.argwhere((place == atom) & (rows >= 0))[0, 0])
+        number = numbers[frame]
+        raise UserError(
+            f"{', '.join(map(str, paths))}: frame {number} (model {number}), residue "
+            f"{layout.label(residue)}: {_FAILED}"
+        )
+    coordinates = frames.xyz[:, np.minimum(place, frames.xyz.shape[1] - 1)]
+    coordinates[:, rows < 0] = np.nan
+    present = np.ones((len(coordinates), len(rows)), dtype=bool)
+    return replace(layout, coordinates=coordinates, present=present)
+
+
+def _check_whole(ensemble: Ensemble, layout: Layout, table: AtomTable, topology: Path) -> None:
+    """Refuse a chain that is whole in the topology and in two pieces in most frames."""
+    rows, units = layout.rows, layout.units
+    for i in (~ensemble.bonded[:-1]).nonzero()[:, 0].tolist():
+        carbon, nitrogen = int(rows[i, 2]), int(rows[i + 1, 0])
+        if units[i] != units[i + 1] or carbon < 0 or nitrogen < 0:
+            continue
+        listed = table.bonded is not None and carbon in table.bonded
+        distance = float(np.linalg.norm(table.xyz[carbon] - table.xyz[nitrogen]))
+        if listed or distance < PEPTIDE_BOND:
+            raise UserError(
+                f"{topology}: residue {ensemble.label(i)} is bonded to {ensemble.label(i + 1)} "
+                "here and in hardly a frame of the trajectories; the chain is cut by the periodic "
+                "box, make molecules whole before writing the trajectory"
+            )
