@@ -104,7 +104,7 @@ def _in_chain_order(
     complete = np.isfinite(x).all((2, 3)).any(0)
     bonded = _linked_residues(layout)
     order = list(range(len(layout.keys)))
-    for i in np.flatnonzero(complete & np.array(hetero) & ~bonded).tolist():
+    for i in np.flatnonzero(complete & np.array(hetero, dtype=bool) & ~bonded).tolist():
         chain = [j for j in order if layout.keys[j].unit == layout.keys[i].unit and j != i]
         following = [j for j in chain if linked(x[:, i], x[:, j])]
         preceding = [j for j in chain if linked(x[:, j], x[:, i])]

@@ -2,8 +2,8 @@
 
 A chain ends where two residues that follow each other under one identifier are not bonded *and* the
 file gives a sign of an end between them: TER, another segment, a number that goes back, atoms of a
-C-terminus, or its list of bonds.  What follows is another chain where the chain has no identifier
-or where its numbers stood before; otherwise it belongs to the chain that its identifier names,
+C-terminus, or its list of bonds.  What follows is another chain where the chain has no identifier,
+where its numbers stood before, or go back behind TER; otherwise it belongs to the chain that its identifier names,
 which then has a break.  Residues that are bonded to an earlier stretch belong to that one.  Distances are those to the nearest periodic image.
 """
 
@@ -178,7 +178,7 @@ def _assigned(
             pairs = [own[place] for place in common], [places[p][place] for place in common]
             if common and (p == at or geometry.together(*pairs)):
                 raise UserError(_twice(members, pairs[1][0], pairs[0][0], where))
-        if at is None and members[run[0]].chain:
+        if at is None and number and not _begins(members, runs[number - 1], run):
             free = [p for p, common in enumerate(shared) if not common]
             at = free[-1] if free else None
         lonely = at is None and len(run) == 1 and (number > 0 or not members[run[0]].chain)
@@ -190,6 +190,13 @@ def _assigned(
         places[at].update(own)
         found.append((at, run, lonely))
     return found
+
+
+def _begins(members: Sequence[Member], before: list[int], run: list[int]) -> bool:
+    """Whether a stretch that is bonded to nothing is another chain than the one before it."""
+    last, first = members[before[-1]], members[run[0]]
+    back = first.piece != last.piece and first.number < last.number and len(run) > 1
+    return not first.chain or back
 
 
 def _twice(members: Sequence[Member], first: int, second: int, where: str) -> str:

@@ -49,7 +49,7 @@ def atom_block(data: bytes, path: Path) -> gemmi.cif.Block:
     if head != b"data_" and b"\ndata_" not in text.lower():
         text = b"data_x\n" + text
     try:
-        document = gemmi.cif.read_string(_with_names(text))
+        document = gemmi.cif.read_string(_with_names(text), check_level=0)
     except (ValueError, RuntimeError) as error:
         words = " ".join(str(error).split())
         cut = "Wrong number of values in loop _atom_site" in words

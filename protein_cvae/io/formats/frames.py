@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -78,18 +78,35 @@ def open_trajectory(path: Path, num_atoms: int) -> Iterator[Trajectory]:
             f"{path}: suffix {path.suffix!r} is no trajectory; expected one of "
             f"{', '.join(SUFFIXES)}"
         )
+    with ExitStack() as stack:
+        with _damage_named(path):
+            trajectory = stack.enter_context(_open(path, suffix, num_atoms))
+        yield _Named(trajectory, path)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _open(path, suffix, num_atoms) as trajectory:
-                yield trajectory
-    except UserError:
-        raise
+            yield
     except Exception as error:  # the readers of six formats raise whatever comes up
         raise UserError(
             f"{path}: cannot be read as a trajectory; it is damaged or cut short "
             f"({error_words(error)})"
         ) from None
+
+
+class _Named:
+    """A trajectory whose errors name its file."""
+
+    def __init__(self, trajectory: Trajectory, path: Path) -> None:
+        self._trajectory, self._path = trajectory, path
+        self.count = trajectory.count
+
+    def read(self, index: np.ndarray, atoms: np.ndarray | None = None) -> Frames:
+        with _damage_named(self._path):
+            return self._trajectory.read(index, atoms)
 
 
 @contextmanager

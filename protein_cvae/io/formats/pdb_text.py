@@ -52,6 +52,8 @@ def model_texts(data: bytes, path: Path) -> Iterator[ModelText]:
     Raises:
         ValueError: naming the file if it has no atoms or the last model is not closed.
     """
+    if data.lstrip()[:5].lower() == b"data_" and b"_atom_site." in data:
+        raise UserError(f"{path}: it looks like mmCIF; call it .cif")
     cells = list(_line_starts(data, b"CRYST1"))
     found = False
     for number, start, stop in _blocks(data, path):
@@ -63,10 +65,8 @@ def model_texts(data: bytes, path: Path) -> Iterator[ModelText]:
         box = _box(data[before[-1] : before[-1] + 54]) if before else None
         yield ModelText(number, text, box, data, start, path)
     if not found:
-        mmcif = data.startswith(b"data_") or b"_atom_site." in data
-        what = "it looks like mmCIF; call it .cif" if mmcif else "it is no PDB file"
         lines = data.rstrip(b"\n").count(b"\n") + 1
-        raise UserError(f"{path}: no ATOM or HETATM record in {lines} lines; {what}")
+        raise UserError(f"{path}: no ATOM or HETATM record in {lines} lines; it is no PDB file")
 
 
 def _line_starts(data: bytes, word: bytes) -> Iterator[int]:
@@ -93,13 +93,13 @@ def _blocks(data: bytes, path: Path) -> Iterator[tuple[int | None, int, int]]:
         number, start, is_open = None, end + 1, words[0] == b"MODEL"
         if is_open and len(words) > 1 and re.fullmatch(rb"-?\d+", words[1]):
             number = int(words[1])
+    yield number, start, len(data)
     if is_open:
         last = data.rstrip().rsplit(b"\n", 1)[-1][17:27].decode("latin-1").strip()
         raise UserError(
             f"{path}: the last model is not closed by ENDMDL (last residue {last!r}); the file is "
             "cut short"
         )
-    yield number, start, len(data)
 
 
 def _box(line: bytes) -> np.ndarray | None:

@@ -290,7 +290,7 @@ def _check_whole(ensemble: Ensemble, layout: Layout, table: AtomTable, topology:
     rows, units = layout.rows, layout.units
     for i in (~ensemble.bonded[:-1]).nonzero()[:, 0].tolist():
         carbon, nitrogen = int(rows[i, 2]), int(rows[i + 1, 0])
-        if units[i] != units[i + 1] or carbon < 0 or nitrogen < 0:
+        if units[i] != units[i + 1] or not bool(ensemble.mask[:, i : i + 2].all(1).any()):
             continue
         listed = table.bonded is not None and carbon in table.bonded
         distance = float(np.linalg.norm(table.xyz[carbon] - table.xyz[nitrogen]))
