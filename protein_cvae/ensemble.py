@@ -7,8 +7,8 @@ immutable; selecting models, chains or residues gives another one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from common.errors import UserError
 from protein_cvae.residues import encode_sequence, three_letter
 
 BACKBONE = ("N", "CA", "C")
+_SHOWN = 4  # of a kind of note, in one line
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Note:
     detail: str
 
     def __str__(self) -> str:
-        model = "" if self.model is None else f"model {self.model}, "
-        return f"{self.kind}: {model}{self.residue}: {self.detail}"
+        model = "" if self.model is None else f"model {self.model}"
+        where = ", ".join(part for part in (model, self.residue) if part)
+        return ": ".join(part for part in (self.kind, where, self.detail) if part)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,22 @@ class ReadReport:
         for note in self.notes:
             counts[note.kind] = counts.get(note.kind, 0) + 1
         return counts
+
+    def line(self) -> str:
+        """One line: each kind with the first of what it concerns; "nothing to note" if empty."""
+        found = []
+        for kind in self.counts():
+            notes = self.of_kind(kind)
+            what = list(dict.fromkeys(note.residue or note.detail for note in notes))
+            more = f" and {len(what) - _SHOWN} more" if len(what) > _SHOWN else ""
+            models = {note.model for note in notes if note.model is not None}
+            some = f" (in {len(models)} models)" if models else ""
+            found.append(f"{kind} {', '.join(what[:_SHOWN])}{more}{some}")
+        return "; ".join(found) or "nothing to note"
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """The notes as plain dictionaries, for JSON."""
+        return [asdict(note) for note in self.notes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +169,13 @@ class Ensemble:
     def aatype(self) -> Tensor:
         """(L,) int64, index of each residue's letter in ``residues.ALPHABET``, 20 for X."""
         return encode_sequence(self.sequence)
+
+    def summary(self) -> str:
+        """One line: name, size, and what the reader found and dealt with."""
+        chains = ", ".join(self.chain_ids)
+        of = f"chain{'s' if len(self.chain_ids) > 1 else ''} {chains}"
+        models = f"{self.num_models} model{'s' if self.num_models > 1 else ''}"
+        return f"{self.name}: {models}, {self.length} residues of {of}; {self.report.line()}"
 
     def label(self, residue: int) -> str:
         """Chain, name and number of the residue with this index, e.g. "A GLY 15B"."""

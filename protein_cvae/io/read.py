@@ -23,10 +23,11 @@ NaN, file cut short, no protein, wrong suffix
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
-from protein_cvae.ensemble import Ensemble
+from protein_cvae.ensemble import Ensemble, Note, ReadReport
 from protein_cvae.io.arrange import arrange
 from protein_cvae.io.build import build_ensemble
 from protein_cvae.io.formats.table import structure_format
@@ -67,6 +68,48 @@ def read_structure(
         min_models=min_models,
         max_residues=max_residues,
     )
+
+
+def read_conformers(
+    paths: Sequence[str | Path],
+    *,
+    name: str | None = None,
+    min_models: int = 1,
+    max_residues: int | None = None,
+) -> Ensemble:
+    """Read several files of one protein as one ensemble: all models of the first, the second, ...
+
+    Args:
+        paths: as of :func:`read_structure`; at least one.
+        name: name of the ensemble; that of the folder of the first file if None.
+        min_models: fewest models accepted, over all files.
+        max_residues: most residues accepted, over all chains; None for any number.
+
+    Returns:
+        The ensemble, its models numbered from 1; which file is which is a note of its report.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_structure`; if the files do not hold one
+            protein with one numbering.
+    """
+    files = [Path(path) for path in paths]
+    if not files:
+        raise UserError("conformers: expected at least one file, got none")
+    models = [model for path in files for model in _models(path)]
+    for number, model in enumerate(models, start=1):
+        model.number = number
+    found = _ensemble(
+        models,
+        files[0],
+        name=files[0].resolve().parent.name if name is None else name,
+        min_models=min_models,
+        max_residues=max_residues,
+    )
+    notes = tuple(
+        Note("conformer", model.number, "", f"is of {model.source.name}") for model in models
+    )
+    source = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more files"
+    return replace(found, source=source, report=ReadReport(notes + found.report.notes))
 
 
 def structure_name(path: Path) -> str:

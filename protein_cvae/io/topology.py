@@ -85,7 +85,7 @@ def _of_mdtraj(path: Path, suffix: str) -> AtomTable:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                frame = mdtraj.load_frame(str(plain), 0) if suffix == ".gro" else None
+                frame = mdtraj.load(str(plain)) if suffix == ".gro" else None
                 top = mdtraj.load_topology(str(plain)) if frame is None else frame.topology
         except Exception as error:  # the parsers of four formats raise whatever comes up
             raise UserError(
