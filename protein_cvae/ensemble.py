@@ -258,3 +258,10 @@ class Ensemble:
                 f"chain: expected 0..{len(self.chain_ids) - 1} or 'longest', got {chain!r}"
             )
         return self.select_residues(self.chain_index == chain)
+
+
+def labels(ensemble: Ensemble, chosen: Tensor, most: int = 8) -> str:
+    """Residues where ``chosen`` (L,) is True, by label; so many, then how many more."""
+    index = chosen.nonzero()[:, 0].tolist()
+    named = ", ".join(ensemble.label(i) for i in index[:most])
+    return named + (f" and {len(index) - most} more" if len(index) > most else "")

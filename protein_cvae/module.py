@@ -21,6 +21,7 @@ from common.training.schedules import cosine_decay, cyclical
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.cases import EvaluationCase
 from protein_cvae.data.datamodule import EnsembleDataModule
+from protein_cvae.data.reports import WriteReading
 from protein_cvae.data.record import DATA_KEY, data_record
 from protein_cvae.evaluation.run import EvaluationRun, start_evaluation
 from protein_cvae.evaluation.settings import EvaluationSettings
@@ -123,7 +124,10 @@ class ProteinCVAEModule(pl.LightningModule):
         return regroup(found, {"network": NetworkSettings, "optimizer": OptimizerSettings})
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [] if self.export is None else [ExportCheckpoint(self.export, MONITOR)]
+        if self.export is None:
+            return []
+        beside = self.export.with_name(f"{self.export.name}.json")
+        return [ExportCheckpoint(self.export, MONITOR), WriteReading(beside)]
 
     def setup(self, stage: str) -> None:
         precision = str(self.trainer.precision)

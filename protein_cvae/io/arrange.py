@@ -143,7 +143,9 @@ def _name_ends(
                 letter = letters if len(letters) == 1 else UNKNOWN_LETTER
             if letter != layout.letters[i]:
                 layout.letters[i] = letter
-                book.add("terminal residue", layout.label(i), f"a name that was cut; read as {letter}")
+                book.add(
+                    "terminal residue", layout.label(i), f"a name that was cut; read as {letter}"
+                )
 
 
 def _is_residue(layout: Layout, i: int, hetero: bool, bonded: bool, book: NoteBook) -> bool:

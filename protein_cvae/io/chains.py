@@ -140,9 +140,7 @@ class _Geometry:
         return bool(apart.size) and float(np.median(apart)) < _SAME_PLACE
 
 
-def _runs(
-    members: Sequence[Member], index: Sequence[int], geometry: _Geometry
-) -> list[list[int]]:
+def _runs(members: Sequence[Member], index: Sequence[int], geometry: _Geometry) -> list[list[int]]:
     """Stretches between signs of an end over which there is no bond."""
     runs = [[index[0]]]
     follows = geometry.follows(index) if len(index) > 1 else np.zeros(0, dtype=bool)

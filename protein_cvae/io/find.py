@@ -195,7 +195,9 @@ def _search(folder: Path, unread: list[str]) -> list[Path]:
             ]
             return sorted({*found, *alone})
         names = ", ".join(path.name for path in trajectories[:3])
-        unread.append(f"{folder}: trajectories {names} lie there unread: {fitting[trajectories[0]][1]}")
+        unread.append(
+            f"{folder}: trajectories {names} lie there unread: {fitting[trajectories[0]][1]}"
+        )
     below: list[Path] = []
     for item in sorted(folder.iterdir()):
         if item.name.startswith("."):

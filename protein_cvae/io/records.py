@@ -143,9 +143,7 @@ def _add(variant: Variant, location: str, atom: str, at: AtomRecord, where: str)
     variant.atoms[atom] = at
 
 
-def _residues(
-    table: AtomTable, where: str
-) -> tuple[list[ResidueRecord], list[Member], set[str]]:
+def _residues(table: AtomTable, where: str) -> tuple[list[ResidueRecord], list[Member], set[str]]:
     """Records and members of the residues that may be of a chain, and names of the others."""
     starts = _starts(table)
     stops = np.append(starts[1:], len(table))

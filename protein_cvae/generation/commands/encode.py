@@ -54,15 +54,20 @@ class EncodeRequest:
     embedder: SequenceEmbedder | None
     reading: ReadingOptions
 
+    @property
+    def inputs(self) -> tuple[Ensemble, ...]:
+        return (self.ensemble,)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodeRequest:
         return self
 
     def run(self, network: ProteinCVAE, checkpoint: Path | None) -> EncodeResult:
+        provenance = checkpoint_provenance(checkpoint, self.embedder)
         latents = encode_models(network, self.ensemble, self.template, self.embedder)
         length = self.ensemble.length
         summary = {
             "task": "encode",
-            **checkpoint_provenance(checkpoint, self.embedder),
+            **provenance,
             "input": {
                 "name": self.ensemble.name,
                 "file": Path(self.ensemble.source).name,
@@ -70,6 +75,7 @@ class EncodeRequest:
                 "residues": length,
                 "models": self.ensemble.num_models,
                 "template_model": latents.template_model,
+                "reading": self.ensemble.report.to_list(),
             },
             "kl_nats_per_residue": {
                 "z_global": float(latents.kl_global.mean() / length),

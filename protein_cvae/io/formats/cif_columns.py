@@ -102,9 +102,13 @@ class AtomColumns:
             dtype=np.int32,
             count=self.count,
         )
-        return Codes(values, [gemmi.cif.as_string(text) if len(text) > 1 else text for text in code])
+        return Codes(
+            values, [gemmi.cif.as_string(text) if len(text) > 1 else text for text in code]
+        )
 
-    def integers(self, names: Sequence[str], describe: Callable[[int, str], str]) -> np.ma.MaskedArray:
+    def integers(
+        self, names: Sequence[str], describe: Callable[[int, str], str]
+    ) -> np.ma.MaskedArray:
         """(N,) int64, of the first column in which a row is set; masked where none is.
 
         Args:

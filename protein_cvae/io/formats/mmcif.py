@@ -77,10 +77,16 @@ def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
         where = kept[found]
         for axis, column in enumerate(("Cartn_x", "Cartn_y", "Cartn_z")):
             xyz[found, axis] = table.floats(
-                column, where, lambda row, text: describe("a coordinate", row, text, number), np.nan  # noqa: B023
+                column,
+                where,
+                lambda row, text: describe("a coordinate", row, text, number),
+                np.nan,  # noqa: B023
             )
         occupancy[found] = table.floats(
-            "occupancy", where, lambda row, text: describe("occupancy", row, text, number), 1.0  # noqa: B023
+            "occupancy",
+            where,
+            lambda row, text: describe("occupancy", row, text, number),
+            1.0,  # noqa: B023
         )
         yield AtomTable(
             number=number,
@@ -117,7 +123,11 @@ def _spans(models: np.ndarray, path: Path) -> list[tuple[int, int, int]]:
 def _box(block: gemmi.cif.Block) -> np.ndarray | None:
     names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
     values = [gemmi.cif.as_number(block.find_value(f"_cell.{name}") or "?") for name in names]
-    return box_vectors(np.array(values[:3]), np.array(values[3:])) if np.isfinite(values).all() else None
+    return (
+        box_vectors(np.array(values[:3]), np.array(values[3:]))
+        if np.isfinite(values).all()
+        else None
+    )
 
 
 def lines(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None) -> Iterator[str]:

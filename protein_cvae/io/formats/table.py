@@ -14,7 +14,6 @@ from protein_cvae.io.atoms import AtomTable
 from protein_cvae.io.formats import mmcif, pdb
 
 
-
 class StructureFormat(NamedTuple):
     """A format of files with several models.
 

@@ -47,7 +47,11 @@ BAD = {
     "infinity": ("x.pdb", edited(8, 46, "     inf"), "model 2, residue A SER 3: atom C"),
     "NaN in mmCIF": ("x.cif", NAN_CIF, "model 2, residue A ALA 1: atom N"),
     "no number": ("x.pdb", edited(5, 30, "   1.2.3"), "model 2, residue A GLY 2"),
-    "residue number": ("x.pdb", edited(3, 22, "  x2"), "line 16 (ATOM      1  N   GLY A  x2): model 2"),
+    "residue number": (
+        "x.pdb",
+        edited(3, 22, "  x2"),
+        "line 16 (ATOM      1  N   GLY A  x2): model 2",
+    ),
     "line cut short": (
         "x.pdb",
         pdb(peptide())[: pdb(peptide()).index("SER A") + 20],

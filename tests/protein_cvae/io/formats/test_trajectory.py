@@ -177,7 +177,9 @@ def test_frame_that_is_not_finite_names_frame_and_residue(tmp_path):
     folder = save(tmp_path / "x", text)
     table = mdtraj.load_topology(str(folder / "topology.pdb"))
     mdtraj.Trajectory((frames / 10).astype(np.float32), table).save(str(folder / "run.dcd"))
-    with pytest.raises(ValueError, match=r"run\.dcd: frame 4 \(model 4\), residue A GLY 2: .*finite"):
+    with pytest.raises(
+        ValueError, match=r"run\.dcd: frame 4 \(model 4\), residue A GLY 2: .*finite"
+    ):
         load_trajectory_folder(folder)
 
 
