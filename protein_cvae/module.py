@@ -21,8 +21,8 @@ from common.training.schedules import cosine_decay, cyclical
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.cases import EvaluationCase
 from protein_cvae.data.datamodule import EnsembleDataModule
-from protein_cvae.data.reports import WriteReading
 from protein_cvae.data.record import DATA_KEY, data_record
+from protein_cvae.data.reports import WriteReading
 from protein_cvae.evaluation.run import EvaluationRun, start_evaluation
 from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.evaluation.validation import (

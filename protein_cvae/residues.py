@@ -113,7 +113,7 @@ def side_chain_letter(atoms: frozenset[str], choices: str) -> str | None:
         atoms: names of all atoms of a residue.
         choices: letters.
     """
-    heavy = {atom for atom in atoms if atom[:1] in "CNOS"} - _NO_SIDE_CHAIN
+    heavy = frozenset(atom for atom in atoms if atom[:1] in "CNOS") - _NO_SIDE_CHAIN
     if "CB" not in atoms:
         return None  # of a backbone alone, or of glycine
     heavy = frozenset("CD1" if atom == "CD" and "CG1" in heavy else atom for atom in heavy)

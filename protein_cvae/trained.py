@@ -33,8 +33,8 @@ from protein_cvae.generation.inputs import (
 from protein_cvae.generation.interpolate import InterpolateOptions, interpolate
 from protein_cvae.generation.matching import match_residues
 from protein_cvae.generation.outputs import write_bundle
-from protein_cvae.io.read import read_conformers
 from protein_cvae.io.download import PDB_PREFIX, download_structure
+from protein_cvae.io.read import read_conformers
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.settings import NetworkSettings
 
@@ -71,7 +71,9 @@ def read(
         >>> ensemble.name, ensemble.num_models, ensemble.length
         ('simulated_0_0', 6, 26)
     """
-    options = ReadingOptions(chains, incomplete, max_frames, topology and str(topology))
+    options = ReadingOptions(
+        chains, incomplete, max_frames, None if topology is None else str(topology)
+    )
     if not isinstance(path, str | Path):
         return taken(read_conformers(path), options)
     text = str(path)

@@ -22,7 +22,6 @@ from protein_cvae.data.settings import DrawSettings, SimulationSettings, Sources
 from protein_cvae.data.splits import EnsembleSplit, chain_sequences
 from protein_cvae.ensemble import Ensemble
 
-
 _CONFORMERS = (
     "; where each file is one conformer of a protein, give their folder or pattern in "
     "sources.conformers (--conformers): they are one ensemble then"

@@ -8,6 +8,7 @@ gap -5 and -0.5 for each residue, gaps at the ends free).  X is the same as any 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -60,7 +61,7 @@ def match_residues(first: Ensemble, second: Ensemble, drop: bool) -> Matched:
     if len(pairs) < _FEWEST:
         raise UserError(
             f"{first.source} and {second.source} have {len(pairs)} residues in common by {by}, of "
-            f"{first.length} and {second.length}; they are not one protein: choose chains that agree"
+            f"{first.length} and {second.length}; they are no one protein: choose chains that agree"
         )
     left = "; ".join(
         f"{labels(ensemble, ~kept)} of {ensemble.source}"
@@ -84,7 +85,7 @@ def _pairs(first: Ensemble, second: Ensemble, chain: int) -> tuple[list[tuple[in
     places = {_place(second, j): j for j in b}
     numbered = [(i, places[_place(first, i)]) for i in a if _place(first, i) in places]
     equal = all(_alike(first.sequence[i], second.sequence[j]) for i, j in numbered)
-    ascending = all(x[1] < y[1] for x, y in zip(numbered, numbered[1:], strict=False))
+    ascending = all(x[1] < y[1] for x, y in pairwise(numbered))
     if equal and ascending and 2 * len(numbered) >= min(len(a), len(b)):
         return numbered, "number"
     one, two = ("".join(e.sequence[i] for i in index) for e, index in ((first, a), (second, b)))

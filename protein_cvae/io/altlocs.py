@@ -9,11 +9,13 @@ the atoms that have both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from protein_cvae.ensemble import BACKBONE
 from protein_cvae.io.records import ModelRecords, ResidueKey, ResidueRecord
 
 
-def ranked_locations(models: list[ModelRecords], key: ResidueKey) -> dict[str, float]:
+def ranked_locations(models: Sequence[ModelRecords], key: ResidueKey) -> dict[str, float]:
     """Locations of a residue, highest occupancy over all models first, then by letter.
 
     "" stands among them only where it competes; empty where there is nothing to choose.
@@ -21,7 +23,7 @@ def ranked_locations(models: list[ModelRecords], key: ResidueKey) -> dict[str, f
     sums: dict[str, float] = {}
     for model in models:
         record = model.residues.get(key)
-        if record is None or len(record.variants) == 1 and "" in record.variants:
+        if record is None or (len(record.variants) == 1 and "" in record.variants):
             continue
         others = {atom for at, v in record.variants.items() if at for atom in v.atoms}
         for location, variant in record.variants.items():

@@ -61,7 +61,7 @@ def arrange(models: Sequence[ModelRecords], path: Path, book: NoteBook) -> Layou
         )
     found = found.take(keep)
     shared = found.present & found.present[0]
-    for m in np.flatnonzero(~shared.any(1)):
+    for m in np.flatnonzero(~shared.any(1)).tolist():
         raise UserError(
             f"{models[m].source}: model {models[m].number} shares no residue with model "
             f"{models[0].number} (first {found.label(int(np.argmax(found.present[m])))} and "

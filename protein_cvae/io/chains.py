@@ -3,8 +3,9 @@
 A chain ends where two residues that follow each other under one identifier are not bonded *and* the
 file gives a sign of an end between them: TER, another segment, a number that goes back, atoms of a
 C-terminus, or its list of bonds.  What follows is another chain where the chain has no identifier,
-where its numbers stood before, or go back behind TER; otherwise it belongs to the chain that its identifier names,
-which then has a break.  Residues that are bonded to an earlier stretch belong to that one.  Distances are those to the nearest periodic image.
+where its numbers stood before, or go back behind TER; otherwise it belongs to the chain that its
+identifier names, which then has a break.  Residues that are bonded to an earlier stretch belong to
+that one.  Distances are those to the nearest periodic image.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class _Geometry:
         self.box, self.listed = box, bonded
 
     def bonds(self, first: Sequence[int], second: Sequence[int]) -> np.ndarray:
-        """(F, S) or, of equal lengths, pair by pair: C of ``first`` is bonded to N of ``second``."""
+        """(R,) pair by pair: C of ``first`` is bonded to N of ``second``."""
         apart = nearest_image(self.x[second, 0] - self.x[first, 2], self.box)
         found: np.ndarray = np.linalg.norm(apart, axis=-1) < PEPTIDE_BOND
         return found

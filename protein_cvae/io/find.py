@@ -12,13 +12,13 @@ from common.errors import MissingFile, UserError
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.formats import frames
 from protein_cvae.io.formats.table import SUFFIXES
-from protein_cvae.io.formats.trajectory import (
+from protein_cvae.io.read import read_conformers, read_structure, structure_name
+from protein_cvae.io.trajectory import (
     find_topology,
     find_trajectories,
     load_trajectory_folder,
     read_trajectory,
 )
-from protein_cvae.io.read import read_conformers, read_structure, structure_name
 
 _SUFFIXES = tuple(s + end for s in SUFFIXES for end in ("", ".gz"))
 
@@ -101,9 +101,7 @@ def load_ensemble(
         if topology is None and path.is_file():
             topology, why = find_topology(path.resolve().parent, [path])
             if topology is None and path.suffix.lower() not in frames.HDF5_SUFFIXES:
-                raise MissingFile(
-                    f"{path}: a trajectory, and no topology is given and none found beside it; {why}"
-                )
+                raise MissingFile(f"{path}: no topology is given, and none found beside it; {why}")
         return read_trajectory(topology, [path], name=name, **frames_taken, **limits)  # type: ignore[arg-type]
     if topology is not None:
         raise UserError(f"{path}: no trajectory, so topology {topology} has no use; leave it out")

@@ -1,7 +1,7 @@
 """Structure files to bytes: compressed or not, whatever a text editor made of their ends of lines.
 
-What comes out has "\\n" between lines, as many of them as the file has, so that line numbers are the
-file's, and no byte order mark: neither at the start nor where files that had one were joined.
+What comes out has "\\n" between lines, as many of them as the file has, so that line numbers are
+the file's, and no byte order mark: neither at the start nor where files that had one were joined.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ bond and d is none; everything behind moves along.  A real break stays one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def make_whole(
     apart = np.diff(flat, axis=1)  # (M, 3 L - 1, 3) from each atom to the next
     limit = np.full(apart.shape[1], BOND_RANGE[1])
     limit[2::3] = PEPTIDE_BOND
-    joint = np.array([a == b for a, b in zip(units, units[1:], strict=False)], dtype=bool)
+    joint = np.array([a == b for a, b in pairwise(units)], dtype=bool)
     within = np.ones(apart.shape[1], dtype=bool)
     within[2::3] = joint
     finite = np.isfinite(apart).all(-1)

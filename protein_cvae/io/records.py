@@ -165,7 +165,7 @@ def _residues(table: AtomTable, where: str) -> tuple[list[ResidueRecord], list[M
             continue
         variants: dict[str, Variant] = {}
         label = f"{where}, residue {chains[i] or '-'} {name} {numbers[i]}{codes[i]}"
-        taken = {}
+        taken: dict[str, int] = {}
         for a in range(first, last):
             if not finite[a]:
                 xyz = ", ".join(map(str, table.xyz[rows[a]].tolist()))

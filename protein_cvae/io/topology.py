@@ -118,7 +118,7 @@ def _of_hdf5(path: Path) -> AtomTable:
         return _table(rows, None)
     except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(
-            f"{path}: holds no topology as MDTraj writes it ({error_words(error)}); give one beside it"
+            f"{path}: holds no topology as MDTraj writes it ({error_words(error)}); give one"
         ) from None
 
 

@@ -143,7 +143,7 @@ _BINARY: dict[str, tuple[Any, Callable[[tuple[Any, ...]], np.ndarray | None], fl
     ".dcd": (DCDTrajectoryFile, lambda read: _edges(read[1], read[2]), 1.0),
     ".nc": (NetCDFTrajectoryFile, lambda read: _edges(read[2], read[3]), 1.0),
 }
-_BINARY |= {suffix: _BINARY[".nc"] for suffix in (".ncdf", ".netcdf")}
+_BINARY |= dict.fromkeys((".ncdf", ".netcdf"), _BINARY[".nc"])
 
 
 class _SoughtFrames:

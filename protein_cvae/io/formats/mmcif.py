@@ -8,6 +8,8 @@ Refused are a table that is cut short, more than one, and a model whose rows sta
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import gemmi
@@ -50,21 +52,15 @@ def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
     icode = table.codes(("pdbx_PDB_ins_code",), default=".")
     group = table.codes(("group_PDB",), default="ATOM")
 
-    def describe(what: str, row: int, text: str, model: int | str = "") -> str:
+    def describe(what: str, row: int, text: str) -> str:
         one = np.array([row])
         name, of, at = (column.take(one)[0].decode() for column in (residue, chain, atom))
-        where = f"model {model}, " if model != "" else ""
+        where = "" if what == "model number" else f"model {models.filled(1)[row]}, "
         return f"{path}: {where}residue {of or '-'} {name}, atom {at}: {what} is {text!r}"
 
-    models = table.integers(
-        ("pdbx_PDB_model_num",), lambda row, text: describe("model number", row, text)
-    )
+    models = table.integers(("pdbx_PDB_model_num",), partial(describe, "model number"))
     spans = _spans(models.filled(1), path)
-    number_of = np.concatenate([np.full(stop - start, n) for n, start, stop in spans])
-    resnum = table.integers(
-        ("auth_seq_id", "label_seq_id"),
-        lambda row, text: describe("residue number", row, text, number_of[row]),
-    )
+    resnum = table.integers(("auth_seq_id", "label_seq_id"), partial(describe, "residue number"))
     box = _box(block)
     for number, start, stop in spans:
         # Every residue of a chain has a number; these without are waters and ligands.
@@ -77,17 +73,9 @@ def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
         where = kept[found]
         for axis, column in enumerate(("Cartn_x", "Cartn_y", "Cartn_z")):
             xyz[found, axis] = table.floats(
-                column,
-                where,
-                lambda row, text: describe("a coordinate", row, text, number),
-                np.nan,  # noqa: B023
+                column, where, partial(describe, "a coordinate"), np.nan
             )
-        occupancy[found] = table.floats(
-            "occupancy",
-            where,
-            lambda row, text: describe("occupancy", row, text, number),
-            1.0,  # noqa: B023
-        )
+        occupancy[found] = table.floats("occupancy", where, partial(describe, "occupancy"), 1.0)
         yield AtomTable(
             number=number,
             name=name,
@@ -109,7 +97,7 @@ def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
 def _spans(models: np.ndarray, path: Path) -> list[tuple[int, int, int]]:
     """Model number, first row and the one behind the last of each model."""
     edges = [0, *(np.flatnonzero(np.diff(models)) + 1).tolist(), len(models)]
-    spans = [(int(models[a]), a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    spans = [(int(models[a]), a, b) for a, b in pairwise(edges)]
     numbers = [number for number, _, _ in spans]
     for i, number in enumerate(numbers):
         if number in numbers[:i]:

@@ -8,6 +8,7 @@ of a second chain letter, and residues that stand a second time, before which a 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 
@@ -124,7 +125,7 @@ def _check_line(lines: Lines, row: int) -> None:
     if shifted or not all(_COORDINATE.fullmatch(field) for field in fields):
         raise UserError(
             f"{where}: atom {atom}: {text[30:60].strip()!r} are not three coordinates in columns "
-            "31 to 54; beyond -999.999 or 9999.999 they do not fit: move the molecule or write mmCIF"
+            "31 to 54; beyond -999.999 or 9999.999 they do not fit: move the molecule, write mmCIF"
         )
 
 
@@ -202,7 +203,7 @@ def prepared(model: ModelText) -> tuple[bytes, dict[bytes, bytes], bool]:
     cuts = [int(lines.starts[row]) for row in restarts(lines)]
     edges = [0, *cuts, len(text)]
     if cuts:
-        text = b"TER\n".join(text[a:b] for a, b in zip(edges, edges[1:], strict=False))
+        text = b"TER\n".join(text[a:b] for a, b in pairwise(edges))
     return text, names, lines.has_segments()
 
 

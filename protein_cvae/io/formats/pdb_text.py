@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def _blocks(data: bytes, path: Path) -> Iterator[tuple[int | None, int, int]]:
 def _box(line: bytes) -> np.ndarray | None:
     edges = (6, 15, 24, 33, 40, 47, 54)
     try:
-        values = [float(line[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        values = [float(line[a:b]) for a, b in pairwise(edges)]
     except ValueError:
         return None
     return box_vectors(np.array(values[:3]), np.array(values[3:]))

@@ -19,7 +19,7 @@ class StructureFormat(NamedTuple):
 
     Attributes:
         suffixes: each with or without .gz.
-        parse: the content and its path, for messages -> the atoms of each model, one after the other.
+        parse: the content and its path, for messages -> the atoms of each model, in turn.
         lines: an ensemble, B-factors (M, L) and oxygens (M, L, 3) or None -> lines of the file.
         check: of the same, and the path: refuses what the format cannot hold; None if it holds all.
     """
