@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,13 +47,18 @@ def arrange(models: Sequence[ModelRecords], path: Path, book: NoteBook) -> Layou
     found = collect(models, book)
     boxes = np.stack([np.full((3, 3), np.nan) if m.box is None else m.box for m in models])
     found.coordinates = make_whole(found.coordinates, boxes, found.units, book)
-    hetero = [_hetero(found, i, models) for i in range(len(found.keys))]
+    hetero = _hetero(found, models)
     found, hetero = _in_chain_order(found, hetero, book)
     _name_ends(found, hetero, models, book)
-    bonded = _linked_residues(found)
-    keep = [
-        i for i in range(len(found.keys)) if _is_residue(found, i, hetero[i], bool(bonded[i]), book)
-    ]
+    atoms = np.isfinite(found.coordinates).all(-1)  # (M, L, 3)
+    traits = zip(
+        hetero,
+        _linked_residues(found).tolist(),
+        atoms.all(-1).any(0).tolist(),
+        atoms.any((0, 2)).tolist(),
+        strict=True,
+    )
+    keep = [i for i, trait in enumerate(traits) if _is_residue(found, i, _Traits(*trait), book)]
     if not keep:
         names = sorted({name for model in models for name in model.dropped} | set(found.names))[:8]
         raise UserError(
@@ -85,9 +91,10 @@ def _note_dropped(models: Sequence[ModelRecords], book: NoteBook) -> None:
         book.add("insertion codes", residue_label(key, name), detail)
 
 
-def _hetero(layout: Layout, i: int, models: Sequence[ModelRecords]) -> bool:
-    key = layout.keys[i]
-    return any(model.residues[key].hetero for model in models if key in model.residues)
+def _hetero(layout: Layout, models: Sequence[ModelRecords]) -> list[bool]:
+    """Whether each residue stands in HETATM records in some model."""
+    different = list({id(model.residues): model.residues for model in models}.values())
+    return [any(key in one and one[key].hetero for one in different) for key in layout.keys]
 
 
 def _linked_residues(layout: Layout) -> np.ndarray:
@@ -148,11 +155,19 @@ def _name_ends(
                 )
 
 
-def _is_residue(layout: Layout, i: int, hetero: bool, bonded: bool, book: NoteBook) -> bool:
+class _Traits(NamedTuple):
+    """Of a residue: in HETATM, bonded to a neighbour, N, CA and C or some of them in some model."""
+
+    hetero: bool
+    bonded: bool
+    complete: bool
+    some: bool
+
+
+def _is_residue(layout: Layout, i: int, trait: _Traits, book: NoteBook) -> bool:
     """Whether residue i belongs to a protein chain; notes what is unusual about it."""
+    hetero, bonded, complete, some = trait
     name, label, letter = layout.names[i], layout.label(i), layout.letters[i]
-    atoms = np.isfinite(layout.coordinates[:, i]).all(-1)
-    complete, some = bool(atoms.all(-1).any()), bool(atoms.any())
     known = one_letter(name) is not None
     if known and is_standard(name) and not hetero:
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from common.errors import UserError
 from protein_cvae.ensemble import BACKBONE, Ensemble, ReadReport
-from protein_cvae.io.layout import Layout
+from protein_cvae.io.layout import Layout, median_over_models
 from protein_cvae.io.notes import NoteBook
 from protein_cvae.io.periodic import BOND_RANGE, PEPTIDE_BOND
 
@@ -128,14 +129,12 @@ def _peptide_bonds(
     both = mask[:, :-1] & mask[:, 1:]  # (M, L - 1)
     apart = np.where(both, np.linalg.norm(x[:, :-1, 2] - x[:, 1:, 0], axis=-1), np.nan)
     bonded = np.zeros(len(units), dtype=bool)
-    for i in np.flatnonzero(both.any(0)).tolist():
-        if units[i] != units[i + 1]:
-            continue
-        distance = float(np.nanmedian(apart[:, i]))
-        bonded[i] = distance < PEPTIDE_BOND
-        if not bonded[i]:
-            detail = f"C-N {distance:.2f} Å to {layout.label(i + 1)}; not bonded"
-            book.add("chain break", layout.label(i), detail)
+    distance = median_over_models(apart)
+    same = np.array([a == b for a, b in pairwise(units)], dtype=bool)
+    bonded[:-1] = (distance < PEPTIDE_BOND) & same
+    for i in np.flatnonzero((distance >= PEPTIDE_BOND) & same).tolist():
+        detail = f"C-N {distance[i]:.2f} Å to {layout.label(i + 1)}; not bonded"
+        book.add("chain break", layout.label(i), detail)
     for m, i in np.argwhere((np.nan_to_num(apart) > _SPLIT) & bonded[:-1]):
         raise UserError(
             f"{path}: frame {numbers[m]} (model {numbers[m]}), residue {layout.label(i)}: the "

@@ -27,7 +27,8 @@ class Layout:
         letters: L letters, X for an unknown amino acid.
         coordinates: (M, L, 3, 3) float64 Å, NaN where an atom is missing.
         present: (M, L) bool, the model has a residue with this identity.
-        rows: (L, 3) int64, N, CA and C in the atom table of the first model; -1 for none.
+        rows: (L, 3) int64, N, CA and C in the atom table of the first model; below 0 for
+            none.
     """
 
     keys: list[ResidueKey]
@@ -65,38 +66,47 @@ def collect(models: Sequence[ModelRecords], book: NoteBook) -> Layout:
         ValueError: if models disagree on a residue's kind.
     """
     keys = _merged_order(models)
-    names, letters = [], []
+    groups: dict[int, list[int]] = {}  # models that share their records
+    for m, model in enumerate(models):
+        groups.setdefault(id(model.residues), []).append(m)
+    firsts = [members[0] for members in groups.values()]
+    names, letters = [""] * len(keys), [UNKNOWN_LETTER] * len(keys)
     rows = np.full((len(models), len(keys), 3), -1, dtype=np.int64)
-    present = np.zeros((len(models), len(keys)), dtype=bool)
     for i, key in enumerate(keys):
         ranking = ranked_locations(models, key)
-        name, letter = "", None
-        for m, model in enumerate(models):
-            record = model.residues.get(key)
+        for m in firsts:
+            record = models[m].residues.get(key)
             if record is None:
                 continue
             own, atoms, location = chosen_atoms(record, ranking)
-            if name and own != name and one_letter(own) != letter:
+            if not names[i]:
+                names[i], letters[i] = own, one_letter(own) or UNKNOWN_LETTER
+            elif own != names[i] and (one_letter(own) or UNKNOWN_LETTER) != letters[i]:
                 raise UserError(
-                    f"{model.source}: model {model.number}, residue {residue_label(key, own)}: an "
-                    f"earlier model has {name} there; models of one file must have one sequence"
+                    f"{models[m].source}: model {models[m].number}, residue "
+                    f"{residue_label(key, own)}: an earlier model has {names[i]} there; models of "
+                    "one file must have one sequence"
                 )
-            if not name:
-                name, letter = own, one_letter(own)
-            present[m, i] = True
-            for a, atom in enumerate(BACKBONE):
-                rows[m, i, a] = atoms.get(atom, -1)
+            rows[m, i] = [atoms.get(atom, _NO_ATOM) for atom in BACKBONE]
             if ranking:
                 others = ", ".join(f"{k or 'none'} {v:.2f}" for k, v in ranking.items())
                 detail = f"{location or 'none'} taken of {others} (summed occupancy)"
-                book.add("alternate locations", residue_label(key, own), detail, m)
-        names.append(name)
-        letters.append(letter or UNKNOWN_LETTER)
-    coordinates = np.stack(
-        [np.where((r >= 0)[..., None], model.xyz[r], np.nan)
-         for r, model in zip(rows, models, strict=True)]
-    )  # fmt: skip
+                for member in groups[id(models[m].residues)]:
+                    book.add("alternate locations", residue_label(key, own), detail, member)
+    for members in groups.values():
+        rows[members] = rows[members[0]]
+    present = (rows != -1).any(-1)
+    coordinates = np.stack([_positions(r, m.xyz) for r, m in zip(rows, models, strict=True)])
     return Layout(keys, names, letters, coordinates, present, rows[0])
+
+
+_NO_ATOM = -2  # of a residue that is there; -1 of one that is not
+
+
+def _positions(rows: np.ndarray, xyz: np.ndarray) -> np.ndarray:
+    """(L, 3, 3) Å, NaN for rows below 0."""
+    found: np.ndarray = np.where((rows >= 0)[..., None], xyz[np.maximum(rows, 0)], np.nan)
+    return found
 
 
 def _merged_order(models: Sequence[ModelRecords]) -> list[ResidueKey]:
@@ -143,8 +153,18 @@ def links(layout: Layout) -> np.ndarray:
     """(L - 1,) bool: each residue is linked to the next, of the same chain."""
     x = layout.coordinates
     apart = np.linalg.norm(x[:, :-1, 2] - x[:, 1:, 0], axis=-1)  # (M, L - 1)
-    found = np.zeros(apart.shape[1], dtype=bool)
-    some = np.isfinite(apart).any(0)
-    found[some] = np.nanmedian(apart[:, some], axis=0) < PEPTIDE_BOND
+    found = median_over_models(apart) < PEPTIDE_BOND
     same = [a == b for a, b in pairwise(layout.units)]
     return found & np.array(same, dtype=bool)
+
+
+def median_over_models(values: np.ndarray) -> np.ndarray:
+    """(N,) median of (M, N) over the models that have a value; NaN where none has."""
+    finite = np.isfinite(values)
+    found = np.full(values.shape[1], np.nan)
+    every, some = finite.all(0), finite.any(0)
+    found[every] = np.median(values[:, every], axis=0)
+    rest = some & ~every
+    if rest.any():
+        found[rest] = np.nanmedian(values[:, rest], axis=0)
+    return found

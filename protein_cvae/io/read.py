@@ -33,7 +33,7 @@ from protein_cvae.io.build import build_ensemble
 from protein_cvae.io.formats.table import structure_format
 from protein_cvae.io.notes import NoteBook
 from protein_cvae.io.opening import structure_bytes
-from protein_cvae.io.records import ModelRecords, model_records
+from protein_cvae.io.records import ModelRecords, all_records
 
 
 def read_structure(
@@ -121,7 +121,7 @@ def structure_name(path: Path) -> str:
 def _models(path: Path) -> list[ModelRecords]:
     """The models of a file that hold amino acids; of a file without any, all."""
     kind = structure_format(path)
-    models = [model_records(table, path) for table in kind.parse(structure_bytes(path), path)]
+    models = all_records(kind.parse(structure_bytes(path), path), path)
     return [model for model in models if model.residues] or models
 
 

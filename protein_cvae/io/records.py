@@ -9,7 +9,8 @@ one number, coordinates that are not numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +92,52 @@ def residue_label(key: ResidueKey, name: str) -> str:
     return f"{key.chain or '-'} {name or '?'} {key.number}{key.insertion}"
 
 
+def all_records(tables: Iterable[AtomTable], path: Path) -> list[ModelRecords]:
+    """The records of all models; models of the same atoms share theirs.
+
+    Raises:
+        ValueError: as :func:`model_records`.
+    """
+    found: list[ModelRecords] = []
+    last: AtomTable | None = None
+    for table in tables:
+        if last is None or not _same_atoms(last, table):
+            found.append(model_records(table, path))
+            last = replace(table, xyz=table.xyz[:0])  # for comparison, without its coordinates
+            continue
+        _check_finite(table, f"{path}: model {table.number}")
+        found.append(replace(found[-1], number=table.number, xyz=table.xyz.copy(), box=table.box))
+    return found
+
+
+def _same_atoms(a: AtomTable, b: AtomTable) -> bool:
+    """Whether two models differ in their coordinates alone, or in occupancies without a choice."""
+    names = ("name", "residue", "chain", "piece", "segment", "resnum", "icode", "altloc", "hetero")
+    if not all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names):
+        return False
+    return not (a.altloc != b"").any() or np.array_equal(a.occupancy, b.occupancy)
+
+
+def _check_finite(table: AtomTable, where: str) -> None:
+    """Refuse backbone atoms of amino acids whose coordinates are not finite."""
+    bad = np.flatnonzero(~np.isfinite(table.xyz).all(1))
+    backbone = [name.encode() for name in BACKBONE]
+    for row in bad[np.isin(table.name[bad], backbone)].tolist():
+        name = table.residue[row].decode()
+        if one_letter(name) is not None:
+            chain = table.chain[row].decode() or "-"
+            place = f"{table.resnum[row]}{table.icode[row].decode()}"
+            raise UserError(_not_finite(f"{where}, residue {chain} {name} {place}", table, row))
+
+
+def _not_finite(label: str, table: AtomTable, row: int) -> str:
+    xyz = ", ".join(map(str, table.xyz[row].tolist()))
+    return (
+        f"{label}: atom {table.name[row].decode()} has coordinates ({xyz}), which are not finite; "
+        "leave out atoms that have no position"
+    )
+
+
 def model_records(table: AtomTable, path: Path) -> ModelRecords:
     """The records of a model.
 
@@ -168,11 +215,7 @@ def _residues(table: AtomTable, where: str) -> tuple[list[ResidueRecord], list[M
         taken: dict[str, int] = {}
         for a in range(first, last):
             if not finite[a]:
-                xyz = ", ".join(map(str, table.xyz[rows[a]].tolist()))
-                raise UserError(
-                    f"{label}: atom {atoms[a]} has coordinates ({xyz}), which are not finite; "
-                    "leave out atoms that have no position"
-                )
+                raise UserError(_not_finite(label, table, rows[a]))
             variant = variants.get(altlocs[a])
             if variant is None:
                 variant = variants[altlocs[a]] = Variant(name)

@@ -96,12 +96,9 @@ class AtomColumns:
                     f"{self.path}: the _atom_site table has no column {' or '.join(names)}"
                 )
             return Codes(np.zeros(self.count, dtype=np.int32), [default])
-        code: dict[str, int] = {}
-        values = np.fromiter(
-            (code.setdefault(value, len(code)) for value in self._column(name.lower())),
-            dtype=np.int32,
-            count=self.count,
-        )
+        words = list(self._column(name.lower()))
+        code = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        values = np.fromiter(map(code.__getitem__, words), dtype=np.int32, count=self.count)
         return Codes(
             values, [gemmi.cif.as_string(text) if len(text) > 1 else text for text in code]
         )
