@@ -67,7 +67,8 @@ status = lambda: dict(line.split(":", 1) for line in open("/proc/self/status"))
 peak = lambda: int(status()["VmHWM"].split()[0]) / 1024  # of this program alone
 before, start = peak(), time.perf_counter()
 found = read(sys.argv[1])
-print(json.dumps({{"seconds": time.perf_counter() - start, "peak_mb": peak(), "before_mb": before}}))
+took = time.perf_counter() - start
+print(json.dumps({{"seconds": took, "peak_mb": peak(), "before_mb": before}}))
 """
 
 

@@ -1,0 +1,371 @@
+"""Files as other programs write them, rebuilt small from public reports; repository#number each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from protein_files import atom, cif, pdb, peptide, residue
+
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.residues import ONE_TO_THREE
+
+WATER = "HETATM   50  O   HOH B{:>4s}      20.000   1.000   1.000  1.00  0.00           O  "
+
+
+def blank(lines: list[str]) -> list[str]:
+    """Without chain identifier."""
+    return [line[:21] + " " + line[22:] for line in lines]
+
+
+def moved(lines: list[str], by: tuple[float, float, float]) -> list[str]:
+    found = []
+    for line in lines:
+        xyz = [float(line[a : a + 8]) + d for a, d in zip((30, 38, 46), by, strict=True)]
+        found.append(line[:30] + "".join(f"{v:8.3f}" for v in xyz) + line[54:])
+    return found
+
+
+def renamed(lines: list[str], names: dict[str, str]) -> list[str]:
+    """Names of three or four letters in columns 18 to 21."""
+    return [line[:17] + names.get(line[17:20], line[17:20]).ljust(4) + line[21:] for line in lines]
+
+
+def counts(ensemble: Ensemble) -> list[int]:
+    return torch.bincount(ensemble.chain_index).tolist()
+
+
+FAR = (0.0, 0.0, 30.0)
+CRYST1 = "CRYST1   60.000   60.000   60.000  90.00  90.00  90.00 P 1           1"
+
+
+# -- models ------------------------------------------------------------------------------------
+
+
+def test_each_end_that_atoms_follow_ends_a_model(read):
+    """MDAnalysis/mdanalysis#1133: VMD writes frames that each end in END."""
+    frame = [*peptide(), "END"]
+    ensemble = read("\n".join([CRYST1, *frame, *frame, *frame, ""]))
+    assert (ensemble.model_numbers, ensemble.sequence) == ((1, 2, 3), "AGS")
+    # CONECT and MASTER records behind an END, and a second END, are no model
+    ensemble = read("\n".join([*frame, "CONECT    1    2", "END", *frame, "MASTER", "END", ""]))
+    assert ensemble.model_numbers == (1, 2)
+
+
+def test_files_put_together_with_cat(read):
+    """BLEACH366/P2DFlow#7: MODEL 1, ENDMDL, END, again and again; also with byte order marks."""
+    one = pdb(peptide())
+    assert read(one * 3).model_numbers == (1, 2, 3)
+    marked = ("\ufeff" + one) * 2
+    ensemble = read(marked)
+    assert (ensemble.model_numbers, ensemble.sequence) == ((1, 2), "AGS")
+    assert bool(ensemble.mask.all())
+
+
+def test_model_numbers_are_the_files(read):
+    """bjing2016/alphaflow, alphaflow/utils/protein.py: MODEL 0, not in columns."""
+    text = pdb(peptide(), peptide(), peptide(), numbers=[0, 1, 2])
+    assert read(text.replace("MODEL        ", "MODEL ")).model_numbers == (0, 1, 2)
+    assert read(pdb(peptide(), peptide(), numbers=[10_000, 10_001])).model_numbers[0] == 10_000
+
+
+def test_a_comment_does_not_end_the_table_of_mmcif(read):
+    """mdtraj/mdtraj#1998, megane-labs/megane#464: a line "#" behind each model."""
+    lines = cif(peptide(), peptide(), peptide()).splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("ATOM"))
+    rows = [
+        row
+        for i, row in enumerate(lines[first:-1])
+        for row in ([row, "#"] if i % 9 == 8 else [row])
+    ]
+    ensemble = read("\n".join([*lines[:first], *rows, ""]), "x.cif")
+    assert (ensemble.model_numbers, ensemble.sequence) == ((1, 2, 3), "AGS")
+
+
+def test_mmcif_whose_author_numbers_or_model_numbers_are_unset(read):
+    """biojava/biojava#775: auth_seq_id is "?" in every row, label_seq_id is there."""
+    text = cif(peptide())
+    rows = [line.split() for line in text.splitlines() if line.startswith("ATOM")]
+    for row in rows:
+        text = text.replace(" ".join(row), " ".join([*row[:-3], "?", *row[-2:]]))
+    ensemble = read(text, "x.cif")
+    assert ensemble.residue_numbers.tolist() == [1, 2, 3]
+    unset = "\n".join(
+        line[:-1] + "?" if line.startswith("ATOM") else line for line in text.splitlines()
+    )
+    assert read(unset + "\n", "x.cif").model_numbers == (1,)
+
+
+def test_mmcif_indented_and_in_capitals(read):
+    text = cif(peptide(), peptide())
+    for change in ("_atom_site.", "loop_", "data_"):
+        text = text.replace(change, change.upper())
+    text = "\n".join("   " + line for line in text.splitlines())
+    assert read(text + "\n", "x.cif").sequence == "AGS"
+
+
+# -- numbers that are none, shared, or beyond the columns ---------------------------------------
+
+
+@pytest.mark.parametrize("number", ["A000", "****", "9999", "x1"])
+@pytest.mark.parametrize("name", ["HOH", "OPC", "TP3", "XYZ"])
+def test_solvent_may_have_any_number(read, number, name):
+    """openmm/openmm#3501, MDAnalysis/mdanalysis#5089: waters beyond 9999."""
+    water = WATER.format(number).replace("HOH", name)
+    ensemble = read(pdb([*peptide(), "TER", water, water], [*peptide(), "TER", water, water]))
+    assert (ensemble.sequence, ensemble.chain_ids) == ("AGS", ("A",))
+    assert name in [note.residue for note in ensemble.report.of_kind("dropped")]
+
+
+def test_numbers_of_the_protein_are_hybrid_36(read):
+    lines = [line[:22] + n + line[26:] for line, n in zip(
+        peptide(("ALA", "GLY", "SER")), np.repeat(["9999", "A000", "A001"], 3), strict=True)]  # fmt: skip
+    ensemble = read(pdb(lines))
+    assert ensemble.residue_numbers.tolist() == [9999, 10_000, 10_001]
+    long = [line[:22] + n + line[27:] for line, n in zip(
+        peptide(), np.repeat(["10009", "10010", "10011"], 3), strict=True)]  # fmt: skip
+    ensemble = read(pdb(long))  # the fifth digit stands in the column of insertion codes
+    assert ensemble.residue_numbers.tolist() == [10_009, 10_010, 10_011]
+    assert ensemble.insertion_codes == ("", "", "")
+
+
+@pytest.mark.parametrize("record", ["HETATM", "ATOM"])
+def test_ligands_lipids_and_hemes_may_share_the_number_of_a_residue(read, record):
+    """prody/ProDy#1642 (GROMACS: no chains, the ligand is 1), MDAnalysis/mdanalysis#1306 (POPC)."""
+    ligand = [
+        line.replace(" CA ", " C1 ") if name == "LIG" else line
+        for i, name in enumerate(("LIG", "POP", "HEM"))
+        for line in moved(residue(name, 2, record=record), (0.0, 9.0 * i, 30.0))
+    ]
+    for lines in ([*peptide(), *ligand], [*ligand, *peptide()], blank([*peptide(), *ligand])):
+        ensemble = read(pdb(lines, lines))
+        assert (ensemble.sequence, counts(ensemble)) == ("AGS", [3])
+    # a free amino acid has N, CA and C, but no bond to the chain
+    free = moved(residue("GLU", 2, record=record), FAR)
+    for lines in (blank([*peptide(), *free]), [*peptide(), *free]):
+        ensemble = read(pdb(lines, lines))
+        assert (ensemble.sequence, counts(ensemble)) == ("AGS", [3])
+        assert "GLU" in [note.residue for note in ensemble.report.of_kind("dropped")]
+
+
+def test_coordinates_beyond_their_columns_name_the_line_of_the_file(read):
+    """project-gemmi/gemmi#313, biotite-dev/biotite#559."""
+    text = pdb(peptide(), peptide())
+    line = text.splitlines()[15]
+    for wide in (
+        "10001.333  -2.533   3.806",
+        "-1001.333-1002.533-1003.806",
+        "   1.333  -2.53310003.806",
+    ):
+        with pytest.raises(
+            ValueError, match=r"x\.pdb: line 16 .*model 2, residue A GLY 2.*columns"
+        ):
+            lines = text.splitlines()
+            read("\n".join([*lines[:15], line[:30] + wide + line[54:], *lines[16:]]))
+
+
+# -- chains ------------------------------------------------------------------------------------
+
+
+def copy(start: int = 1) -> list[str]:
+    return moved(peptide(start=1) if start == 1 else renumbered(start), FAR)
+
+
+def renumbered(start: int) -> list[str]:
+    return [f"{line[:22]}{int(line[22:26]) - 1 + start:4d}{line[26:]}" for line in peptide()]
+
+
+@pytest.mark.parametrize("start", [1, 4, 20])
+@pytest.mark.parametrize("ter", [True, False])
+def test_chains_without_identifiers(read, start, ter):
+    """haddocking/pdb-tools#70 (numbers start again), project-gemmi/gemmi#35 (they go on)."""
+    end = ["TER"] if ter else []
+    model = [*blank(peptide()), *end, *blank(copy(start)), *end]
+    ensemble = read(pdb(model, model))
+    if start > 1 and not ter:  # nothing says that a chain ends there: a break
+        assert (ensemble.sequence, counts(ensemble)) == ("AGSAGS", [6])
+        assert ensemble.bonded.tolist() == [True, True, False, True, True, False]
+        return
+    assert (ensemble.chain_ids, counts(ensemble)) == (("A", "B"), [3, 3])
+    assert ensemble.residue_numbers.tolist() == [1, 2, 3, start, start + 1, start + 2]
+    assert len(ensemble.report.of_kind("blank chain")) == 2
+
+
+@pytest.mark.parametrize("name", ["OXT", "OT2", "OC2", "O2"])
+def test_oxygens_of_a_terminus_end_a_chain_without_identifier(read, name):
+    last = atom("N", "SER", 3).replace(" N  ", f" {name:<3s}")
+    ensemble = read(pdb(blank([*peptide(), last, *copy(4)])))
+    assert (ensemble.chain_ids, counts(ensemble)) == (("A", "B"), [3, 3])
+
+
+@pytest.mark.parametrize("chain", ["A", " "])
+def test_segments_tell_chains_apart(read, chain):
+    """chemfiles/chemfiles#361: psfgen writes two copies of chain A with segments P1 and P2."""
+
+    def segment(lines: list[str], name: str) -> list[str]:
+        return [
+            f"{line[:21]}{chain}{line[22:72]}      {name}"[:72] + f"{name:<4s}" for line in lines
+        ]
+
+    model = [*segment(peptide(), "P1"), *segment(copy(), "P2")]
+    ensemble = read(pdb(model, model))
+    assert (ensemble.sequence, counts(ensemble)) == ("AGSAGS", [3, 3])
+    assert ensemble.chain_ids == ("A", "B")
+
+
+def test_a_chain_given_twice_in_one_place_is_refused(read):
+    for lines in ([*peptide(), *peptide()], [*peptide(), "TER", *peptide()],
+                  [*peptide(), *moved(peptide(), (0.5, 0.5, 0.5))]):  # fmt: skip
+        for model in (lines, blank(lines)):
+            with pytest.raises(ValueError, match="model 1, residue .*ALA 1: atom N is given twice"):
+                read(pdb([line.strip() if line.startswith("TER") else line for line in model]))
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+AMBER = sorted(
+    (side + name, letter)
+    for letter, name in (*((a, b) for a, b in ONE_TO_THREE.items()), ("H", "HID"), ("H", "HIE"),
+                         ("H", "HIP"), ("C", "CYX"))
+    for side in "NC"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "letter"), AMBER)
+@pytest.mark.parametrize("chain", ["A", " "])
+def test_amber_names_of_terminal_residues_are_read_whole(read, name, letter, chain):
+    """molstar/molstar#1601, openforcefield/openff-pablo#76: NMET, CALA in columns 18 to 21."""
+    first = name[0] == "N"
+    names = {"ALA" if first else "SER": name}
+    model = renamed(peptide(("ALA", "GLY", "SER")), names)
+    model = [line[:21] + chain + line[22:] for line in model]
+    ensemble = read(pdb(model, model))
+    assert ensemble.sequence == (f"{letter}GS" if first else f"AG{letter}")
+    assert ensemble.chain_ids == ("A",)
+    assert name in ensemble.report.of_kind("modified residue")[0].residue
+
+
+@pytest.mark.parametrize(("name", "letter"), AMBER)
+def test_amber_names_that_gromacs_has_cut(read, name, letter):
+    """mdtraj/mdtraj#433: NMET becomes NME, which is also a cap; a backbone tells no more."""
+    first = name[0] == "N"
+    model = renamed(peptide(("ALA", "GLY", "SER")), {"ALA" if first else "SER": name[:3]})
+    sequence = read(pdb(model)).sequence
+    assert len(sequence) == 3
+    assert sequence[0 if first else 2] in (letter, "X")
+
+
+def test_side_chains_tell_cut_names_apart(read):
+    side = {"NASP": ("CB", "CG", "OD1", "OD2"), "NASN": ("CB", "CG", "OD1", "ND2")}
+    for name, atoms in side.items():
+        lines = renamed(peptide(), {"ALA": name[:3]})
+        more = [lines[0].replace(" N  ", f" {a:<3s}") for a in atoms]
+        assert (
+            read(pdb([*lines[:3], *more, *lines[3:]])).sequence[0]
+            == {"NASP": "D", "NASN": "N"}[name]
+        )
+
+
+@pytest.mark.parametrize("name", ["NME", "ACE", " CA", " ZN", "CAL", "CLA", "SOD"])
+def test_what_is_called_like_a_cap_or_an_ion_is_one_unless_it_is_bonded(read, name):
+    named = renamed(peptide(("ALA", "GLY", "SER")), {"GLY": name})
+    assert read(pdb(named)).sequence == "AXS"
+    ion = atom("CA", name, 9, shift=25.0)
+    assert read(pdb([*peptide(), ion])).sequence == "AGS"
+    alone = moved(renamed(residue("GLY", 9), {"GLY": name}), FAR)
+    assert read(pdb([*peptide(), *alone])).sequence == "AGS"
+
+
+def test_two_letters_of_a_chain_are_no_letter_of_a_name(read):
+    model = [line[:20] + "AB" + line[22:] for line in peptide()]
+    other = [line[:20] + "AC" + line[22:] for line in copy()]
+    ensemble = read(pdb([*model, *other]))
+    assert (ensemble.sequence, ensemble.chain_ids) == ("AGSAGS", ("AB", "AC"))
+
+
+def test_atoms_without_a_location_may_be_the_ones_occupied_most(read):
+    model = [
+        *residue("ALA", 1),
+        *residue("GLY", 2, occupancy=0.7),
+        *residue("GLY", 2, altloc="B", occupancy=0.3, shift=0.4),
+        *residue("SER", 3, occupancy=0.3),
+        *residue("SER", 3, altloc="B", occupancy=0.7, shift=0.4),
+    ]
+    heights = read(pdb(model, model)).coordinates[0, :, :, 2]
+    assert torch.allclose(heights, torch.tensor([[0.0] * 3, [0.0] * 3, [0.4] * 3]))
+
+
+# -- text --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [pdb, cif])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_byte_order_marks_and_ends_of_lines(read, make, encoding, end):
+    """alanwilter/acpype#128: a mark before the first ATOM."""
+    text = make(peptide(), peptide())
+    if make is pdb:
+        text = "\n".join([*peptide(), "END", ""])
+    name = "x.pdb" if make is pdb else "x.cif"
+    ensemble = read(text.replace("\n", end).encode(encoding), name)
+    assert ensemble.sequence == "AGS"
+    assert bool(ensemble.mask.all())
+
+
+# -- the periodic box --------------------------------------------------------------------------
+
+
+BOXES = {
+    "cube": (60.0, 60.0, 60.0, 90.0, 90.0, 90.0),
+    "dodecahedron": (60.0, 60.0, 60.0, 60.0, 60.0, 90.0),
+    "triclinic": (50.0, 60.0, 70.0, 75.0, 80.0, 65.0),
+}
+
+
+def vectors(box: tuple[float, ...]) -> np.ndarray:
+    """Rows a, b, c, written out anew from the metric: B Bᵀ = G, by Cholesky."""
+    edges, angles = np.array(box[:3]), np.radians(box[3:])
+    cosines = np.array([[1, np.cos(angles[2]), np.cos(angles[1])],
+                        [np.cos(angles[2]), 1, np.cos(angles[0])],
+                        [np.cos(angles[1]), np.cos(angles[0]), 1]])  # fmt: skip
+    return np.linalg.cholesky(cosines * np.outer(edges, edges))
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("first", range(1, 9))
+@pytest.mark.parametrize("every", [False, True])
+def test_a_chain_that_the_box_cuts_is_made_whole(read, box, first, every):
+    """MDAnalysis/mdanalysis#1004, openmm/openmm#3626; also between atoms of one residue."""
+    cell = "CRYST1" + "".join(f"{e:9.3f}" for e in BOXES[box][:3])
+    cell += "".join(f"{a:7.2f}" for a in BOXES[box][3:]) + " P 1           1"
+    whole = peptide()
+    a, b, c = vectors(BOXES[box])
+    for image in (a, -c, a - b + c):
+        cut = [*whole[:first], *moved(whole[first:], tuple(image))]
+        models = [cut] * 3 if every else [whole, cut, whole]
+        ensemble = read(cell + "\n" + pdb(*models))
+        expected = read(pdb(whole)).coordinates[0]
+        assert bool(ensemble.mask.all())
+        assert ensemble.bonded.tolist() == [True, True, False]
+        assert torch.allclose(ensemble.coordinates, expected.expand(3, -1, -1, -1), atol=3e-3)
+        noted = {note.model for note in ensemble.report.of_kind("periodic box")}
+        assert noted == ({None} if every else {2})
+
+
+def test_a_chain_cut_by_a_box_that_is_not_given_is_refused(read):
+    cut = [*peptide()[:6], *moved(peptide()[6:], (60.0, 0.0, 0.0))]
+    for cell in ("", "CRYST1    1.000    1.000    1.000  90.00  90.00  90.00 P 1           1\n",
+                 CRYST1.replace("60.000", "55.000") + "\n"):  # fmt: skip
+        with pytest.raises(
+            ValueError, match=r"model 2\), residue A GLY 2: .*A SER 3 .*periodic box"
+        ):
+            read(cell + pdb(peptide(), cut, peptide()))
+
+
+def test_a_break_is_no_cut(read):
+    """Residues that are missing: no box vector makes a bond of that."""
+    gap = [*residue("ALA", 1), *residue("GLY", 2), *residue("SER", 7, slot=7)]
+    ensemble = read(CRYST1 + "\n" + pdb(gap, gap))
+    assert ensemble.bonded.tolist() == [True, False, False]
+    assert not ensemble.report.of_kind("periodic box")
