@@ -19,6 +19,7 @@ import numpy as np
 from common.errors import UserError
 from protein_cvae.io.atoms import usable_box
 from protein_cvae.io.periodic import PEPTIDE_BOND, nearest_image
+from protein_cvae.residues import one_letter
 
 _SAME_PLACE = 3.0  # Å; CA of two chains are further apart
 
@@ -180,7 +181,9 @@ def _assigned(
         if at is None and number and not _begins(members, runs[number - 1], run):
             free = [p for p, common in enumerate(shared) if not common]
             at = free[-1] if free else None
-        lonely = at is None and len(run) == 1 and (number > 0 or not members[run[0]].chain)
+        head = members[run[0]]
+        expected = number == 0 and head.chain != "" and one_letter(head.name) is not None
+        lonely = at is None and len(run) == 1 and not expected
         if at is None:
             at = len(parts)
             parts.append([])

@@ -117,16 +117,21 @@ def test_solvent_may_have_any_number(read, number, name):
     assert name in [note.residue for note in ensemble.report.of_kind("dropped")]
 
 
+def numbered(numbers: list[str]) -> list[str]:
+    """A peptide with these texts from column 23 on."""
+    texts = np.repeat(numbers, 3)
+    return [line[:22] + f"{n:<5s}" + line[27:] for line, n in zip(peptide(), texts, strict=True)]
+
+
 def test_numbers_of_the_protein_are_hybrid_36(read):
-    lines = [line[:22] + n + line[26:] for line, n in zip(
-        peptide(("ALA", "GLY", "SER")), np.repeat(["9999", "A000", "A001"], 3), strict=True)]  # fmt: skip
-    ensemble = read(pdb(lines))
+    ensemble = read(pdb(numbered(["9999", "A000", "A001"])))
     assert ensemble.residue_numbers.tolist() == [9999, 10_000, 10_001]
-    long = [line[:22] + n + line[27:] for line, n in zip(
-        peptide(), np.repeat(["10009", "10010", "10011"], 3), strict=True)]  # fmt: skip
-    ensemble = read(pdb(long))  # the fifth digit stands in the column of insertion codes
+    # the fifth digit stands in the column of insertion codes
+    ensemble = read(pdb(numbered(["10009", "10010", "10011"])))
     assert ensemble.residue_numbers.tolist() == [10_009, 10_010, 10_011]
     assert ensemble.insertion_codes == ("", "", "")
+    with pytest.raises(ValueError, match=r"line 8 .*residue number '\*\*\*\*' cannot be read"):
+        read(pdb(numbered(["9998", "9999", "****"])))
 
 
 @pytest.mark.parametrize("record", ["HETATM", "ATOM"])
@@ -148,20 +153,22 @@ def test_ligands_lipids_and_hemes_may_share_the_number_of_a_residue(read, record
         assert "GLU" in [note.residue for note in ensemble.report.of_kind("dropped")]
 
 
-def test_coordinates_beyond_their_columns_name_the_line_of_the_file(read):
-    """project-gemmi/gemmi#313, biotite-dev/biotite#559."""
-    text = pdb(peptide(), peptide())
-    line = text.splitlines()[15]
-    for wide in (
+@pytest.mark.parametrize(
+    "wide",
+    [
         "10001.333  -2.533   3.806",
         "-1001.333-1002.533-1003.806",
         "   1.333  -2.53310003.806",
-    ):
-        with pytest.raises(
-            ValueError, match=r"x\.pdb: line 16 .*model 2, residue A GLY 2.*columns"
-        ):
-            lines = text.splitlines()
-            read("\n".join([*lines[:15], line[:30] + wide + line[54:], *lines[16:]]))
+        "********  -2.533   3.806",
+        "                        ",
+    ],
+)
+def test_coordinates_beyond_their_columns_name_the_line_of_the_file(read, wide):
+    """project-gemmi/gemmi#313, biotite-dev/biotite#559."""
+    lines = pdb(peptide(), peptide()).splitlines()
+    lines[15] = lines[15][:30] + wide + lines[15][54:]
+    with pytest.raises(ValueError, match=r"x\.pdb: line 16 .*model 2, residue A GLY 2.*columns"):
+        read("\n".join(lines))
 
 
 # -- chains ------------------------------------------------------------------------------------
@@ -217,7 +224,9 @@ def test_a_chain_given_twice_in_one_place_is_refused(read):
     for lines in ([*peptide(), *peptide()], [*peptide(), "TER", *peptide()],
                   [*peptide(), *moved(peptide(), (0.5, 0.5, 0.5))]):  # fmt: skip
         for model in (lines, blank(lines)):
-            with pytest.raises(ValueError, match="model 1, residue .*ALA 1: atom N is given twice"):
+            with pytest.raises(
+                ValueError, match=r"model 1, residue .*ALA 1: atom N is given twice"
+            ):
                 read(pdb([line.strip() if line.startswith("TER") else line for line in model]))
 
 
