@@ -45,6 +45,8 @@ def arrange(models: Sequence[ModelRecords], path: Path, book: NoteBook) -> Layou
     """
     _note_dropped(models, book)
     found = collect(models, book)
+    if not found.keys:
+        raise _no_protein(found, models, path)
     boxes = np.stack([np.full((3, 3), np.nan) if m.box is None else m.box for m in models])
     found.coordinates = make_whole(found.coordinates, boxes, found.units, book)
     hetero = _hetero(found, models)
@@ -60,11 +62,7 @@ def arrange(models: Sequence[ModelRecords], path: Path, book: NoteBook) -> Layou
     )
     keep = [i for i, trait in enumerate(traits) if _is_residue(found, i, _Traits(*trait), book)]
     if not keep:
-        names = sorted({name for model in models for name in model.dropped} | set(found.names))[:8]
-        raise UserError(
-            f"{path}: no protein: none of its residues ({', '.join(names)}) is an amino acid of a "
-            "chain with N, CA and C"
-        )
+        raise _no_protein(found, models, path)
     found = found.take(keep)
     shared = found.present & found.present[0]
     for m in np.flatnonzero(~shared.any(1)).tolist():
@@ -77,6 +75,14 @@ def arrange(models: Sequence[ModelRecords], path: Path, book: NoteBook) -> Layou
     for m, i in np.argwhere(~found.present):
         book.add("absent residue", found.label(i), "not in this model; masked", int(m))
     return found
+
+
+def _no_protein(layout: Layout, models: Sequence[ModelRecords], path: Path) -> UserError:
+    names = sorted({name for model in models for name in model.dropped} | set(layout.names))[:8]
+    return UserError(
+        f"{path}: no protein: none of its residues ({', '.join(names)}) is an amino acid of a "
+        "chain with N, CA and C"
+    )
 
 
 def _note_dropped(models: Sequence[ModelRecords], book: NoteBook) -> None:
