@@ -63,6 +63,8 @@ class ReadReport:
         """One line: each kind with the first of what it concerns; "nothing to note" if empty."""
         found = []
         for kind in self.counts():
+            if kind == "conformer":  # which file is which stands in the full report
+                continue
             notes = self.of_kind(kind)
             what = list(dict.fromkeys(note.residue or note.detail for note in notes))
             more = f" and {len(what) - _SHOWN} more" if len(what) > _SHOWN else ""

@@ -24,7 +24,8 @@ class AtomTable:
         occupancy: (A,) float32.
         hetero: (A,) bool, the atom stands in a HETATM record.
         xyz: (A, 3) float64 Å; NaN where the file has no coordinates.
-        serial: (A,) int64, the number that the file gives the atom.
+        serial: (A,) int64, the number that the file gives the atom; of a topology its place, from 0.
+        total: atoms of the model in the file, with those that have no residue number.
         box: (3, 3) Å, vectors of the periodic box in rows; None where the file has none.
         bonded: atoms C that are bonded to an N, by index; None where the file lists no bonds.
         coded: the file has insertion codes; without them residues may share a number.
@@ -43,6 +44,7 @@ class AtomTable:
     hetero: np.ndarray
     xyz: np.ndarray
     serial: np.ndarray
+    total: int
     box: np.ndarray | None = None
     bonded: frozenset[int] | None = None
     coded: bool = True

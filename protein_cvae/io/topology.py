@@ -24,7 +24,8 @@ from protein_cvae.io.formats.table import structure_format
 from protein_cvae.io.opening import decompressed, structure_bytes
 from protein_cvae.residues import one_letter
 
-_OF_MDTRAJ = (".gro", ".psf", ".prmtop", ".parm7")
+_AMBER = (".prmtop", ".parm7")  # residues have no numbers, but count from 1
+_OF_MDTRAJ = (".gro", ".psf", *_AMBER)
 TOPOLOGY_SUFFIXES = (*pdb.SUFFIXES, *mmcif.SUFFIXES, *_OF_MDTRAJ)
 
 
@@ -37,7 +38,7 @@ def topology_suffix(path: Path) -> str:
 
 
 def load_topology(path: Path) -> AtomTable:
-    """The atoms of a topology in the order of its trajectories; of several models, the first.
+    """The atoms of a topology; ``serial`` is their place in a frame.  Of several models, the first.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -60,20 +61,9 @@ def load_topology(path: Path) -> AtomTable:
         if suffix in pdb.SUFFIXES:
             data = numbered(data)
         table = next(structure_format(path).parse(data, path))
-        table = _in_order(table)
     if len(table) == 0:
         raise UserError(f"{path}: the topology has no atoms")
     return table
-
-
-def _in_order(table: AtomTable) -> AtomTable:
-    """In the order of the file: gemmi puts all atoms of a residue together."""
-    order = np.argsort(table.serial, kind="stable")
-    if bool((order == np.arange(len(order))).all()):
-        return table
-    columns = ("name", "residue", "chain", "piece", "segment", "resnum", "icode", "altloc",
-               "occupancy", "hetero", "xyz", "serial")  # fmt: skip
-    return replace(table, **{column: getattr(table, column)[order] for column in columns})
 
 
 def _of_mdtraj(path: Path, suffix: str) -> AtomTable:
@@ -93,7 +83,8 @@ def _of_mdtraj(path: Path, suffix: str) -> AtomTable:
             ) from None
     rows = [
         (atom.name, atom.residue.name, getattr(atom.residue.chain, "chain_id", None) or "",
-         atom.residue.chain.index, atom.residue.segment_id or "", atom.residue.resSeq)
+         atom.residue.chain.index, atom.residue.segment_id or "",
+         atom.residue.index + 1 if suffix in _AMBER else atom.residue.resSeq)
         for atom in top.atoms
     ]  # fmt: skip
     bonds = None if suffix == ".gro" else [(a.index, b.index) for a, b in top.bonds]
@@ -150,6 +141,7 @@ def _table(rows: Sequence[tuple[Any, ...]], bonds: list[tuple[int, int]] | None)
         hetero=np.array([one_letter(str(word)) is None for word in columns[1]], dtype=bool),
         xyz=np.full((count, 3), np.nan),
         serial=np.arange(count),
+        total=count,
         bonded=bonded,
         coded=False,
     )

@@ -84,7 +84,7 @@ def read_trajectory(
     if not backbone.any():
         raise UserError(f"{topology}: no protein: no residue has atoms N, CA and C")
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_trajectory(path, len(table))) for path in paths]
+        opened = [stack.enter_context(open_trajectory(path, table.total)) for path in paths]
         for path, trajectory in zip(paths, opened, strict=True):
             _check_atoms(trajectory, path, table, topology)
         chosen = _chosen([trajectory.count for trajectory in opened], stride, max_frames)
@@ -93,12 +93,12 @@ def read_trajectory(
         book = NoteBook(numbers)
         layout = _layout(table, head, backbone, topology, paths[0], book)
         parts = [
-            trajectory.read(index, np.unique(layout.rows[layout.rows >= 0]))
+            trajectory.read(index, np.unique(table.serial[layout.rows[layout.rows >= 0]]))
             for trajectory, (_, index) in zip(opened, chosen, strict=True)
             if index.size
         ]
     frames = Frames(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    layout = _filled(layout, frames, numbers, paths)
+    layout = _filled(layout, table.serial, frames, numbers, paths)
     boxes = frames.boxes
     if table.box is not None:
         boxes = np.where(np.isfinite(boxes), boxes, table.box)
@@ -193,19 +193,19 @@ def find_topology(folder: Path, trajectories: Sequence[Path]) -> tuple[Path | No
     named = [path for path in candidates if path.name.lower().split(".")[0] == "topology"]
     if named:
         return named[0], ""
-    expected = f"expected topology with one of {', '.join(TOPOLOGY_SUFFIXES)}"
+    expected = f"expected a file with its atoms, one of {', '.join(TOPOLOGY_SUFFIXES)}"
     if not candidates or not trajectories:
         return None, expected
     counts = {}
     for path in candidates:
         try:
-            counts[path] = len(load_topology(path))
+            counts[path] = load_topology(path).total
         except UserError:
             continue
     fitting = [path for path, count in counts.items() if _fits(trajectories[0], count)]
     if not fitting:
         there = ", ".join(f"{path.name} ({count} atoms)" for path, count in counts.items())
-        return None, f"{there or 'no readable file'} is none of {trajectories[0].name}; {expected}"
+        return None, f"not those of {trajectories[0].name}: {there or 'no file is'}; {expected}"
     first = trajectories[0].name
     return next((p for p in fitting if first.startswith(p.name.split(".")[0])), fitting[0]), ""
 
@@ -222,9 +222,9 @@ def _check_atoms(trajectory: Trajectory, path: Path, table: AtomTable, topology:
     if trajectory.count == 0:
         raise UserError(f"{path}: no frame (topology {topology})")
     atoms = trajectory.read(np.array([0])).xyz.shape[1]
-    if atoms != len(table):
+    if atoms != table.total:
         raise UserError(
-            f"{path} has {atoms} atoms, topology {topology} has {len(table)}; give the topology "
+            f"{path} has {atoms} atoms, topology {topology} has {table.total}; give the topology "
             "the trajectory was written with"
         )
 
@@ -255,7 +255,8 @@ def _layout(
     book: NoteBook,
 ) -> Layout:
     """Residues by the topology and the first frame."""
-    xyz, box = head.xyz[0], head.boxes[0] if np.isfinite(head.boxes[0]).all() else table.box
+    xyz = head.xyz[0][table.serial]
+    box = head.boxes[0] if np.isfinite(head.boxes[0]).all() else table.box
     for row in np.flatnonzero(backbone & ~np.isfinite(xyz).all(1))[:1]:
         residue = f"{table.residue[row].decode()} {table.resnum[row]}"
         raise UserError(f"{trajectory}: frame 1 (model 1), residue {residue}: {_FAILED}")
@@ -267,10 +268,14 @@ _FAILED = "coordinates are not finite; the simulation failed there, cut it off"
 
 
 def _filled(
-    layout: Layout, frames: Frames, numbers: tuple[int, ...], paths: Sequence[Path]
+    layout: Layout,
+    serial: np.ndarray,
+    frames: Frames,
+    numbers: tuple[int, ...],
+    paths: Sequence[Path],
 ) -> Layout:
     """The layout with the coordinates of all frames."""
-    rows = layout.rows
+    rows = np.where(layout.rows >= 0, serial[layout.rows], -1)
     place = np.searchsorted(np.unique(rows[rows >= 0]), np.maximum(rows, 0))
     for frame, atom in np.argwhere(~np.isfinite(frames.xyz).all(2))[:1].tolist():
         residue = int(np.argwhere((place == atom) & (rows >= 0))[0, 0])

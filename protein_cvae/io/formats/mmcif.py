@@ -89,7 +89,8 @@ def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
             occupancy=occupancy.astype(np.float32),
             hetero=group.take(kept) == b"HETATM",
             xyz=xyz,
-            serial=kept,
+            serial=kept - start,
+            total=stop - start,
             box=box,
         )
 

@@ -79,6 +79,7 @@ def _table(
         hetero=_letters(flat.het_flags) == b"H",
         xyz=np.array(flat.pos),
         serial=np.array(flat.serials, dtype=np.int64),
+        total=len(flat),
         box=box,
     )
 

@@ -5,25 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from protein_files import atom, cif, pdb, peptide, residue
+from protein_files import BOXES, FAR, atom, blank, cif, moved, pdb, peptide, residue, vectors
 
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.residues import ONE_TO_THREE
 
 WATER = "HETATM   50  O   HOH B{:>4s}      20.000   1.000   1.000  1.00  0.00           O  "
-
-
-def blank(lines: list[str]) -> list[str]:
-    """Without chain identifier."""
-    return [line[:21] + " " + line[22:] for line in lines]
-
-
-def moved(lines: list[str], by: tuple[float, float, float]) -> list[str]:
-    found = []
-    for line in lines:
-        xyz = [float(line[a : a + 8]) + d for a, d in zip((30, 38, 46), by, strict=True)]
-        found.append(line[:30] + "".join(f"{v:8.3f}" for v in xyz) + line[54:])
-    return found
 
 
 def renamed(lines: list[str], names: dict[str, str]) -> list[str]:
@@ -35,7 +22,6 @@ def counts(ensemble: Ensemble) -> list[int]:
     return torch.bincount(ensemble.chain_index).tolist()
 
 
-FAR = (0.0, 0.0, 30.0)
 CRYST1 = "CRYST1   60.000   60.000   60.000  90.00  90.00  90.00 P 1           1"
 
 
@@ -323,22 +309,6 @@ def test_byte_order_marks_and_ends_of_lines(read, make, encoding, end):
 
 
 # -- the periodic box --------------------------------------------------------------------------
-
-
-BOXES = {
-    "cube": (60.0, 60.0, 60.0, 90.0, 90.0, 90.0),
-    "dodecahedron": (60.0, 60.0, 60.0, 60.0, 60.0, 90.0),
-    "triclinic": (50.0, 60.0, 70.0, 75.0, 80.0, 65.0),
-}
-
-
-def vectors(box: tuple[float, ...]) -> np.ndarray:
-    """Rows a, b, c, written out anew from the metric: B Bᵀ = G, by Cholesky."""
-    edges, angles = np.array(box[:3]), np.radians(box[3:])
-    cosines = np.array([[1, np.cos(angles[2]), np.cos(angles[1])],
-                        [np.cos(angles[2]), 1, np.cos(angles[0])],
-                        [np.cos(angles[1]), np.cos(angles[0]), 1]])  # fmt: skip
-    return np.linalg.cholesky(cosines * np.outer(edges, edges))
 
 
 @pytest.mark.parametrize("box", BOXES)

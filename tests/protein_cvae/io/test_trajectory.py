@@ -253,7 +253,7 @@ def test_no_protein_and_too_few_frames(tmp_path, folder):
 
 
 def test_folder_without_topology_or_trajectory(tmp_path, folder):
-    with pytest.raises(FileNotFoundError, match="no topology; expected"):
+    with pytest.raises(FileNotFoundError, match="no topology; expected a file"):
         load_trajectory_folder(tmp_path)
     (tmp_path / "topology.pdb").write_text((folder / "topology.pdb").read_text())
     with pytest.raises(FileNotFoundError, match=r"no trajectory beside topology\.pdb"):
