@@ -24,7 +24,7 @@ class AtomTable:
         occupancy: (A,) float32.
         hetero: (A,) bool, the atom stands in a HETATM record.
         xyz: (A, 3) float64 Å; NaN where the file has no coordinates.
-        serial: (A,) int64, the number that the file gives the atom; of a topology its place, from 0.
+        serial: (A,) int64, number of the atom in the file; in a topology its place, from 0.
         total: atoms of the model in the file, with those that have no residue number.
         box: (3, 3) Å, vectors of the periodic box in rows; None where the file has none.
         bonded: atoms C that are bonded to an N, by index; None where the file lists no bonds.
