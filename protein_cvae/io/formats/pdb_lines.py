@@ -79,10 +79,15 @@ def check_numbers(lines: Lines) -> None:
     Raises:
         ValueError: naming file, line, model and residue.
     """
-    names = np.char.strip(lines.field(12, 16))
-    residues = lines.field(17, 21)
-    amino = [r for r in np.unique(residues[names == b"CA"]) if r.strip().decode() not in WATERS]
-    rows = np.flatnonzero(np.isin(names, [a.encode() for a in BACKBONE]) & np.isin(residues, amino))
+    names, residues = lines.field(12, 16), lines.field(17, 21)
+    backbone = np.logical_or.reduce([_named(names, atom) for atom in BACKBONE])
+    amino = [
+        word
+        for word in np.unique(residues[_named(names, "CA")])
+        if word.strip().decode("latin-1") not in WATERS
+    ]
+    rows = np.flatnonzero(backbone)
+    rows = rows[np.isin(residues[rows], amino)]
     numbers = _classes(lines, rows, 22, 26)
     plain = _right_aligned(numbers)
     for first in (30, 38, 46):
@@ -142,27 +147,37 @@ def long_names(lines: Lines) -> dict[bytes, list[int]]:
     words = lines.field(17, 22, rows)
     unique, inverse = np.unique(words, return_inverse=True)
     texts = [word.decode("latin-1").ljust(5) for word in unique]
-    known = [_named(text[:4]) for text in texts]
+    known = [_amino(text[:4]) for text in texts]
     chains = {
-        text[3:] for text, four in zip(texts, known, strict=True) if not four and _named(text[:3])
+        text[3:] for text, four in zip(texts, known, strict=True) if not four and _amino(text[:3])
     }
     found: dict[bytes, list[int]] = {}
     for i, (text, four) in enumerate(zip(texts, known, strict=True)):
-        if four or not (_named(text[:3]) or text[3:] in chains):
+        if four or not (_amino(text[:3]) or text[3:] in chains):
             found.setdefault(text[:4].encode("latin-1"), []).extend(rows[inverse == i].tolist())
     return found
 
 
-def _named(name: str) -> bool:
+def _named(names: np.ndarray, atom: str) -> np.ndarray:
+    """(R,) whether columns 13 to 16 hold this name, wherever in them it stands."""
+    words = {atom.center(4), atom.ljust(4), atom.rjust(4), f" {atom}".ljust(4)}
+    found: np.ndarray = np.logical_or.reduce([names == word.encode() for word in words])
+    return found
+
+
+def _amino(name: str) -> bool:
     return one_letter(name) is not None or name.strip() in WATERS
 
 
 def restarts(lines: Lines) -> list[int]:
     """Rows before which a chain begins anew: CA of one chain, number and segment stood before."""
-    is_ca = np.char.strip(lines.field(12, 16)) == b"CA"
-    rows = np.flatnonzero(is_ca & (np.char.strip(lines.field(17, 20)) != b"CA"))
+    rows = np.flatnonzero(_named(lines.field(12, 16), "CA"))
+    rows = rows[np.char.strip(lines.field(17, 20, rows)) != b"CA"]
     places = np.minimum(lines.starts[rows][:, None] + np.r_[20:27, 72:76], len(lines._bytes) - 1)
-    keys = np.ascontiguousarray(lines._bytes[places]).view("V11")[:, 0].tolist()
+    words = np.ascontiguousarray(lines._bytes[places]).view("V11")[:, 0]
+    if len(np.unique(words)) == len(words):
+        return []
+    keys = words.tolist()
     cuts: list[int] = []
     seen: set[bytes] = set()
     previous = b""
