@@ -104,13 +104,17 @@ class AtomColumns:
         )
 
     def integers(
-        self, names: Sequence[str], describe: Callable[[int, str], str]
+        self,
+        names: Sequence[str],
+        describe: Callable[[int, str], str],
+        matters: np.ndarray | None = None,
     ) -> np.ma.MaskedArray:
         """(N,) int64, of the first column in which a row is set; masked where none is.
 
         Args:
             names: columns, all of which may be absent.
             describe: a row and its text -> the message of a value that is no integer.
+            matters: (N,) bool, rows that must have an integer if they are set; None for all.
         """
         found = np.ma.masked_all(self.count, dtype=np.int64)
         for name in reversed(names):
@@ -123,8 +127,11 @@ class AtomColumns:
                 try:
                     numbers[i] = int(text)
                 except ValueError:
-                    row = int(np.argmax(column.values == i))
-                    raise UserError(describe(row, text)) from None
+                    rows = column.values == i
+                    rows = np.flatnonzero(rows if matters is None else rows & matters)
+                    if rows.size:
+                        raise UserError(describe(int(rows[0]), text)) from None
+                    is_set[i] = False
             rows = is_set[column.values]
             found[rows] = numbers[column.values[rows]]
         return found

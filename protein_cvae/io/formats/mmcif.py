@@ -21,6 +21,7 @@ from protein_cvae.ensemble import BACKBONE, Ensemble
 from protein_cvae.io.atoms import AtomTable, box_vectors
 from protein_cvae.io.formats import rows
 from protein_cvae.io.formats.cif_columns import AtomColumns, atom_block
+from protein_cvae.residues import one_letter
 
 SUFFIXES = (".cif", ".mmcif")
 _COLUMNS = (
@@ -60,7 +61,11 @@ def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
 
     models = table.integers(("pdbx_PDB_model_num",), partial(describe, "model number"))
     spans = _spans(models.filled(1), path)
-    resnum = table.integers(("auth_seq_id", "label_seq_id"), partial(describe, "residue number"))
+    # Of waters and ligands, whose residues do not come into question, any number will do.
+    matters = np.array([one_letter(text) is not None for text in residue.texts])[residue.values]
+    resnum = table.integers(
+        ("auth_seq_id", "label_seq_id"), partial(describe, "residue number"), matters
+    )
     box = _box(block)
     for number, start, stop in spans:
         # Every residue of a chain has a number; these without are waters and ligands.
