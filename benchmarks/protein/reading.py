@@ -8,9 +8,9 @@ all heavy atoms and as many models of 10,000 residues as that takes; an mmCIF fi
 residues and ``--models`` models with the columns that the archive has; an xtc of ``--frames``
 frames of 20 residues, of which ``--take`` evenly spaced ones are wanted.
 
-Each reader runs in a process of its own, which imports it first.  The time is that of one call; on a
-busy machine processor time is nearer to what an idle one takes.  The memory is the largest resident
-set of the process, and what it had before the call.  MDTraj reads all frames and then takes some;
+Each reader runs in a process of its own, which imports it first.  The time is that of one call; on
+a busy machine processor time is nearer to what an idle one takes.  The memory is the largest
+resident set of the process, and what it had before the call.  MDTraj reads all frames and then takes some;
 its PDB and mmCIF readers are left out above ``--mdtraj-mb`` MB, which they need minutes for.
 """
 

@@ -18,6 +18,8 @@ from protein_cvae.io.formats.pdb_lines import prepared
 from protein_cvae.io.formats.pdb_text import model_texts
 
 SUFFIXES = (".pdb", ".ent")
+# Behind the segment stand element and charge, or, in old files, numbers of lines: not read.
+_SEGMENT_END = 76
 
 
 def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
@@ -36,7 +38,7 @@ def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
         number = number + 1 if model.number is None else model.number
         text, names, segments = prepared(model)
         try:
-            structure = gemmi.read_pdb_string(text, split_chain_on_ter=True)
+            structure = gemmi.read_pdb_string(text, _SEGMENT_END, split_chain_on_ter=True)
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"{model.where(0)} or behind it: model {number} cannot be read ({error})"

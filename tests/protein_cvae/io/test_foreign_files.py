@@ -350,6 +350,13 @@ def test_a_break_is_no_cut(read):
     assert not ensemble.report.of_kind("periodic box")
 
 
+def test_old_files_number_their_lines(read):
+    """Entry and line number in columns 73 to 80, as the archive wrote them before 1996."""
+    lines = [f"{line[:72]:<72s}1ABC{i:4d}" for i, line in enumerate(peptide() * 1, start=9)]
+    ensemble = read("\n".join([*lines, "TER", "END", ""]))
+    assert (ensemble.sequence, ensemble.chain_ids) == ("AGS", ("A",))
+
+
 # -- further reports, tried after the above -----------------------------------------------------
 
 
@@ -370,10 +377,10 @@ def test_caps_and_ter_at_a_break(read):
 
 
 def test_a_chain_identifier_that_says_what_kind_of_molecule(read):
-    """openmm/openmm#3859: P for proteins, told apart by segments, and lipids that are all POPC 1."""
+    """openmm/openmm#3859: P for proteins, of two segments, and lipids that are all POPC 1."""
 
     def of(lines: list[str], chain: str, segment: str) -> list[str]:
-        return [f"{line[:21]}{chain}{line[22:]:<50s}{segment:<4s}" for line in lines]
+        return [f"{line[:21]}{chain}{line[22:72]:<50s}{segment:<4s}" for line in lines]
 
     lipids = of(moved([atom(a, "POP", 1) for a in ("N", "C")] * 2, (0.0, 9.0, 9.0)), "L", "L1")
     lipids = [f"{line[:6]}1c51f{line[11:17]}POPC{line[21:]}" for line in lipids]
@@ -385,7 +392,7 @@ def test_a_chain_identifier_that_says_what_kind_of_molecule(read):
 
 @pytest.mark.parametrize("make", [pdb, cif])
 def test_two_residue_types_atom_by_atom(read, make):
-    """biotite-dev/biotite#824, openmm/openmm#2077: alternate locations of two types, interleaved."""
+    """biotite-dev/biotite#824, openmm/openmm#2077: locations of two types, interleaved."""
     pro = residue("PRO", 2, altloc="A", occupancy=0.6)
     ser = residue("SER", 2, altloc="B", occupancy=0.4, shift=0.2)
     both = [line for pair in zip(pro, ser, strict=True) for line in pair]
