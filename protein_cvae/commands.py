@@ -97,13 +97,18 @@ def _interpolate(given: Namespace) -> None:
 
 def _encode_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("input", help=_INPUT)
-    parser.add_argument("--template", type=int, help="number of the model they are relative to")
+    parser.add_argument(
+        "--template", help="number of the model they are relative to, or a file with another one"
+    )
     _common(parser, ".npz file; provenance goes to the same name and .json")
 
 
 def _encode(given: Namespace) -> None:
     kind = _part("generation.commands.encode").EncodeDataModule
-    _run(given, kind(given.input, given.output, given.template, **_shared(given)))
+    template = given.template
+    if template is not None and template.lstrip("-").isdigit():
+        template = int(template)
+    _run(given, kind(given.input, given.output, template, **_shared(given)))
 
 
 def _sources(parser: ArgumentParser) -> None:

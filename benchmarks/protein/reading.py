@@ -10,7 +10,8 @@ frames of 20 residues, of which ``--take`` evenly spaced ones are wanted.
 
 Each reader runs in a process of its own, which imports it first.  The time is that of one call; on
 a busy machine processor time is nearer to what an idle one takes.  The memory is the largest
-resident set of the process, and what it had before the call.  MDTraj reads all frames and then takes some;
+resident set of the process, and what it had before the call.  MDTraj reads all frames and then
+takes some;
 its PDB and mmCIF readers are left out above ``--mdtraj-mb`` MB, which they need minutes for.
 """
 
