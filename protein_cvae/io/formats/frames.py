@@ -174,7 +174,7 @@ class _SoughtFrames:
             parts.append(np.asarray(read[0], dtype=np.float64) * self._unit)
             box = self._unpack(read)
             blank = np.full((len(run), 3, 3), np.nan)
-            boxes.append(blank if box is None else np.asarray(box, np.float64) * self._unit)
+            boxes.append(blank if box is None else (box * self._unit).astype(np.float64))
         return Frames(np.concatenate(parts), np.concatenate(boxes))
 
 
