@@ -13,11 +13,11 @@ from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.formats import frames
 from protein_cvae.io.formats.table import SUFFIXES
 from protein_cvae.io.read import read_conformers, read_structure, structure_name
-from protein_cvae.io.trajectory import (
+from protein_cvae.io.trajectory import read_trajectory
+from protein_cvae.io.trajectory_folder import (
     find_topology,
     find_trajectories,
     load_trajectory_folder,
-    read_trajectory,
 )
 
 _SUFFIXES = tuple(s + end for s in SUFFIXES for end in ("", ".gz"))

@@ -1,7 +1,7 @@
 """PDB and mmCIF files, plain or gzip-compressed, to ensembles.
 
 What a file holds that is not a plain chain of complete residues is handled, with a note in
-``Ensemble.report``, or refused with file, model and residue in the message:
+``Ensemble.report``, or refused with file, model and residue, or line, in the message:
 
 ==============================================  ================================================
 altlocs                                         highest occupancy, then first letter; one for
@@ -9,14 +9,19 @@ altlocs                                         highest occupancy, then first le
 insertion codes                                 kept; residues stay in file order
 N, CA or C missing, or not bonded in a residue  masked in that model
 chain break                                     ``bonded`` is False there
+chain cut by the periodic box                   made whole by box vectors, or refused
 modified residue (MSE, PCA, SEP, ...)           letter of its parent
-other amino acid with N, CA and C               X
-water, ion, sugar, nucleotide, cap, ligand      dropped
+terminal residue of AMBER (NMET, CALA, NME)     its letter; X where a name is cut and tells no more
+other amino acid with N, CA and C               X, whatever it is called, if it is bonded
+water, ion, sugar, nucleotide, cap, ligand      dropped, whatever number it has
 models of unequal length                        aligned on chain, number and insertion code
-blank chain ID                                  named by the first free letter
+no or repeated chain ID                         divided at TER, segments, numbers that go back and
+                                                C-termini; named by the first free letter
+models                                          MODEL, or each END that atoms follow
 model numbers                                   any; kept, unless one repeats
 duplicate atom or residue, two sequences,       refused
-NaN, file cut short, no protein, wrong suffix
+NaN, file cut short, no protein, wrong suffix,
+numbers beyond their columns
 ==============================================  ================================================
 """
 

@@ -89,6 +89,11 @@ def moved(lines: list[str], by: tuple[float, float, float]) -> list[str]:
     return found
 
 
+def renamed(lines: list[str], names: dict[str, str]) -> list[str]:
+    """Names of three or four letters in columns 18 to 21."""
+    return [line[:17] + names.get(line[17:20], line[17:20]).ljust(4) + line[21:] for line in lines]
+
+
 BOXES = {
     "cube": (60.0, 60.0, 60.0, 90.0, 90.0, 90.0),
     "dodecahedron": (60.0, 60.0, 60.0, 60.0, 60.0, 90.0),
