@@ -14,6 +14,7 @@ from typing import Any
 from common.cli.command import Command
 
 _CHECKPOINT = "runs/protein_cvae.ckpt"
+_INPUT = ".pdb, .cif (also .gz), trajectory, or folder of a trajectory or of conformers"
 
 
 def _common(parser: ArgumentParser, output: str) -> None:
@@ -26,6 +27,7 @@ def _common(parser: ArgumentParser, output: str) -> None:
         default="refuse",
         help="residues without N, CA or C in some model",
     )
+    parser.add_argument("--topology", help="of a trajectory file, if not the one beside it")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
@@ -40,7 +42,7 @@ def _finish(parser: ArgumentParser) -> None:
 
 
 def _generate_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("input", help=".pdb, .cif (also .gz), .fasta or trajectory folder")
+    parser.add_argument("input", help=_INPUT + ", .fasta")
     parser.add_argument("-n", "--count", type=int, default=20, help="conformers")
     parser.add_argument(
         "--mode",
@@ -94,18 +96,36 @@ def _interpolate(given: Namespace) -> None:
 
 
 def _encode_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("input", help=".pdb, .cif (also .gz) or trajectory folder")
-    parser.add_argument("--template", type=int, help="number of the model they are relative to")
+    parser.add_argument("input", help=_INPUT)
+    parser.add_argument(
+        "--template", help="number of the model they are relative to, or a file with another one"
+    )
     _common(parser, ".npz file; provenance goes to the same name and .json")
 
 
 def _encode(given: Namespace) -> None:
     kind = _part("generation.commands.encode").EncodeDataModule
-    _run(given, kind(given.input, given.output, given.template, **_shared(given)))
+    template = given.template
+    if template is not None and template.lstrip("-").isdigit():
+        template = int(template)
+    _run(given, kind(given.input, given.output, template, **_shared(given)))
+
+
+def _sources(parser: ArgumentParser) -> None:
+    parser.add_argument("ensembles", nargs="*", help="files, folders or patterns")
+    parser.add_argument(
+        "--conformers",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="folders or patterns whose files are the conformers of one protein",
+    )
+    parser.add_argument("--topology", help="of trajectory files, if not the one beside each")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out files that are refused")
 
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("ensembles", nargs="+", help="files, folders or patterns, as in training")
+    _sources(parser)
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/protein_evaluation"))
     parser.add_argument("--ckpt", type=Path, default=Path(_CHECKPOINT), help="trained model")
     parser.add_argument("-n", "--count", type=int, default=100, help="conformers per protein")
@@ -119,13 +139,13 @@ def _evaluate(given: Namespace) -> None:
     settings = _part("evaluation.settings").EvaluationSettings(
         count=given.count, seed=given.seed, figures=given.figures
     )
-    sources = _part("data.settings").Sources(max_length=given.max_length)
+    sources = _part("data.settings").Sources(max_length=given.max_length, **_files(given))
     model = _part("trained").load(given.ckpt, device=given.device)
     model.evaluate(given.ensembles, given.out, settings, sources=sources)
 
 
 def _fit_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("ensembles", nargs="+", help="files, folders or patterns")
+    _sources(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the model")
     parser.add_argument("--size", choices=("laptop", "full"), default="laptop")
     parser.add_argument("--epochs", type=int, help="instead of those of the size")
@@ -143,6 +163,7 @@ def _fit(given: Namespace) -> None:
         epochs=given.epochs,
         families_held_out=given.families_held_out,
         accelerator=given.accelerator,
+        **_files(given),
     )
     print(f"wrote {model.checkpoint}", flush=True)
 
@@ -152,8 +173,18 @@ def _part(name: str) -> Any:
 
 
 def _shared(given: Namespace) -> dict[str, Any]:
-    reading = _part("generation.inputs").ReadingOptions(given.chains, given.incomplete)
+    reading = _part("generation.inputs").ReadingOptions(
+        given.chains, given.incomplete, topology=given.topology
+    )
     return {"reading": reading, "overwrite": given.overwrite}
+
+
+def _files(given: Namespace) -> dict[str, Any]:
+    return {
+        "conformers": tuple(given.conformers),
+        "topology": given.topology,
+        "skip_bad": given.skip_bad,
+    }
 
 
 def _run(given: Namespace, data: Any) -> None:

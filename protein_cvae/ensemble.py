@@ -7,8 +7,8 @@ immutable; selecting models, chains or residues gives another one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from common.errors import UserError
 from protein_cvae.residues import encode_sequence, three_letter
 
 BACKBONE = ("N", "CA", "C")
+_SHOWN = 4  # of a kind of note, in one line
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Note:
     detail: str
 
     def __str__(self) -> str:
-        model = "" if self.model is None else f"model {self.model}, "
-        return f"{self.kind}: {model}{self.residue}: {self.detail}"
+        model = "" if self.model is None else f"model {self.model}"
+        where = ", ".join(part for part in (model, self.residue) if part)
+        return ": ".join(part for part in (self.kind, where, self.detail) if part)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,24 @@ class ReadReport:
         for note in self.notes:
             counts[note.kind] = counts.get(note.kind, 0) + 1
         return counts
+
+    def line(self) -> str:
+        """One line: each kind with the first of what it concerns; "nothing to note" if empty."""
+        found = []
+        for kind in self.counts():
+            if kind == "conformer":  # which file is which stands in the full report
+                continue
+            notes = self.of_kind(kind)
+            what = list(dict.fromkeys(note.residue or note.detail for note in notes))
+            more = f" and {len(what) - _SHOWN} more" if len(what) > _SHOWN else ""
+            models = {note.model for note in notes if note.model is not None}
+            some = f" (in {len(models)} models)" if models else ""
+            found.append(f"{kind} {', '.join(what[:_SHOWN])}{more}{some}")
+        return "; ".join(found) or "nothing to note"
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """The notes as plain dictionaries, for JSON."""
+        return [asdict(note) for note in self.notes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +172,13 @@ class Ensemble:
         """(L,) int64, index of each residue's letter in ``residues.ALPHABET``, 20 for X."""
         return encode_sequence(self.sequence)
 
+    def summary(self) -> str:
+        """One line: name, size, and what the reader found and dealt with."""
+        chains = ", ".join(self.chain_ids)
+        of = f"chain{'s' if len(self.chain_ids) > 1 else ''} {chains}"
+        models = f"{self.num_models} model{'s' if self.num_models > 1 else ''}"
+        return f"{self.name}: {models}, {self.length} residues of {of}; {self.report.line()}"
+
     def label(self, residue: int) -> str:
         """Chain, name and number of the residue with this index, e.g. "A GLY 15B"."""
         chain = self.chain_ids[int(self.chain_index[residue])]
@@ -233,3 +260,10 @@ class Ensemble:
                 f"chain: expected 0..{len(self.chain_ids) - 1} or 'longest', got {chain!r}"
             )
         return self.select_residues(self.chain_index == chain)
+
+
+def labels(ensemble: Ensemble, chosen: Tensor, most: int = 8) -> str:
+    """Residues where ``chosen`` (L,) is True, by label; so many, then how many more."""
+    index = chosen.nonzero()[:, 0].tolist()
+    named = ", ".join(ensemble.label(i) for i in index[:most])
+    return named + (f" and {len(index) - most} more" if len(index) > most else "")

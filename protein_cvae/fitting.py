@@ -33,6 +33,9 @@ def fit(
     embedder: SequenceEmbedder | None = None,
     accelerator: str = "auto",
     progress: bool = True,
+    conformers: Sequence[str] = (),
+    topology: str | None = None,
+    skip_bad: bool = False,
 ) -> ProteinModel:
     """Train a model, as ``lightning fit`` does with the configuration of that size.
 
@@ -45,6 +48,9 @@ def fit(
         embedder: of sequences; without one the model learns its own.
         accelerator: of Lightning's Trainer.
         progress: show a bar.
+        conformers: folders or glob patterns whose files are the conformers of one protein each.
+        topology: of trajectory files; None for the one beside each that fits.
+        skip_bad: leave out files that cannot be used, with a warning.
 
     Raises:
         ValueError: naming the file or setting that cannot be used.
@@ -66,9 +72,10 @@ def fit(
     network = size.network
     if embedder is not None:
         network = replace(network, d_embedding=embedder.width)
-    data = InMemoryDataModule(
-        ensembles, size.sources, split, size.draws, embedder, size.num_workers
+    sources = replace(
+        size.sources, conformers=tuple(conformers), topology=topology, skip_bad=skip_bad
     )
+    data = InMemoryDataModule(ensembles, sources, split, size.draws, embedder, size.num_workers)
     checkpoint = out / CHECKPOINT_NAME
     with isolate_rng(), compute_threads(size.threads):
         pl.seed_everything(size.seed, workers=True, verbose=False)

@@ -24,6 +24,7 @@ from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.cases import EvaluationCase
 from protein_cvae.data.datamodule import EnsembleDataModule
 from protein_cvae.data.record import DATA_KEY, data_record
+from protein_cvae.data.reports import WriteReading
 from protein_cvae.evaluation.run import EvaluationRun, start_evaluation
 from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.evaluation.validation import (
@@ -126,7 +127,8 @@ class ProteinCVAEModule(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         callbacks = exact_resume(self.trainer)
         if self.export is not None:
-            callbacks.append(ExportCheckpoint(self.export, MONITOR))
+            beside = self.export.with_name(f"{self.export.name}.json")
+            callbacks += [ExportCheckpoint(self.export, MONITOR), WriteReading(beside)]
         return callbacks
 
     def setup(self, stage: str) -> None:

@@ -43,7 +43,11 @@ FORCE_FIELD = {
     "SEC": "C", "PYL": "K",
 }  # fmt: skip
 
-WATERS = frozenset({"HOH", "WAT", "H2O", "DOD", "TIP", "TIP3", "TIP4", "TIP5", "SOL", "SPC"})
+WATERS = frozenset({
+    "HOH", "WAT", "H2O", "DOD", "HHO", "OHH", "SOL", "SPC", "SPCE", "T3P", "T4P", "T3H", "W",
+    "TIP", "TIP2", "TIP3", "TIP4", "TIP5", "TIP7", "TIPS", "TP3", "TP4", "TP5", "TPE", "TP3F",
+    "TP3M", "OPC", "OPC3", "OP3", "SPF", "FB3", "FB4", "PW", "SWM", "SWM4",
+})  # fmt: skip
 # Single atoms: chemical component dictionary, then the names of CHARMM, AMBER and GROMACS.
 IONS = frozenset({
     "NA", "CL", "K", "MG", "CA", "ZN", "MN", "FE", "FE2", "CU", "CU1", "NI", "CO", "CD", "HG", "BR",
@@ -51,6 +55,20 @@ IONS = frozenset({
     "SOD", "CLA", "POT", "CAL", "CES", "LIT", "RUB", "BAR", "CAD", "LA", "ZN2", "MG2", "CA2",
     "NA+", "CL-", "K+", "LI+", "RB+", "CS+", "MG+2", "CA+2", "ZN+2", "ION",
 })  # fmt: skip
+# AMBER puts N or C before the names of terminal residues.
+_TERMINAL = THREE_TO_ONE | {key: letter for key, letter in FORCE_FIELD.items() if key in (
+    "ASH", "GLH", "HID", "HIE", "HIP", "CYX", "CYM", "LYN", "ARN")}  # fmt: skip
+# Heavy atoms beyond CB, by letter.
+_SIDE_CHAINS = {letter: frozenset(atoms.split()) for letter, atoms in {
+    "A": "", "C": "SG", "D": "CG OD1 OD2", "E": "CG CD OE1 OE2", "F": "CG CD1 CD2 CE1 CE2 CZ",
+    "G": "", "H": "CG ND1 CD2 CE1 NE2", "I": "CG1 CG2 CD1", "K": "CG CD CE NZ", "L": "CG CD1 CD2",
+    "M": "CG SD CE", "N": "CG OD1 ND2", "P": "CG CD", "Q": "CG CD OE1 NE2",
+    "R": "CG CD NE CZ NH1 NH2", "S": "OG", "T": "OG1 CG2", "V": "CG1 CG2",
+    "W": "CG CD1 CD2 NE1 CE2 CE3 CZ2 CZ3 CH2", "Y": "CG CD1 CD2 CE1 CE2 CZ OH",
+}.items()}  # fmt: skip
+# Oxygens of a C-terminus, beside O: PDB and AMBER, CHARMM, GROMACS.
+TERMINAL_ATOMS = frozenset({"OXT", "OT1", "OT2", "OC1", "OC2", "O1", "O2"})
+_NO_SIDE_CHAIN = TERMINAL_ATOMS | {"N", "CA", "C", "O"}
 # Groups that end a chain and are no residues of it.
 CAPS = frozenset({"ACE", "NME", "NMA", "NAC", "NH2", "FOR", "MYR", "CBX", "BOC"})
 
@@ -70,8 +88,37 @@ def one_letter(name: str) -> str | None:
     for table in (THREE_TO_ONE, FORCE_FIELD):
         if key in table:
             return table[key]
+    if len(key) == 4 and key[0] in "NC" and key[1:] in _TERMINAL:
+        return _TERMINAL[key[1:]]
     letter = protein_letters_3to1_extended.get(key)
     return letter if letter in ONE_TO_THREE else None
+
+
+def cut_letters(name: str) -> str:
+    """Letters of the AMBER names of terminal residues that begin with these three letters.
+
+    Formats with three columns for a name cut NMET to NME, which is also a cap, and CALA to CAL,
+    which is also calcium; "DN" of NAS, which may be NASP or NASN, in the order of the alphabet.
+    """
+    key = name.strip().upper()
+    if len(key) != 3 or key[0] not in "NC":
+        return ""
+    return "".join(sorted({letter for full, letter in _TERMINAL.items() if full[:2] == key[1:]}))
+
+
+def side_chain_letter(atoms: frozenset[str], choices: str) -> str | None:
+    """The one of these letters that has just these heavy side-chain atoms, or None.
+
+    Args:
+        atoms: names of all atoms of a residue.
+        choices: letters.
+    """
+    heavy = frozenset(atom for atom in atoms if atom[:1] in "CNOS") - _NO_SIDE_CHAIN
+    if "CB" not in atoms:
+        return None  # of a backbone alone, or of glycine
+    heavy = frozenset("CD1" if atom == "CD" and "CG1" in heavy else atom for atom in heavy)
+    found = [letter for letter in choices if _SIDE_CHAINS[letter] == heavy - {"CB"}]
+    return found[0] if len(found) == 1 else None
 
 
 def three_letter(letter: str) -> str:

@@ -10,9 +10,11 @@ import torch
 
 from common.errors import MissingFile, UserError
 from common.files.checkpoint import read_checkpoint
+from common.files.outputs import prepare_folder
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.in_memory import Given, InMemoryDataModule
 from protein_cvae.data.record import DataRecord, data_record
+from protein_cvae.data.reports import write_reading
 from protein_cvae.data.settings import Sources, SplitSettings
 from protein_cvae.data.splits import EnsembleSplit
 from protein_cvae.ensemble import Ensemble
@@ -26,10 +28,13 @@ from protein_cvae.generation.inputs import (
     ReadingOptions,
     check_embedder,
     read_input,
+    taken,
 )
 from protein_cvae.generation.interpolate import InterpolateOptions, interpolate
+from protein_cvae.generation.matching import match_residues
 from protein_cvae.generation.outputs import write_bundle
 from protein_cvae.io.download import PDB_PREFIX, download_structure
+from protein_cvae.io.read import read_conformers
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.settings import NetworkSettings
 
@@ -37,19 +42,24 @@ _DOWNLOADS = "runs/pdb"
 
 
 def read(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     chains: str = "longest",
     incomplete: Incomplete = "refuse",
     max_frames: int | None = 100,
+    topology: str | Path | None = None,
 ) -> Ensemble:
-    """Read a structure file, a trajectory folder, a FASTA file or an entry of the PDB.
+    """Read a structure file, a trajectory, a FASTA file or an entry of the PDB.
+
+    What was dropped, masked, renamed or moved in reading is in the ensemble's ``report``.
 
     Args:
-        path: .pdb, .cif (also .gz) or .fasta file, folder with a topology and trajectories, or
+        path: .pdb, .cif (also .gz) or .fasta file; trajectory, or folder with a topology and
+            trajectories; folder, glob pattern or list of files with one conformer each; or
             "pdb:2sdf", which is downloaded to runs/pdb once.
         chains: ``longest``, ``all`` or a chain ID.
         incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
         max_frames: most frames of trajectories, evenly spaced; None for all.
+        topology: of a trajectory file; None for the one beside it that fits.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -61,10 +71,15 @@ def read(
         >>> ensemble.name, ensemble.num_models, ensemble.length
         ('simulated_0_0', 6, 26)
     """
+    options = ReadingOptions(
+        chains, incomplete, max_frames, None if topology is None else str(topology)
+    )
+    if not isinstance(path, str | Path):
+        return taken(read_conformers(path), options)
     text = str(path)
     if text.startswith(PDB_PREFIX):
         path = download_structure(text.removeprefix(PDB_PREFIX), _DOWNLOADS)
-    return read_input(path, "path", ReadingOptions(chains, incomplete, max_frames))
+    return read_input(path, "path", options)
 
 
 def write(path: str | Path, ensemble: Ensemble) -> Path:
@@ -135,7 +150,11 @@ class ProteinModel:
         return generate(self.network, _ensemble(given), options, self.embedder)
 
     def interpolate(
-        self, first: Given, second: Given, options: InterpolateOptions | int = InterpolateOptions()
+        self,
+        first: Given,
+        second: Given,
+        options: InterpolateOptions | int = InterpolateOptions(),
+        incomplete: Incomplete = "refuse",
     ) -> Ensemble:
         """A path of conformers between two models of one protein.
 
@@ -143,6 +162,7 @@ class ProteinModel:
             first: an ensemble or a path; its first model is one end.
             second: its last model is the other end.
             options: how to go; a number means so many steps.
+            incomplete: ``drop`` leaves out residues that only one end has.
 
         Example:
             >>> ensemble = protein_cvae.read(folder / "simulated_0_0.pdb")
@@ -152,7 +172,8 @@ class ProteinModel:
         if isinstance(options, int):
             options = InterpolateOptions(steps=options)
         start, end = _ensemble(first), _ensemble(second)
-        ends = start.select_models([0]), end.select_models([end.num_models - 1])
+        one, two = start.select_models([0]), end.select_models([end.num_models - 1])
+        ends = match_residues(one, two, incomplete == "drop")[:2]
         return interpolate(self.network, *ends, options, self.embedder)
 
     def encode(self, given: Given, template: int | None = None) -> EncodedLatents:
@@ -203,6 +224,8 @@ class ProteinModel:
         data = InMemoryDataModule(ensembles, sources, split, embedder=self.embedder)
         data.setup("test")
         data.check_record(self.record, resume=False)
+        prepare_folder(Path(out), "out")
+        write_reading(Path(out) / "reading.json", data.ensembles)
         return evaluate_cases(self.network, data.cases, settings, Path(out))
 
     def _split(self) -> SplitSettings:

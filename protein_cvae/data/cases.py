@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,6 +20,7 @@ from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.prepared import PreparedEnsemble
 from protein_cvae.data.splits import EnsembleSplit
+from protein_cvae.ensemble import labels
 
 MIN_RESIDUES = 4
 MIN_CORE = 5  # residues; a smaller core is not scored by itself
@@ -180,7 +182,11 @@ class EvaluationCases(Dataset[EvaluationCase]):
         self.ensembles = [*known, *unseen]
         self.held_out_fraction, self.seed = held_out_fraction, seed
         for prepared in self.ensembles:  # before any of them is scored, which takes minutes
-            _checked(prepared, held_out_fraction, seed)
+            _, _, common = _checked(prepared, held_out_fraction, seed)
+            if not bool(common.all()):
+                ensemble = prepared.ensemble
+                rank_zero_info(f"{ensemble.name}: not scored are {labels(ensemble, ~common)}, "
+                               "which some model lacks")  # fmt: skip
         learned = [e.ensemble.aatype for e in known]
         self.training_aatype = torch.cat(learned) if learned else torch.zeros(0, dtype=torch.int64)
 

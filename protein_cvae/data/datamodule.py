@@ -24,6 +24,11 @@ from protein_cvae.data.settings import DrawSettings, SimulationSettings, Sources
 from protein_cvae.data.splits import EnsembleSplit, chain_sequences
 from protein_cvae.ensemble import Ensemble
 
+_CONFORMERS = (
+    "; where each file is one conformer of a protein, give their folder or pattern in "
+    "sources.conformers (--conformers): they are one ensemble then"
+)
+
 
 class EnsembleDataModule(pl.LightningDataModule):
     """Ensembles of proteins, as batches of conformers of similar length.
@@ -78,6 +83,11 @@ class EnsembleDataModule(pl.LightningDataModule):
         if self._split is None:
             raise RuntimeError("the split is known after setup()")
         return self._split
+
+    @property
+    def ensembles(self) -> list[Ensemble]:
+        """What was read; each says in ``report`` what was dropped, masked or renamed."""
+        return [prepared.ensemble for prepared in self._prepared]
 
     @property
     def known(self) -> list[PreparedEnsemble]:
@@ -140,6 +150,7 @@ class EnsembleDataModule(pl.LightningDataModule):
             raise UserError(
                 f"no ensemble has min_models {chosen.min_models} and at most max_length "
                 f"{chosen.max_length} residues: {', '.join(left_out)}"
+                + (_CONFORMERS if "(1 models)" in "".join(left_out) else "")
             )
         if left_out:
             rank_zero_warn(

@@ -22,7 +22,8 @@ class InMemoryDataModule(EnsembleDataModule):
 
     Args:
         given: ensembles; files, folders and patterns, trajectory folders among them.
-        sources: what is taken of files, and the limits of size; its paths are not used.
+        sources: what is taken of files, and the limits of size; of its paths
+            only ``conformers`` are used.
         split, draws, embedder, num_workers: see the parent.
     """
 
@@ -36,7 +37,7 @@ class InMemoryDataModule(EnsembleDataModule):
         num_workers: int = 0,
     ) -> None:
         listed = [given] if isinstance(given, Ensemble | str | Path) else list(given)
-        if not listed:
+        if not listed and not sources.conformers:
             raise UserError("ensembles: expected at least one ensemble or path, got none")
         paths = tuple(str(item) for item in listed if not isinstance(item, Ensemble))
         sources = replace(sources, structures=paths, trajectories=())
@@ -45,5 +46,5 @@ class InMemoryDataModule(EnsembleDataModule):
 
     def _ensembles(self) -> Iterator[Ensemble]:
         yield from self.given
-        if self.sources.structures:
+        if self.sources.structures or self.sources.conformers:
             yield from super()._ensembles()

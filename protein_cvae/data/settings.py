@@ -52,12 +52,16 @@ class Sources:
     Attributes:
         structures: PDB and mmCIF files, folders or glob patterns, or one.  Without any, and without
             ``trajectories``, ensembles are simulated.
-        trajectories: folders with a topology and trajectories, folders of such, or patterns.  Such
-            an ensemble is called ``md_`` and the folder's name.
+        trajectories: folders with a topology and trajectories, folders of such, trajectory files,
+            or patterns.  Such an ensemble is called "md_" and the folder's or file's name.
+        conformers: folders, or glob patterns, of one protein each: its structure files are one
+            ensemble together.
+        topology: of trajectory files; null for the one beside each that fits.
         chains: the longest chain of each structure, or all.
         max_length: longest protein, in residues; longer ones are left out with a warning.
         max_frames: most frames of each trajectory folder, evenly spaced.
         min_models: fewest models; ensembles with fewer are left out with a warning.
+        skip_bad: leave out files that cannot be used, with a warning, instead of refusing them.
 
     Raises:
         ValueError: on a number out of range.
@@ -65,10 +69,13 @@ class Sources:
 
     structures: FrozenTexts = ()
     trajectories: FrozenTexts = ()
+    conformers: FrozenTexts = ()
+    topology: str | None = None
     chains: Chains = "longest"
     max_length: int = 400
     max_frames: int = 100
     min_models: int = 5
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         check_counts(

@@ -2,7 +2,8 @@
 
 Written to the folder: ``evaluation.md``, ``evaluation.jsonl`` and, for some proteins of each group,
 ``figures/<protein>_{traces,rmsf,ramachandran,distances,effects}.png`` and lines of
-``latent_effects.jsonl``, what each latent moves; ``figures/latents.png`` for all.
+``latent_effects.jsonl``, what each latent moves; ``figures/latents.png`` for all.  ``reading.json``
+says what was dropped, masked or renamed when the files were read.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from common.report.machine import processor
 from common.report.tables import to_json_lines
 from common.rng import generator_for
 from protein_cvae.data.cases import EvaluationCase
+from protein_cvae.data.datamodule import EnsembleDataModule
+from protein_cvae.data.reports import write_reading
 from protein_cvae.evaluation.latent_effects import (
     EffectOptions,
     LatentEffects,
@@ -139,7 +142,7 @@ class EvaluationRun:
         return notes
 
     def _draw(self, name: str, figure: Figure) -> None:
-        save_figure(figure, self.output / "figures" / f"{name}.png", dpi=110)
+        save_figure(figure, self.output / "figures" / f"{name.replace('/', '_')}.png", dpi=110)
         if self.show is not None:
             self.show(name, figure)
 
@@ -186,7 +189,11 @@ def start_evaluation(
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure(f"evaluation/{name}", figure, close=False)
 
-    return EvaluationRun(network, settings, folder, geometry_finisher(), show)
+    run = EvaluationRun(network, settings, folder, geometry_finisher(), show)
+    data = getattr(trainer, "datamodule", None)
+    if trainer.is_global_zero and isinstance(data, EnsembleDataModule):
+        write_reading(folder / "reading.json", data.ensembles)
+    return run
 
 
 def case_figures(case: EvaluationCase, conformers: dict[str, Tensor]) -> dict[str, Figure]:

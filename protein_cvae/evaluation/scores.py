@@ -131,7 +131,14 @@ def score_conformers(
         count=len(conformers),
         core=core,
         all=compare(ca, judged, reference=real, threshold=threshold),
-        validity=validity(conformers, present, ensemble.bonded, ensemble.aatype).summary(),
+        validity=validity(
+            conformers,
+            present,
+            ensemble.bonded,
+            ensemble.aatype,
+            chain=ensemble.chain_index,
+            number=ensemble.residue_numbers,
+        ).summary(),
         seconds=seconds,
     )
 

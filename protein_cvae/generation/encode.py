@@ -177,3 +177,36 @@ def encode_models(
         ensemble.model_numbers[position],
         *(array.cpu().numpy().astype(np.float32) for array in arrays),
     )
+
+
+def encode_against(
+    network: ProteinCVAE,
+    ensemble: Ensemble,
+    template: Ensemble,
+    embedder: SequenceEmbedder | None = None,
+) -> EncodedLatents:
+    """Encode every model of an ensemble, relative to a structure that is none of its models.
+
+    Args:
+        network: trained.
+        ensemble: one model or more.
+        template: one model of the same residues.
+        embedder: as in training.
+
+    Returns:
+        The latents; ``template_model`` is a number that none of the models has.
+    """
+    number = min(ensemble.model_numbers) - 1
+    joined_models = dataclasses.replace(
+        ensemble,
+        coordinates=torch.cat([template.coordinates, ensemble.coordinates]),
+        mask=torch.cat([template.mask, ensemble.mask]),
+        model_numbers=(number, *ensemble.model_numbers),
+    )
+    found = encode_models(network, joined_models, number, embedder)
+    models = {
+        name: getattr(found, name)[1:]
+        for name in ("model_numbers", "z_global", "z_global_sd", "z_local", "z_local_sd",
+                     "kl_global", "kl_shift", "kl_turn", "kl_detail")
+    }  # fmt: skip
+    return dataclasses.replace(found, **models)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from glob import has_magic
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.prepared import PreparedEnsemble, joined_embedding
 from protein_cvae.data.splits import chain_sequences
 from protein_cvae.ensemble import Ensemble
+from protein_cvae.generation.matching import match_residues
 from protein_cvae.io.find import load_ensemble
 from protein_cvae.io.formats import fasta
 from protein_cvae.model.network import ProteinCVAE
@@ -30,7 +32,8 @@ class ReadingOptions:
     Attributes:
         chains: ``longest``, ``all`` or a chain ID.
         incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
-        max_frames: most frames of a trajectory folder, evenly spaced; None for all.
+        max_frames: most frames of trajectories, evenly spaced; None for all.
+        topology: of a trajectory file; None for the one beside it that fits.
 
     Raises:
         ValueError: on another word.
@@ -39,6 +42,7 @@ class ReadingOptions:
     chains: str = "longest"
     incomplete: Incomplete = "refuse"
     max_frames: int | None = 100
+    topology: str | None = None
 
     def __post_init__(self) -> None:
         if self.incomplete not in ("refuse", "drop"):
@@ -51,7 +55,8 @@ def read_input(
     """Read a structure file or a trajectory folder and keep the chains that are wanted.
 
     Args:
-        path: PDB, mmCIF or FASTA file, or folder with a topology and trajectories.
+        path: PDB, mmCIF or FASTA file, trajectory, folder with a topology and trajectories, or
+            folder or glob pattern of files with a conformer each.
         argument: name of the option it came from, for messages.
         options: what is taken of it.
 
@@ -60,11 +65,12 @@ def read_input(
         ValueError: if the file is refused, or has no such chain; see ``read_structure``.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.exists() and not has_magic(str(path)):
         raise MissingFile(f"{argument}: no such file or folder: {path}")
     if path.suffix.lower() in fasta.SUFFIXES:
         return fasta.read(path, argument)
-    return taken(load_ensemble(path, max_frames=options.max_frames), options)
+    ensemble = load_ensemble(path, topology=options.topology, max_frames=options.max_frames)
+    return taken(ensemble, options)
 
 
 def taken(ensemble: Ensemble, options: ReadingOptions) -> Ensemble:
@@ -180,7 +186,7 @@ def same_residues(first: Ensemble, second: Ensemble) -> Ensemble:
     """One model of each as one ensemble of two, with the chains and numbers of the first.
 
     Raises:
-        ValueError: if one has several models, or sequences or chain lengths differ.
+        ValueError: if one has several models, or residues that the other lacks.
     """
     for ensemble in (first, second):
         if ensemble.num_models != 1:
@@ -188,23 +194,7 @@ def same_residues(first: Ensemble, second: Ensemble) -> Ensemble:
                 f"{ensemble.source}: a path has one model at each end, got "
                 f"{ensemble.num_models}; choose one with select_models"
             )
-    if first.sequence != second.sequence:
-        if first.length != second.length:
-            raise UserError(
-                f"{first.source} has {first.length} residues and {second.source} has "
-                f"{second.length}; a path needs the same residues at both ends: choose chains that "
-                "agree"
-            )
-        i = next(i for i, letter in enumerate(first.sequence) if letter != second.sequence[i])
-        raise UserError(
-            f"sequences differ at residue {i + 1}: {first.label(i)} in {first.source}, "
-            f"{second.label(i)} in {second.source}; a path needs the same sequence at both ends"
-        )
-    if not torch.equal(first.chain_index, second.chain_index):
-        raise UserError(
-            f"{first.source} and {second.source} divide the same sequence into chains of "
-            "different lengths"
-        )
+    first, second, _ = match_residues(first, second, drop=False)
     return replace(
         first,
         coordinates=torch.cat([first.coordinates, second.coordinates]),

@@ -92,7 +92,14 @@ def check_validity(ensemble: Ensemble) -> Validity:
     """:func:`~protein_cvae.geometry.validity.validity` in blocks that bound the memory."""
     rows = max(1, _VALIDITY_NUMBERS // ensemble.length**2)
     parts = [
-        validity(x, mask, ensemble.bonded, ensemble.aatype)
+        validity(
+            x,
+            mask,
+            ensemble.bonded,
+            ensemble.aatype,
+            chain=ensemble.chain_index,
+            number=ensemble.residue_numbers,
+        )
         for x, mask in zip(ensemble.coordinates.split(rows), ensemble.mask.split(rows), strict=True)
     ]
     names = [field.name for field in dataclasses.fields(Validity)]
@@ -184,6 +191,8 @@ class EnsembleResult:
         text = f"{made['models']} conformers, {_lengths(made)}"
         inside = made["validity"]["inside"]
         text += f", {100 * inside:.2f} % of residues inside geometric tolerance"
+        if made["validity"]["torn"] > 0:
+            text += f", {100 * made['validity']['torn']:.0f} % of conformers with a torn chain"
         return text + (f"; input: {_lengths(given)}" if given else "")
 
 

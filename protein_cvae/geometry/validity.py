@@ -7,6 +7,7 @@ Per conformer and residue, and as one row of numbers (:meth:`Validity.summary`):
   counts as ideal; z by the same sd for both.  A residue is *inside* where all that are defined of
   its seven have |z| ≤ 4.
 * peptide breaks: C–N above 1.4 Å; severed chains: C–N above 2.0 Å.
+* torn chains (:mod:`protein_cvae.geometry.torn`).
 * Ramachandran favoured and outlier by class, the Top8000 definition
   (:mod:`protein_cvae.geometry.ramachandran`).
 * clashes: pairs of CA nearer than 3.0 Å that are not neighbours in the chain.  The nearest such
@@ -35,6 +36,7 @@ from protein_cvae.geometry.ramachandran import (
     ramachandran_favoured,
     ramachandran_outlier,
 )
+from protein_cvae.geometry.torn import torn_chains
 from protein_cvae.residues import ALPHABET
 
 BREAK_LENGTH = 1.4  # Å, C-N
@@ -61,6 +63,8 @@ class Validity:
         omega_deviation: (M, L) radians from the nearer of 0 and π, not negative; 0 if undefined.
         inside: (M, L) bool, everything defined at this residue is inside 4 sd; False if absent.
         broken, severed: (M, L) bool, C–N above 1.4 and 2.0 Å.
+        torn: (M, L) bool, the chain cannot go on from i to i + 1; False where the chains of
+            residues are not given.
         cis: (M, L) bool, the peptide bond from i to i + 1 is cis.
         has_torsions: (M, L) bool, φ and ψ are both defined.
         residue_class: (M, L) int64, see ``ramachandran_class``.
@@ -81,6 +85,7 @@ class Validity:
     inside: Tensor
     broken: Tensor
     severed: Tensor
+    torn: Tensor
     cis: Tensor
     has_torsions: Tensor
     residue_class: Tensor
@@ -95,15 +100,15 @@ class Validity:
 
     @property
     def valid(self) -> Tensor:
-        """(M,) bool, every bond inside 4 sd and no peptide break."""
+        """(M,) bool, every bond inside 4 sd, no peptide break and no torn chain."""
         bonds = (self.bond_z.abs() <= constants.TOLERANCE).all(-1).all(-1)
-        return bonds & ~self.broken.any(-1)
+        return bonds & ~self.broken.any(-1) & ~self.torn.any(-1)
 
     def summary(self) -> dict[str, float]:
         """One row of means: over residues, links or conformers as named; NaN where none is.
 
         ``bond_rms`` in Å and ``angle_rms``, ``omega_rms`` in degrees are deviations from ideal;
-        ``clash`` is the share of conformers with any clash, ``valid`` that of :attr:`valid`.
+        ``clash`` and ``torn`` are shares of conformers with any, ``valid`` that of :attr:`valid`.
         """
         link, present = self.linked, self.present
         defined = torch.stack((present, present, link), -1)
@@ -119,6 +124,7 @@ class Validity:
             "inside": _share(self.inside, present),
             "broken": _share(self.broken, link),
             "severed": _share(self.severed, link),
+            "torn": float(self.torn.any(-1).double().mean()),
             "cis": _share(self.cis, link),
             "favoured": _share(self.favoured, self.has_torsions),
             "outlier": _share(self.outlier, self.has_torsions),
@@ -139,6 +145,8 @@ def validity(
     aatype: Tensor,
     cb: Tensor | None = None,
     cb_mask: Tensor | None = None,
+    chain: Tensor | None = None,
+    number: Tensor | None = None,
 ) -> Validity:
     """Check M conformers; no gradient.
 
@@ -150,6 +158,8 @@ def validity(
         cb: (M, L, 3) Å, Cβ where there is one (not :func:`frames.virtual_cb`, which is L always).
         cb_mask: (M, L) or (L,) bool, where ``cb`` holds an atom; everywhere but at glycine if
             omitted.
+        chain, number: (L,) int64, chain and number of each residue, to see torn chains; without
+            numbers no residue is left out between two that follow each other.
 
     Raises:
         ValueError: where a shape does not fit, or a present residue is not finite.
@@ -169,11 +179,18 @@ def validity(
         x = torch.where(mask[..., None, None], coordinates, spare)
         if not bool(x.isfinite().all()):
             raise UserError("coordinates of present residues hold NaN or infinity")
-        return _validity(x, mask, bonded, aatype, *_cb(x, mask, aatype, cb, cb_mask))
+        torn = torn_chains(x[..., CA, :], mask, bonded, chain, number)
+        return _validity(x, mask, bonded, aatype, torn, *_cb(x, mask, aatype, cb, cb_mask))
 
 
 def _validity(
-    x: Tensor, mask: Tensor, bonded: Tensor, aatype: Tensor, cb: Tensor | None, has_cb: Tensor
+    x: Tensor,
+    mask: Tensor,
+    bonded: Tensor,
+    aatype: Tensor,
+    torn: Tensor,
+    cb: Tensor | None,
+    has_cb: Tensor,
 ) -> Validity:
     values, defined = bond_geometry(x, bonded, mask)
     bond_error, bond_z = _deviations(values[:3], defined[:3], _BONDS)
@@ -204,9 +221,10 @@ def _validity(
         angle_z=angle_z,
         angle_error=angle_error,
         omega_deviation=omega_deviation,
-        inside=(z.abs() <= constants.TOLERANCE).all(-1) & mask,
+        inside=(z.abs() <= constants.TOLERANCE).all(-1) & mask & ~torn,
         broken=(values.c_n > BREAK_LENGTH) & link,
         severed=(values.c_n > SEVERED_LENGTH) & link,
+        torn=torn,
         cis=cis,
         has_torsions=has_torsions,
         residue_class=residue_class,

@@ -2,8 +2,9 @@
 
 from protein_cvae.io.download import download_structure
 from protein_cvae.io.find import ensemble_names, find_ensembles, load_ensemble
-from protein_cvae.io.formats.trajectory import load_trajectory_folder, read_trajectory
-from protein_cvae.io.read import read_structure
+from protein_cvae.io.read import read_conformers, read_structure
+from protein_cvae.io.trajectory import read_trajectory
+from protein_cvae.io.trajectory_folder import load_trajectory_folder
 from protein_cvae.io.write import write_ensemble
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "find_ensembles",
     "load_ensemble",
     "load_trajectory_folder",
+    "read_conformers",
     "read_structure",
     "read_trajectory",
     "write_ensemble",

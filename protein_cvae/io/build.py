@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,12 @@ import torch
 
 from common.errors import UserError
 from protein_cvae.ensemble import BACKBONE, Ensemble, ReadReport
-from protein_cvae.io.arrange import (
-    PEPTIDE_BOND,
-    Layout,
-    NoteBook,
-    residue_geometry_fault,
-)
+from protein_cvae.io.layout import Layout, median_over_models
+from protein_cvae.io.notes import NoteBook
+from protein_cvae.io.periodic import BOND_RANGE, PEPTIDE_BOND
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_SPLIT = 4.0  # Å; a peptide bond this long in one model was cut by the periodic box
 
 
 def build_ensemble(
@@ -41,7 +40,8 @@ def build_ensemble(
         max_residues: most residues accepted, over all chains; None for any number.
 
     Raises:
-        ValueError: if there are too few models, too many residues, or no residue complete.
+        ValueError: if there are too few models, too many residues, no residue complete, or a
+            chain that the periodic box cuts.
     """
     models, length = layout.coordinates.shape[:2]
     if models < min_models:
@@ -61,15 +61,17 @@ def build_ensemble(
             f"{layout.label(0)}: {_missing(layout.coordinates[0, 0])}); an all-atom or backbone "
             "model is needed, CA alone is not enough"
         )
-    bonded = _peptide_bonds(layout, mask, book)
-    chains = list(dict.fromkeys(key.chain for key in layout.keys))
+    bonded = _peptide_bonds(layout, mask, model_numbers, path, book)
+    units = layout.units
+    chains = list(dict.fromkeys(units))
+    index = {unit: number for number, unit in enumerate(chains)}
     coordinates = np.where(mask[..., None, None], layout.coordinates, 0.0).astype(np.float32)
     return Ensemble(
         name=name,
         coordinates=torch.from_numpy(coordinates),
         mask=torch.from_numpy(mask),
         sequence="".join(layout.letters),
-        chain_index=torch.tensor([chains.index(key.chain) for key in layout.keys]),
+        chain_index=torch.tensor([index[unit] for unit in units]),
         chain_ids=_chain_ids(chains, book),
         residue_numbers=torch.tensor([key.number for key in layout.keys]),
         insertion_codes=tuple(key.insertion for key in layout.keys),
@@ -90,11 +92,21 @@ def _complete(layout: Layout, book: NoteBook) -> np.ndarray:
                            axis=-1)  # fmt: skip
     suspect = mask & ((steps > 2.0) | (steps < 1.0)).any(-1)
     for m, i in np.argwhere(suspect):
-        fault = residue_geometry_fault(layout.coordinates[m, i])
+        fault = _geometry_fault(layout.coordinates[m, i])
         if fault:
             mask[m, i] = False
             book.add("broken residue", layout.label(i), f"{fault}; masked", int(m))
     return mask
+
+
+def _geometry_fault(atoms: np.ndarray) -> str:
+    """Why N, CA and C (3, 3) Å cannot be one residue's, or "" if they can."""
+    low, high = BOND_RANGE
+    for a, b, name in ((0, 1, "N-CA"), (1, 2, "CA-C")):
+        distance = float(np.linalg.norm(atoms[a] - atoms[b]))
+        if not low < distance < high:
+            return f"{name} distance {distance:.2f} Å"
+    return ""
 
 
 def _missing(atoms: np.ndarray) -> str:
@@ -102,34 +114,48 @@ def _missing(atoms: np.ndarray) -> str:
     return f"no {', '.join(absent)}"
 
 
-def _peptide_bonds(layout: Layout, mask: np.ndarray, book: NoteBook) -> np.ndarray:
+def _peptide_bonds(
+    layout: Layout, mask: np.ndarray, numbers: tuple[int, ...], path: Path, book: NoteBook
+) -> np.ndarray:
     """(L,): residue i is bonded to i + 1; a break inside a chain is noted.
 
-    The distance decides, not the numbers: antibodies and proteases skip numbers within a chain,
-    and consecutive numbers can stand on both sides of a break.
+    The distance decides, in the median over models, not the numbers: antibodies and proteases skip
+    numbers within a chain, and consecutive numbers can stand on both sides of a break.
+
+    Raises:
+        ValueError: if a bond is that long in some model that the periodic box must have cut it.
     """
-    length = len(layout.keys)
-    bonded = np.zeros(length, dtype=bool)
-    for i in range(length - 1):
-        if layout.keys[i].chain != layout.keys[i + 1].chain:
-            continue
-        both = mask[:, i] & mask[:, i + 1]
-        if not both.any():
-            continue
-        carbon, nitrogen = layout.coordinates[both, i, 2], layout.coordinates[both, i + 1, 0]
-        distance = float(np.median(np.linalg.norm(carbon - nitrogen, axis=-1)))
-        bonded[i] = distance < PEPTIDE_BOND
-        if not bonded[i]:
-            detail = f"C-N {distance:.2f} Å to {layout.label(i + 1)}; not bonded"
-            book.add("chain break", layout.label(i), detail)
+    x, units = layout.coordinates, layout.units
+    both = mask[:, :-1] & mask[:, 1:]  # (M, L - 1)
+    apart = np.where(both, np.linalg.norm(x[:, :-1, 2] - x[:, 1:, 0], axis=-1), np.nan)
+    bonded = np.zeros(len(units), dtype=bool)
+    distance = median_over_models(apart)
+    same = np.array([a == b for a, b in pairwise(units)], dtype=bool)
+    bonded[:-1] = (distance < PEPTIDE_BOND) & same
+    for i in np.flatnonzero((distance >= PEPTIDE_BOND) & same).tolist():
+        detail = f"C-N {distance[i]:.2f} Å to {layout.label(i + 1)}; not bonded"
+        book.add("chain break", layout.label(i), detail)
+    for m, i in np.argwhere((np.nan_to_num(apart) > _SPLIT) & bonded[:-1]):
+        raise UserError(
+            f"{path}: frame {numbers[m]} (model {numbers[m]}), residue {layout.label(i)}: the "
+            f"peptide bond to {layout.label(i + 1)} is {apart[m, i]:.1f} Å long; the chain is cut "
+            "by the periodic box, and the file does not give a box that joins it: make molecules "
+            "whole before writing it"
+        )
     return bonded
 
 
-def _chain_ids(chains: list[str], book: NoteBook) -> tuple[str, ...]:
-    """Chain names; a blank one becomes the first free letter."""
-    free = (letter for letter in _LETTERS if letter not in chains)
-    named = [chain or next(free) for chain in chains]
-    for old, new in zip(chains, named, strict=True):
-        if not old:
-            book.add("blank chain", "", f"named {new}")
-    return tuple(named)
+def _chain_ids(units: list[tuple[str, int]], book: NoteBook) -> tuple[str, ...]:
+    """Chain names; a blank one, or one that stands for several chains, becomes a free letter."""
+    given = {chain for chain, _ in units}
+    free = (letter for letter in _LETTERS if letter not in given)
+    names: list[str] = []
+    for chain, part in units:
+        if chain and chain not in names:
+            names.append(chain)
+            continue
+        names.append(next(free, f"{chain}{part}"))
+        kind = "one identifier" if chain else "blank chain"
+        of = f"chain {chain}: " if chain else ""
+        book.add(kind, "", f"{of}named {names[-1]}")
+    return tuple(names)

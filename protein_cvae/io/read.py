@@ -1,7 +1,7 @@
 """PDB and mmCIF files, plain or gzip-compressed, to ensembles.
 
 What a file holds that is not a plain chain of complete residues is handled, with a note in
-``Ensemble.report``, or refused with file, model and residue in the message:
+``Ensemble.report``, or refused with file, model and residue, or line, in the message:
 
 ==============================================  ================================================
 altlocs                                         highest occupancy, then first letter; one for
@@ -9,31 +9,36 @@ altlocs                                         highest occupancy, then first le
 insertion codes                                 kept; residues stay in file order
 N, CA or C missing, or not bonded in a residue  masked in that model
 chain break                                     ``bonded`` is False there
+chain cut by the periodic box                   made whole by box vectors, or refused
 modified residue (MSE, PCA, SEP, ...)           letter of its parent
-other amino acid with N, CA and C               X
-water, ion, sugar, nucleotide, cap, ligand      dropped
+terminal residue of AMBER (NMET, CALA, NME)     its letter; X where a name is cut and tells no more
+other amino acid with N, CA and C               X, whatever it is called, if it is bonded
+water, ion, sugar, nucleotide, cap, ligand      dropped, whatever number it has
 models of unequal length                        aligned on chain, number and insertion code
-blank chain ID                                  named by the first free letter
+no or repeated chain ID                         divided at TER, segments, numbers that go back and
+                                                C-termini; named by the first free letter
+models                                          MODEL, or each END that atoms follow
 model numbers                                   any; kept, unless one repeats
 duplicate atom or residue, two sequences,       refused
-NaN, file cut short, no protein, wrong suffix
+NaN, file cut short, no protein, wrong suffix,
+numbers beyond their columns
 ==============================================  ================================================
 """
 
 from __future__ import annotations
 
-import gzip
-import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
-from protein_cvae.ensemble import Ensemble
-from protein_cvae.io.arrange import NoteBook, arrange
+from protein_cvae.ensemble import Ensemble, Note, ReadReport
+from protein_cvae.io.arrange import arrange
 from protein_cvae.io.build import build_ensemble
 from protein_cvae.io.formats.table import structure_format
-from protein_cvae.io.records import ModelRecords
-
-_GZIP_MAGIC = b"\x1f\x8b"
+from protein_cvae.io.notes import NoteBook
+from protein_cvae.io.opening import structure_bytes
+from protein_cvae.io.records import ModelRecords, all_records
 
 
 def read_structure(
@@ -61,29 +66,55 @@ def read_structure(
             that are refused; the message names file, model and residue and says what to do.
     """
     path = Path(path)
-    kind = structure_format(path)
-    text = _read_text(path)
-    if not text.strip():
-        raise UserError(f"{path}: the file is empty; download or write it again")
-    models = kind.parse(text, path)
-    if not models:
-        raise UserError(f"{path}: no protein: the atom records hold no numbered residue")
-    numbers, repeated = _model_numbers(models)
-    book = NoteBook(numbers)
-    if repeated is not None:
-        book.add("model numbers", "", f"{repeated} stands twice; numbered from 1 in file order")
-        for model, number in zip(models, numbers, strict=True):
-            model.number = number
-    layout = arrange(models, path, book)
-    return build_ensemble(
-        layout,
-        numbers,
-        book,
-        path=path,
+    return _ensemble(
+        _models(path),
+        path,
         name=structure_name(path) if name is None else name,
         min_models=min_models,
         max_residues=max_residues,
     )
+
+
+def read_conformers(
+    paths: Sequence[str | Path],
+    *,
+    name: str | None = None,
+    min_models: int = 1,
+    max_residues: int | None = None,
+) -> Ensemble:
+    """Read several files of one protein as one ensemble: all models of the first, the second, ...
+
+    Args:
+        paths: as of :func:`read_structure`; at least one.
+        name: name of the ensemble; that of the folder of the first file if None.
+        min_models: fewest models accepted, over all files.
+        max_residues: most residues accepted, over all chains; None for any number.
+
+    Returns:
+        The ensemble, its models numbered from 1; which file is which is a note of its report.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_structure`; if the files do not hold one
+            protein with one numbering.
+    """
+    files = [Path(path) for path in paths]
+    if not files:
+        raise UserError("conformers: expected at least one file, got none")
+    models = [model for path in files for model in _models(path)]
+    for number, model in enumerate(models, start=1):
+        model.number = number
+    found = _ensemble(
+        models,
+        files[0],
+        name=files[0].resolve().parent.name if name is None else name,
+        min_models=min_models,
+        max_residues=max_residues,
+    )
+    notes = tuple(
+        Note("conformer", model.number, "", f"is of {model.source.name}") for model in models
+    )
+    source = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more files"
+    return replace(found, source=source, report=ReadReport(notes + found.report.notes))
 
 
 def structure_name(path: Path) -> str:
@@ -92,25 +123,38 @@ def structure_name(path: Path) -> str:
     return stem[: stem.rfind(".")] if "." in stem else stem
 
 
-def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise UserError(
-            f"{path}: a folder; give a file, or a folder to find_ensembles or "
-            "load_trajectory_folder"
-        )
-    data = path.read_bytes()
-    if path.suffix.lower() == ".gz":
-        if data and not data.startswith(_GZIP_MAGIC):
-            raise UserError(f"{path}: called .gz but not gzip-compressed; remove .gz from its name")
-        try:
-            data = gzip.decompress(data) if data else b""
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{path}: the gzip stream is damaged or cut short ({error}); download it again"
-            ) from None
-    elif data.startswith(_GZIP_MAGIC):
-        raise UserError(f"{path}: gzip-compressed but not called .gz; add .gz to its name")
-    return data.decode("latin-1")  # never fails; names and numbers are ASCII in both formats
+def _models(path: Path) -> list[ModelRecords]:
+    """The models of a file that hold amino acids; of a file without any, all."""
+    kind = structure_format(path)
+    models = all_records(kind.parse(structure_bytes(path), path), path)
+    return [model for model in models if model.residues] or models
+
+
+def _ensemble(
+    models: list[ModelRecords],
+    path: Path,
+    *,
+    name: str,
+    min_models: int,
+    max_residues: int | None,
+) -> Ensemble:
+    if not models:
+        raise UserError(f"{path}: no protein: the atom records hold no numbered residue")
+    numbers, repeated = _model_numbers(models)
+    book = NoteBook(numbers)
+    if repeated is not None:
+        book.add("model numbers", "", f"{repeated} stands twice; numbered from 1 in file order")
+        for model, number in zip(models, numbers, strict=True):
+            model.number = number
+    return build_ensemble(
+        arrange(models, path, book),
+        numbers,
+        book,
+        path=path,
+        name=name,
+        min_models=min_models,
+        max_residues=max_residues,
+    )
 
 
 def _model_numbers(models: list[ModelRecords]) -> tuple[tuple[int, ...], int | None]:

@@ -1,30 +1,44 @@
-"""Topologies of trajectories: their residues with indices of N, CA and C."""
+"""Topologies of trajectories: their atoms, by gemmi (PDB, mmCIF), MDTraj (.gro, .psf, AMBER) or
+h5py (MDTraj's HDF5, which holds its own); each also gzip-compressed."""
 
 from __future__ import annotations
 
+import json
+import tempfile
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import h5py
 import mdtraj
 import numpy as np
 
 from common.errors import MissingFile, UserError
-from protein_cvae.ensemble import BACKBONE
-from protein_cvae.io.records import AtomRecord, ResidueKey, ResidueRecord, Variant, residue_label
+from protein_cvae.io.atoms import AtomTable
+from protein_cvae.io.formats import mmcif, pdb
+from protein_cvae.io.formats.frames import HDF5_SUFFIXES, error_words
+from protein_cvae.io.formats.pdb_lines import numbered
+from protein_cvae.io.formats.table import structure_format
+from protein_cvae.io.opening import decompressed, structure_bytes
 from protein_cvae.residues import one_letter
 
-TOPOLOGY_SUFFIXES = (".pdb", ".cif", ".gro", ".psf", ".prmtop")
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_AMBER = (".prmtop", ".parm7")  # residues have no numbers, but count from 1
+_OF_MDTRAJ = (".gro", ".psf", *_AMBER)
+TOPOLOGY_SUFFIXES = (*pdb.SUFFIXES, *mmcif.SUFFIXES, *_OF_MDTRAJ)
 
 
-def find_topology(folder: Path) -> Path | None:
-    """The file named topology in a folder, or None."""
-    found = [folder / f"topology{suffix}" for suffix in TOPOLOGY_SUFFIXES]
-    return next((path for path in found if path.is_file()), None)
+def topology_suffix(path: Path) -> str:
+    """The suffix of a file, .gz aside, in lower case."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
 
 
-def load_topology(path: Path) -> mdtraj.Topology:
-    """The topology of a file.
+def load_topology(path: Path) -> AtomTable:
+    """The atoms of a topology; ``serial`` is their place in a frame.  Of several models, the first.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -32,86 +46,102 @@ def load_topology(path: Path) -> mdtraj.Topology:
     """
     if not path.is_file():
         raise MissingFile(f"{path}: no such topology")
-    if path.suffix.lower() not in TOPOLOGY_SUFFIXES:
+    suffix = topology_suffix(path)
+    if suffix not in (*TOPOLOGY_SUFFIXES, *HDF5_SUFFIXES):
         raise UserError(
             f"{path}: suffix {path.suffix!r} is no topology; expected one of "
-            f"{', '.join(TOPOLOGY_SUFFIXES)}"
+            f"{', '.join(TOPOLOGY_SUFFIXES)}, each with or without .gz"
         )
-    if path.suffix.lower() == ".pdb" and not _has_atoms(path):
-        raise UserError(f"{path}: no ATOM or HETATM record; it is no PDB file or has no atoms")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            table = mdtraj.load_topology(str(path))
-    except Exception as error:  # the parsers of six formats raise whatever comes up
-        raise UserError(f"{path}: cannot be read as a topology ({error_words(error)})") from None
-    if table.n_atoms == 0:
+    if suffix in HDF5_SUFFIXES:
+        table = _of_hdf5(path)
+    elif suffix in _OF_MDTRAJ:
+        table = _of_mdtraj(path, suffix)
+    else:
+        data = structure_bytes(path)
+        if suffix in pdb.SUFFIXES:
+            data = numbered(data)
+        table = next(structure_format(path).parse(data, path))
+    if len(table) == 0:
         raise UserError(f"{path}: the topology has no atoms")
     return table
 
 
-def _has_atoms(path: Path) -> bool:
-    """MDTraj leaves a PDB file without atoms open when it refuses it, so it is not asked."""
-    with path.open(encoding="latin-1") as lines:
-        return any(line.startswith(("ATOM  ", "HETATM")) for line in lines)
+def _of_mdtraj(path: Path, suffix: str) -> AtomTable:
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = path
+        if path.suffix.lower() == ".gz":
+            plain = Path(scratch) / f"topology{suffix}"
+            plain.write_bytes(decompressed(path))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                frame = mdtraj.load(str(plain)) if suffix == ".gro" else None
+                top = mdtraj.load_topology(str(plain)) if frame is None else frame.topology
+        except Exception as error:  # the parsers of four formats raise whatever comes up
+            raise UserError(
+                f"{path}: cannot be read as a topology ({error_words(error)})"
+            ) from None
+    rows = [
+        (atom.name, atom.residue.name, getattr(atom.residue.chain, "chain_id", None) or "",
+         atom.residue.chain.index, atom.residue.segment_id or "",
+         atom.residue.index + 1 if suffix in _AMBER else atom.residue.resSeq)
+        for atom in top.atoms
+    ]  # fmt: skip
+    bonds = None if suffix == ".gro" else [(a.index, b.index) for a, b in top.bonds]
+    table = _table(rows, bonds)
+    if frame is None:
+        return table
+    box = None if frame.unitcell_vectors is None else 10.0 * frame.unitcell_vectors[0]
+    return replace(table, xyz=10.0 * frame.xyz[0].astype(np.float64), box=box)
 
 
-def error_words(error: Exception) -> str:
-    """Kind and message of an error, on one line of at most about 200 characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+def _of_hdf5(path: Path) -> AtomTable:
+    try:
+        with h5py.File(path, "r") as handle:
+            content = json.loads(handle["topology"][0])
+        rows = [
+            (atom["name"], residue["name"], chain.get("chain_id") or "", chain["index"],
+             residue.get("segmentID") or "", residue["resSeq"])
+            for chain in content["chains"]
+            for residue in chain["residues"]
+            for atom in residue["atoms"]
+        ]  # fmt: skip
+        return _table(rows, None)
+    except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
+        raise UserError(
+            f"{path}: holds no topology as MDTraj writes it ({error_words(error)}); give one"
+        ) from None
 
 
-def residue_atoms(
-    table: mdtraj.Topology, path: Path
-) -> tuple[list[tuple[ResidueKey, str]], np.ndarray, list[tuple[str, str, str]]]:
-    """Residues that may be of a protein: identity and name, (R, 3) atom indices (-1: none), notes.
-
-    A topology can hold several chains of one name, as an MD program numbers them; only those with
-    amino acids need a name of their own.
-    """
-    keys: dict[ResidueKey, str] = {}
-    atoms: list[list[int]] = []
-    notes: list[tuple[str, str, str]] = []
-    used: set[str] = set()
-    for chain in table.chains:
-        found = []
-        for residue in chain.residues:
-            index = {atom.name: atom.index for atom in residue.atoms if atom.name in BACKBONE}
-            known = one_letter(residue.name) is not None
-            if len(index) == len(BACKBONE) or (index and known):
-                found.append((residue, [index.get(atom, -1) for atom in BACKBONE]))
-            else:
-                notes.append(("dropped", residue.name, "no amino acid of a chain"))
-        if not found:
-            continue
-        given = str(getattr(chain, "chain_id", None) or "").strip()
-        if not given or given in used:
-            given = next((c for c in _LETTERS if c not in used), f"chain{chain.index}")
-        used.add(given)
-        for residue, indices in found:
-            number = int(residue.resSeq)
-            codes = ("", *_LETTERS)
-            free = (ResidueKey(given, number, code) for code in codes)
-            key = next((key for key in free if key not in keys), None)
-            if key is None:
-                raise UserError(
-                    f"{path}: chain {given}, residue {residue}: more than {len(_LETTERS)} residues "
-                    "have this number; number them anew"
-                )
-            if key.insertion:
-                detail = "its number stands twice in the chain; code given here"
-                notes.append(("insertion codes", residue_label(key, residue.name), detail))
-            keys[key] = residue.name
-            atoms.append(indices)
-    return list(keys.items()), np.array(atoms, dtype=np.int64).reshape(-1, 3), notes
-
-
-def residue_record(name: str, xyz: np.ndarray) -> ResidueRecord:
-    """The record of a residue with N, CA and C at (3, 3) Å; NaN where there is no such atom."""
-    positions = {
-        atom: AtomRecord((float(x), float(y), float(z)), 1.0)
-        for atom, (x, y, z) in zip(BACKBONE, xyz, strict=True)
-        if np.isfinite(x)
-    }
-    # MDTraj does not say which records were HETATM: a name that is no amino acid's counts as one.
-    return ResidueRecord(one_letter(name) is None, {"": Variant(name, positions)})
+def _table(rows: Sequence[tuple[Any, ...]], bonds: list[tuple[int, int]] | None) -> AtomTable:
+    """Atoms without coordinates, alternate locations and insertion codes."""
+    count = len(rows)
+    columns = list(zip(*rows, strict=True)) or [()] * 6
+    name, residue, chain, segment = (
+        np.array([str(word).encode("latin-1", "replace") for word in columns[i]], dtype="S")
+        for i in (0, 1, 2, 4)
+    )
+    bonded = None
+    if bonds:
+        pairs = [(a, b) for pair in bonds for a, b in (pair, pair[::-1])]
+        bonded = frozenset(a for a, b in pairs if name[a] == b"C" and name[b] == b"N")
+    blank = np.zeros(count, dtype="S1")
+    return AtomTable(
+        number=1,
+        name=name,
+        residue=residue,
+        chain=np.char.strip(chain),
+        piece=np.array(columns[3], dtype=np.int64),
+        segment=np.char.strip(segment),
+        resnum=np.array(columns[5], dtype=np.int64),
+        icode=blank,
+        altloc=blank,
+        occupancy=np.ones(count, dtype=np.float32),
+        # None of these formats knows HETATM: a name that is no amino acid's counts as one.
+        hetero=np.array([one_letter(str(word)) is None for word in columns[1]], dtype=bool),
+        xyz=np.full((count, 3), np.nan),
+        serial=np.arange(count),
+        total=count,
+        bonded=bonded,
+        coded=False,
+    )

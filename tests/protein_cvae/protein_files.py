@@ -73,4 +73,41 @@ def cif(*models: list[str], entry: str = "TEST", end: str = "#\n") -> str:
     return "\n".join([*head, *rows]) + "\n" + end
 
 
+FAR = (0.0, 0.0, 30.0)
+
+
+def blank(lines: list[str]) -> list[str]:
+    """Without chain identifier."""
+    return [line[:21] + " " + line[22:] for line in lines]
+
+
+def moved(lines: list[str], by: tuple[float, float, float]) -> list[str]:
+    found = []
+    for line in lines:
+        xyz = [float(line[a : a + 8]) + d for a, d in zip((30, 38, 46), by, strict=True)]
+        found.append(line[:30] + "".join(f"{v:8.3f}" for v in xyz) + line[54:])
+    return found
+
+
+def renamed(lines: list[str], names: dict[str, str]) -> list[str]:
+    """Names of three or four letters in columns 18 to 21."""
+    return [line[:17] + names.get(line[17:20], line[17:20]).ljust(4) + line[21:] for line in lines]
+
+
+BOXES = {
+    "cube": (60.0, 60.0, 60.0, 90.0, 90.0, 90.0),
+    "dodecahedron": (60.0, 60.0, 60.0, 60.0, 60.0, 90.0),
+    "triclinic": (50.0, 60.0, 70.0, 75.0, 80.0, 65.0),
+}
+
+
+def vectors(box: tuple[float, ...]) -> np.ndarray:
+    """Rows a, b, c, written out anew from the metric: B Bᵀ = G, by Cholesky."""
+    edges, angles = np.array(box[:3]), np.radians(box[3:])
+    cosines = np.array([[1, np.cos(angles[2]), np.cos(angles[1])],
+                        [np.cos(angles[2]), 1, np.cos(angles[0])],
+                        [np.cos(angles[1]), np.cos(angles[0]), 1]])  # fmt: skip
+    return np.linalg.cholesky(cosines * np.outer(edges, edges))
+
+
 FORMATS = pytest.mark.parametrize(("make", "suffix"), [(pdb, "pdb"), (cif, "cif")])

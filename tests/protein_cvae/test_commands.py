@@ -93,7 +93,13 @@ def test_fit_and_evaluate_call_the_functions(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(fitting, "fit", fit)
     monkeypatch.setattr(use, "load", lambda path, device: Model())
     edgewise("fit", "protein", "a.pdb", "b.pdb", "-o", "mine", "--size", "full", "--epochs", 2)
-    assert called["fit"] == (["a.pdb", "b.pdb"], Path("mine"), "full", 2, [], "auto")
+    files = (["a.pdb", "b.pdb"], Path("mine"), "full", 2, [], "auto")
+    assert called["fit"] == (*files, (), None, False)
+    edgewise(
+        *("fit", "protein", "-o", "mine", "--conformers", "x", "y", "--topology", "p.gro"),
+        "--skip-bad",
+    )
+    assert called["fit"][-3:] == (("x", "y"), "p.gro", True)
     edgewise("evaluate", "protein", "a.pdb", "-n", 7, "-o", "there", "--figures", 0)
     files, out, settings, longest = called["evaluate"]
     assert (files, out, longest) == (["a.pdb"], Path("there"), 400)

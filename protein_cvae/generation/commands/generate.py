@@ -46,6 +46,10 @@ class GenerateRequest:
     embedder: SequenceEmbedder | None
     reading: ReadingOptions
 
+    @property
+    def inputs(self) -> tuple[Ensemble, ...]:
+        return (self.ensemble,)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GenerateRequest:
         return self
 
@@ -53,13 +57,14 @@ class GenerateRequest:
         """Generate and describe, beside the input's own models."""
         check_generation(self.ensemble, self.options)
         prepared = prepare(self.ensemble, self.embedder)
+        provenance = checkpoint_provenance(checkpoint, self.embedder)
         made = generate_prepared(network, prepared, self.options)
         template = template_position(prepared, self.options)
         core = comparison_core(prepared, template, made.coordinates)
         given = self.ensemble
         summary: dict[str, Any] = {
             "task": "generate",
-            **checkpoint_provenance(checkpoint, self.embedder),
+            **provenance,
             "input": {
                 "name": given.name,
                 "file": Path(given.source).name,
@@ -68,6 +73,7 @@ class GenerateRequest:
                 "core_residues": int(core.sum()),
                 "models": 0 if template is None else given.num_models,
                 "template_model": None if template is None else given.model_numbers[template],
+                "reading": given.report.to_list(),
             },
             "options": dataclasses.asdict(self.options),
             "generated": describe(made, core),

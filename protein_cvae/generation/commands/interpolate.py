@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from common.errors import UserError
 from protein_cvae.data.embeddings import SequenceEmbedder
@@ -24,6 +25,7 @@ from protein_cvae.generation.interpolate import (
     interpolate_prepared,
     path_report,
 )
+from protein_cvae.generation.matching import kept_where, match_residues
 from protein_cvae.generation.outputs import (
     EnsembleResult,
     check_fits,
@@ -60,6 +62,11 @@ class InterpolateRequest:
     path: Path
     embedder: SequenceEmbedder | None
     reading: ReadingOptions
+    left_out: str = ""
+
+    @property
+    def inputs(self) -> tuple[Ensemble, ...]:
+        return (self.first, self.second)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> InterpolateRequest:
         return self
@@ -67,10 +74,11 @@ class InterpolateRequest:
     def run(self, network: ProteinCVAE, checkpoint: Path | None) -> PathResult:
         ends = check_ends(self.first, self.second)
         prepared = prepare(ends, self.embedder)
+        provenance = checkpoint_provenance(checkpoint, self.embedder)
         made = interpolate_prepared(network, prepared, self.options, self.second.source)
         summary = {
             "task": "interpolate",
-            **checkpoint_provenance(checkpoint, self.embedder),
+            **provenance,
             "input": {
                 "name": self.first.name,
                 "files": [Path(e.source).name for e in (self.first, self.second)],
@@ -78,6 +86,8 @@ class InterpolateRequest:
                 "chains": self.reading.chains,
                 "residues": ends.length,
                 "core_residues": int(prepared.core.sum()),
+                "left_out": self.left_out,
+                "reading": [e.report.to_list() for e in self.inputs],
             },
             "options": dataclasses.asdict(self.options),
             "path": path_report(made, ends),
@@ -110,8 +120,8 @@ class InterpolateDataModule(TaskDataModule):
         output: .pdb or .cif file to write; its name and ".json" takes the provenance.
         ends: which models.
         options: how to go.
-        reading: what is taken of both files; ``incomplete: drop`` leaves out residues that lack
-            N, CA or C at either end, where both files have the same residues otherwise.
+        reading: what is taken of both files; ``incomplete: drop`` leaves out residues that only
+            one end has, by number or sequence alignment, or that lack N, CA or C at either end.
         embedder: of sequences, as in training.
         overwrite: replace an existing output.
 
@@ -150,13 +160,17 @@ class InterpolateDataModule(TaskDataModule):
                 f"{self.input}: both ends are model {a}; a path needs two models: set first_model, "
                 "second_model or second"
             )
-        if self.reading.incomplete == "drop" and first.sequence == second.sequence:
+        drop = self.reading.incomplete == "drop"
+        first, second, left_out = match_residues(first, second, drop)
+        if drop:
             both = first.mask[0] & second.mask[0]
-            if bool(both.any()):
-                first, second = first.select_residues(both), second.select_residues(both)
+            first, left_out = kept_where(first, both, left_out)
+            second, _ = kept_where(second, both, "")
+        if left_out:
+            rank_zero_info(f"residues left out of the path: {left_out}")
         check_fits(self.output, check_ends(first, second), self.options.steps)
         return InterpolateRequest(
-            first, second, (a, b), self.options, self.output, self.embedder, self.reading
+            first, second, (a, b), self.options, self.output, self.embedder, self.reading, left_out
         )
 
     @staticmethod

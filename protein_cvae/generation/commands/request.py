@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
@@ -18,6 +18,7 @@ from common.files.outputs import prepare_output
 from common.prediction import RequestDataModule
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.record import read_record
+from protein_cvae.ensemble import Ensemble
 from protein_cvae.generation.inputs import check_embedder
 from protein_cvae.generation.outputs import check_output
 from protein_cvae.model.network import ProteinCVAE
@@ -37,6 +38,11 @@ class Result(Protocol):
 
 class Request(Protocol):
     """Something to be made."""
+
+    @property
+    def inputs(self) -> tuple[Ensemble, ...]:
+        """What was read for it."""
+        ...
 
     def run(self, network: ProteinCVAE, checkpoint: Path | None) -> Result:
         """Make it with a trained network, whose weights come from ``checkpoint``."""
@@ -73,6 +79,7 @@ class TaskDataModule(RequestDataModule):
             check_embedder(self._network(), self.embedder)
         super().setup(stage)
         prepare_output(self.output, "output")
+        tell_reading(self.request)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None, "dataloaders are asked for by a Trainer"
@@ -93,6 +100,13 @@ class TaskDataModule(RequestDataModule):
                 f"{type(module).__name__}; set model.class_path"
             )
         return network
+
+
+def tell_reading(request: Request) -> None:
+    """One line on each file that was read, with what was dropped, masked or renamed in it."""
+    for ensemble in request.inputs:
+        if bool(ensemble.mask.any()):  # a bare sequence was not read from a structure
+            rank_zero_info(f"read {ensemble.summary()}")
 
 
 def trained_embedder(checkpoint: str | Path) -> str | None:
@@ -123,6 +137,7 @@ def serve(data: TaskDataModule, network: ProteinCVAE, checkpoint: Path) -> list[
     check_embedder(network, data.embedder, trained)
     request: Request = data.read()
     prepare_output(data.output, "output")
+    tell_reading(request)
     return written(request.run(network, checkpoint))
 
 

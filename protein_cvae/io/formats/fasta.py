@@ -8,6 +8,7 @@ import torch
 
 from common.errors import MissingFile, UserError
 from protein_cvae.ensemble import Ensemble
+from protein_cvae.io.opening import structure_bytes
 from protein_cvae.residues import encode_sequence
 
 SUFFIXES = (".fasta", ".fa", ".faa")
@@ -59,7 +60,8 @@ def read(path: str | Path, argument: str) -> Ensemble:
     path = Path(path)
     if not path.is_file():
         raise MissingFile(f"{argument}: no such file: {path}")
-    lines = [line.strip() for line in path.read_text(encoding="latin-1").splitlines()]
+    text = structure_bytes(path).decode("latin-1")
+    lines = [line.strip() for line in text.splitlines()]
     headers = [line for line in lines if line.startswith(">")]
     if len(headers) != 1 or next(line for line in lines if line) != headers[0]:
         raise UserError(

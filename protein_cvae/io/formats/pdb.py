@@ -1,101 +1,104 @@
-"""PDB: text to residue records, by Biopython's parser, and ensembles to lines.
-
-Before the text is parsed, lines that no backbone needs are blanked (line numbers stay), which makes
-reading several times faster and keeps the parser's remarks about headers out of the way.  What the
-parser would pass over in silence is refused here: a line or file cut short, atoms after END.
-"""
+"""PDB: text to atoms of each model, by gemmi, and ensembles to lines."""
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import gemmi
+import numpy as np
 import torch
-from Bio.PDB import PDBParser
-from Bio.PDB.PDBExceptions import PDBConstructionException
 from torch import Tensor
 
 from common.errors import UserError
-from protein_cvae.ensemble import BACKBONE, Ensemble
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.io.atoms import AtomTable
 from protein_cvae.io.formats import rows
-from protein_cvae.io.records import ModelRecords, RecordBuilder
+from protein_cvae.io.formats.pdb_lines import prepared
+from protein_cvae.io.formats.pdb_text import model_texts
 
 SUFFIXES = (".pdb", ".ent")
-ATOM_RECORDS = ("ATOM  ", "HETATM")
-_LAST_COORDINATE = 54  # columns 31-54 hold x, y and z
+# Behind the segment stand element and charge, or, in old files, numbers of lines: not read.
+_SEGMENT_END = 76
 
 
-def parse(text: str, path: Path) -> list[ModelRecords]:
-    """The models of a PDB text.
+def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
+    """The models of a PDB file, one after the other; their numbers as far as the file has them.
 
     Args:
-        text: the whole file.
+        data: the whole file.
         path: its name, for messages.
 
     Raises:
         ValueError: names file, line, model and residue if the text is not a PDB file, is cut
             short, or holds what cannot be read.
     """
-    kept = _backbone_lines(text.splitlines(), path)
-    builder = RecordBuilder(path)
-    parser = PDBParser(PERMISSIVE=True, QUIET=True, structure_builder=builder)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # blank occupancies and B-factors, which are not used
+    number = 0
+    for model in model_texts(data, path):
+        number = number + 1 if model.number is None else model.number
+        text, names, segments = prepared(model)
         try:
-            models: list[ModelRecords] = parser.get_structure("", io.StringIO("\n".join(kept)))
-        except PDBConstructionException as error:
-            raise UserError(f"{builder.where()} or the one after it: {error}") from None
-        except (ValueError, IndexError) as error:
-            if str(error).startswith(str(path)):
-                raise
+            structure = gemmi.read_pdb_string(text, _SEGMENT_END, split_chain_on_ter=True)
+        except (RuntimeError, ValueError) as error:
             raise UserError(
-                f"{builder.where()} or the one after it: residue number or atom record cannot be "
-                f"read ({error})"
+                f"{model.where(0)} or behind it: model {number} cannot be read ({error})"
             ) from None
-    return models
+        yield _table(structure, number, names, segments, model.box)
 
 
-def _backbone_lines(lines: list[str], path: Path) -> list[str]:
-    """The same lines, blank where they are neither models nor needed atoms."""
-    kept = [""] * len(lines)
-    residue, model_open, ended, atoms = "", False, 0, 0
-    for i, line in enumerate(lines):
-        record = line[:6].ljust(6)
-        if record in ATOM_RECORDS:
-            atoms += 1
-            if ended:
-                raise UserError(
-                    f"{path}: line {i + 1} ({line[:27].strip()}): atoms after END in line {ended}; "
-                    "separate models by MODEL and ENDMDL, not by END"
-                )
-            if len(line.rstrip()) < _LAST_COORDINATE - 2:
-                raise UserError(
-                    f"{path}: line {i + 1} ({line[:27].strip()}): the record ends before its "
-                    "coordinates; the file is cut short or not in columns"
-                )
-            if line[12:16].strip() in BACKBONE or line[17:27] != residue:
-                kept[i] = line
-            residue = line[17:27]
-        elif record in ("MODEL ", "ENDMDL"):
-            kept[i], residue = line, ""
-            model_open = record == "MODEL "
-        elif line.rstrip() == "END":
-            ended, model_open = i + 1, False
-    if atoms == 0:
-        what = "it looks like mmCIF; call it .cif" if _is_mmcif(lines) else "it is no PDB file"
-        raise UserError(f"{path}: no ATOM or HETATM record in {len(lines)} lines; {what}")
-    if model_open:
-        raise UserError(
-            f"{path}: the last model is not closed by ENDMDL (last residue {residue.strip()!r}); "
-            "the file is cut short"
-        )
-    return kept
+def _table(
+    structure: gemmi.Structure,
+    number: int,
+    names: dict[bytes, bytes],
+    segments: bool,
+    box: np.ndarray | None,
+) -> AtomTable:
+    flat = gemmi.FlatStructure(structure)
+    flat.strings_as_numbers = False
+    chains = list(structure[0]) if len(structure) else []
+    counts = [chain.count_atom_sites() for chain in chains]
+    piece = np.repeat(np.arange(len(chains)), counts)
+    residue = np.array(flat.residue_names)
+    for token, name in names.items():
+        residue[residue == token] = name
+    segment = np.zeros(len(flat), dtype="S8")
+    if segments:
+        parts = [part for chain in chains for part in chain]
+        words = np.array([part.segment.strip() for part in parts], dtype="S8")
+        segment = np.repeat(words, [len(part) for part in parts])
+    resnum, icode = _five_digits(np.array(flat.resnums, dtype=np.int64), _letters(flat.icodes))
+    return AtomTable(
+        number=number,
+        name=np.array(flat.atom_names),
+        residue=residue,
+        chain=np.array([chain.name for chain in chains], dtype="S8")[piece],
+        piece=piece,
+        segment=segment,
+        resnum=resnum,
+        icode=icode,
+        altloc=_letters(flat.altlocs),
+        occupancy=np.array(flat.occ),
+        hetero=_letters(flat.het_flags) == b"H",
+        xyz=np.array(flat.pos),
+        serial=np.array(flat.serials, dtype=np.int64),
+        total=len(flat),
+        box=box,
+    )
 
 
-def _is_mmcif(lines: list[str]) -> bool:
-    return any(line.startswith(("data_", "_atom_site.")) for line in lines)
+def _letters(codes: np.ndarray) -> np.ndarray:
+    """Codes of characters as bytes; b"" for 0 and a space."""
+    codes = np.array(codes, dtype=np.uint8)
+    return np.where(codes == ord(" "), 0, codes).astype(np.uint8).view("S1")
+
+
+def _five_digits(resnum: np.ndarray, icode: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers above 9999 whose last digit stands in the column of the insertion code."""
+    long = (resnum >= 1000) & (icode >= b"0") & (icode <= b"9")
+    if long.any():
+        resnum[long] = 10 * resnum[long] + icode[long].astype(np.int64)
+        icode[long] = b""
+    return resnum, icode
 
 
 def check(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None, path: Path) -> None:

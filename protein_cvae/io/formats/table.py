@@ -10,8 +10,8 @@ from torch import Tensor
 
 from common.errors import UserError
 from protein_cvae.ensemble import Ensemble
+from protein_cvae.io.atoms import AtomTable
 from protein_cvae.io.formats import mmcif, pdb
-from protein_cvae.io.records import ModelRecords
 
 
 class StructureFormat(NamedTuple):
@@ -19,13 +19,13 @@ class StructureFormat(NamedTuple):
 
     Attributes:
         suffixes: each with or without .gz.
-        parse: the text and its path, for messages -> records of each model.
+        parse: the content and its path, for messages -> the atoms of each model, in turn.
         lines: an ensemble, B-factors (M, L) and oxygens (M, L, 3) or None -> lines of the file.
         check: of the same, and the path: refuses what the format cannot hold; None if it holds all.
     """
 
     suffixes: tuple[str, ...]
-    parse: Callable[[str, Path], list[ModelRecords]]
+    parse: Callable[[bytes, Path], Iterator[AtomTable]]
     lines: Callable[[Ensemble, Tensor, Tensor | None], Iterator[str]]
     check: Callable[[Ensemble, Tensor, Tensor | None, Path], None] | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from protein_data import (
 )
 
 from protein_cvae.data.datamodule import EnsembleDataModule
+from protein_cvae.data.reports import write_reading
 from protein_cvae.data.settings import SimulationSettings
 from protein_cvae.io import write_ensemble
 from protein_cvae.residues import ALPHABET
@@ -138,6 +140,67 @@ def test_bad_data_are_refused_before_training(folder: Path, tmp_path: Path) -> N
     )
     with pytest.raises(ValueError, match="unseen ensembles one have one model"):
         data.prepare_data()
+
+
+def test_all_bad_files_are_named_in_one_message_or_left_out(folder: Path, tmp_path: Path) -> None:
+    for name, text in (("empty.pdb", ""), ("none.cif", "data_x\n"), ("text.pdb", "lorem ipsum")):
+        (tmp_path / name).write_text(text)
+    sources = [str(folder), str(tmp_path)]
+    with pytest.raises(ValueError, match=r"3 of \d+ files cannot be used: .*skip_bad") as caught:
+        grouped(structures=sources).prepare_data()
+    for name in ("empty.pdb: the file is empty", "none.cif: no _atom_site", "text.pdb: no ATOM"):
+        assert name in str(caught.value)
+    with pytest.warns(UserWarning, match=r"3 of \d+ files are left out: .*empty.*none.*text"):
+        kept = grouped(structures=sources, skip_bad=True).read()
+    assert {e.name for e in kept} == set(PROTEINS)
+    with pytest.raises(ValueError, match=r"3 of 3 files cannot be used"):
+        grouped(structures=[str(tmp_path)], skip_bad=True).read()
+
+
+def test_equal_names_in_two_folders_get_their_folders(folder: Path, tmp_path: Path) -> None:
+    for place in ("first", "second"):
+        (tmp_path / place).mkdir()
+        write_ensemble(tmp_path / place / "x.pdb", make_ensemble(place, *PROTEINS["one"]))
+    write_ensemble(tmp_path / "first" / "y.pdb", make_ensemble("y", *PROTEINS["two"]))
+    assert {e.name for e in grouped(structures=[str(tmp_path)]).read()} == {
+        "first/x", "second/x", "y",
+    }  # fmt: skip
+
+
+def test_conformers_of_a_folder_are_one_ensemble(tmp_path: Path) -> None:
+    whole = make_ensemble("one", *PROTEINS["one"])
+    (tmp_path / "decoys").mkdir()
+    for m in range(whole.num_models):
+        write_ensemble(tmp_path / "decoys" / f"d{m}.pdb", whole.select_models([m]))
+    with pytest.raises(ValueError, match=r"d0 \(1 models\).*sources\.conformers"):
+        grouped(structures=[str(tmp_path)]).read()
+    (found,) = grouped(conformers=[str(tmp_path / "decoys")]).read()
+    assert (found.name, found.num_models) == ("decoys", whole.num_models)
+    torch.testing.assert_close(found.coordinates, whole.coordinates, rtol=0, atol=2e-3)
+
+
+def test_what_reading_did_is_told_and_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ensemble = make_ensemble("one", *PROTEINS["one"])
+    mask = ensemble.mask.clone()
+    mask[2, 20] = False
+    xyz = torch.where(mask[..., None, None], ensemble.coordinates, 0.0)
+    write_ensemble(tmp_path / "one.pdb", replace(ensemble, coordinates=xyz, mask=mask))
+    data = grouped(structures=[str(tmp_path)])
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        data.setup("fit")
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("read ")]
+    label = ensemble.label(20)
+    assert (
+        f"read one: 6 models, 30 residues of chain A; absent residue {label} (in 1 models)" in line
+    )
+    path = write_reading(tmp_path / "out.json", data.ensembles)
+    (found,) = json.loads(path.read_text())["read"]
+    assert found["notes"] == [
+        {"kind": "absent residue", "model": 3, "residue": label,
+         "detail": "not in this model; masked"}
+    ]  # fmt: skip
 
 
 class LetterEmbedder:

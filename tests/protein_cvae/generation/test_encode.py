@@ -13,7 +13,7 @@ from protein_runs import (
 )
 
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.generation.encode import encode_models
+from protein_cvae.generation.encode import encode_against, encode_models
 from protein_cvae.generation.inputs import prepare
 from protein_cvae.model.kl import kl_terms
 from protein_cvae.model.network import ProteinCVAE
@@ -50,3 +50,17 @@ def test_latents_are_those_of_the_module_with_their_kl(
         assert str(stored["name"]) == protein.name
         assert stored["residues"].tolist()[0] == protein.label(0)
         assert stored["model_numbers"].tolist() == list(range(3, 15))
+
+
+def test_a_template_that_is_no_model_of_the_ensemble(
+    network: ProteinCVAE, protein: Ensemble
+) -> None:
+    """Latents relative to another structure are those relative to it as one more model."""
+    other, models = protein.select_models([4]), protein.select_models([0, 1, 2])
+    found = encode_against(network, models, other)
+    assert found.model_numbers.tolist() == list(models.model_numbers)
+    assert found.template_model not in found.model_numbers
+    together = made_of(protein.select_models([4, 0, 1, 2]), model_numbers=(9, 1, 2, 3))
+    wanted = encode_models(network, together, template=9)
+    for name in ("z_global", "z_local", "kl_shift", "kl_turn"):
+        assert np.array_equal(getattr(found, name), getattr(wanted, name)[1:])

@@ -11,6 +11,7 @@ import torch
 from Bio.PDB import PDBParser
 from torch import Tensor
 
+from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.dihedrals import Torsions
 from protein_cvae.geometry.frames import virtual_cb
 from protein_cvae.geometry.nerf import build_backbone
@@ -158,6 +159,29 @@ def test_rotation_and_batch_do_not_matter():
         alone = report(x[index : index + 1])
         assert torch.equal(alone.inside[0], both.inside[index])
         assert torch.equal(alone.right_helix[0], both.right_helix[index])
+
+
+@pytest.mark.parametrize("between", [0, 3])
+def test_a_chain_in_pieces_is_torn_unless_missing_residues_span_the_gap(between):
+    """Two helices under one identifier, with so many numbers left out between them."""
+    x = torch.cat([chain(-57, -47), chain(-57, -47)], dim=1)
+    ends = x[0, LENGTH - 1, CA]
+    number = torch.arange(2 * LENGTH)
+    number[LENGTH:] += between
+    reach = 4.2 * (between + 1)
+    for distance, torn in ((reach - 0.1, False), (reach + 0.1, True)):
+        moved = x.clone()
+        moved[0, LENGTH:] += ends + torch.tensor([0.0, 0.0, distance]) - x[0, LENGTH, CA]
+        bonds = torch.cat([bonded(), bonded()])
+        one = torch.zeros(2 * LENGTH, dtype=torch.int64)
+        letters = encode_sequence("A" * 2 * LENGTH)
+        found = validity(moved, torch.ones_like(bonds), bonds, letters, chain=one, number=number)
+        assert found.torn.nonzero().tolist() == ([[0, LENGTH - 1]] if torn else [])
+        assert bool(found.valid) is not torn
+        assert found.summary()["torn"] == float(torn)
+        two = torch.cat([one[:LENGTH], one[LENGTH:] + 1])
+        apart = validity(moved, torch.ones_like(bonds), bonds, letters, chain=two, number=number)
+        assert not bool(apart.torn.any())
 
 
 def test_bad_shapes_are_named():

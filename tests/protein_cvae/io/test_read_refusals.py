@@ -37,7 +37,7 @@ BAD = {
     "PDB called cif": ("x.cif", TWO, "looks like a PDB file; call it .pdb"),
     "unknown suffix": ("x.xyz", TWO, "expected one of .pdb, .ent, .cif, .mmcif"),
     "no suffix": ("x", TWO, "suffix 'none' is not known"),
-    "no protein": ("x.pdb", pdb([atom("C", "NAG", 1)]), "no protein: none of its 1 residues (NAG)"),
+    "no protein": ("x.pdb", pdb([atom("C", "NAG", 1)]), "no protein: none of its residues (NAG)"),
     "CA alone": (
         "x.pdb",
         pdb([line for line in peptide() if line[12:16] == " CA "]),
@@ -47,7 +47,11 @@ BAD = {
     "infinity": ("x.pdb", edited(8, 46, "     inf"), "model 2, residue A SER 3: atom C"),
     "NaN in mmCIF": ("x.cif", NAN_CIF, "model 2, residue A ALA 1: atom N"),
     "no number": ("x.pdb", edited(5, 30, "   1.2.3"), "model 2, residue A GLY 2"),
-    "residue number": ("x.pdb", edited(3, 22, "  x2"), "model 2, residue A ALA 1 or the one after"),
+    "residue number": (
+        "x.pdb",
+        edited(3, 22, "  x2"),
+        "line 16 (ATOM      1  N   GLY A  x2): model 2",
+    ),
     "line cut short": (
         "x.pdb",
         pdb(peptide())[: pdb(peptide()).index("SER A") + 20],
@@ -63,7 +67,6 @@ BAD = {
         cif(peptide(), peptide(), end="")[:-25],
         "the file is cut short",
     ),
-    "atoms after END": ("x.pdb", TWO + TWO, "after END in line"),
     "residue twice": (
         "x.pdb",
         pdb(peptide(), [*peptide(), *residue("GLY", 2)]),
@@ -103,7 +106,7 @@ BAD = {
     "mmCIF residue number": (
         "x.cif",
         cif(peptide()).replace("0.00 2 A 1", "0.00 two A 1"),
-        "model 1, residue A ALA 1 or the one after it: residue number is 'two'",
+        "model 1, residue A GLY, atom N: residue number is 'two'",
     ),
 }
 

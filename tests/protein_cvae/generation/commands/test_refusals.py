@@ -203,10 +203,10 @@ def test_ends_of_a_path_that_do_not_agree(tmp_path: Path, protein: Ensemble) -> 
     )
     write_ensemble(second, made_of(protein, sequence=other))
     out = str(tmp_path / "path.pdb")
-    with pytest.raises(ValueError, match=r"sequences differ at residue 8: .*first.pdb.*second.pdb"):
+    with pytest.raises(ValueError, match=r"25 residues in common by sequence .*8 of .*first"):
         InterpolateDataModule(str(first), out, PathEnds(str(second))).read()
     write_ensemble(second, protein.select_residues(torch.arange(26) < 20))
-    with pytest.raises(ValueError, match=r"first.pdb has 26 residues and .*second.pdb has 20"):
+    with pytest.raises(ValueError, match=r"20 residues in common by number.*first.pdb; set incom"):
         InterpolateDataModule(str(first), out, PathEnds(str(second))).read()
     with pytest.raises(ValueError, match=r"second.pdb: second_model 8: no such model"):
         InterpolateDataModule(str(first), out, PathEnds(str(second), second_model=8)).read()
