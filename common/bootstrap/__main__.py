@@ -46,6 +46,8 @@ TORCH = "torch==2.13.0"
 TORCH_VARIABLE = "EDGEWISE_TORCH"
 BUILD_TOOLS = ("setuptools>=77", "wheel", "ninja")
 EXTRAS_OF_TEST = ("baselines", "docs", "lint", PEERS, "test")
+MODULES = ("lightning.pytorch.cli", "spatial_ipa.pipeline.__main__", "protein_cvae.commands")
+PEER_MODULES = ("torch_scatter", "torch_cluster")
 MINIMUM_PYTHON = (3, 11)
 
 
@@ -90,16 +92,12 @@ def setup(
     constraints = venv.folder / "edgewise-constraints.txt"
     constraints.write_text(f"torch=={torch_version}\n")  # nothing below may replace torch
     wanted = ["--constraint", str(constraints), *requirements(root, set(extras) - {PEERS})]
-    seconds |= run_install(
-        {"install the dependencies": wanted}, venv, program, root, [_own_package(venv)]
-    )
+    seconds |= run_install({"install the dependencies": wanted}, venv, program, root)
+    # The first import takes long, as it compiles to bytecode.
+    beside = [_own_package(venv), _import_check("import check", MODULES, venv)]
+    seconds |= run_steps(beside, venv.logs, root, {"PATH": venv.path})
     if PEERS in extras:
         seconds |= _install_peers(venv, torch_version, root)
-    modules = ["lightning.pytorch", "common.cli.main"]
-    modules += ["torch_scatter", "torch_cluster"] if PEERS in extras else []
-    check = (venv.python, "-c", f"import {', '.join(modules)}")
-    advice = f"delete {venv.folder} and the cached wheels, then run again"
-    seconds |= run_steps([Step("import check", check, advice)], venv.logs, root)
     write_stamp(venv, root, torch_spec, extras)
     say("ready")
     return seconds
@@ -112,6 +110,11 @@ def _own_package(venv: Venv) -> Step:
     return Step("compile and install the package", venv.pip("install", *options), advice)
 
 
+def _import_check(name: str, modules: Sequence[str], venv: Venv) -> Step:
+    advice = f"delete {venv.folder} and the cached wheels, then run again"
+    return Step(name, (venv.python, "-c", f"import {', '.join(modules)}"), advice)
+
+
 def _install_peers(venv: Venv, torch_version: str, root: Path) -> dict[str, float]:
     started = time.monotonic()
     wheels = peer_wheels(venv, torch_version, root)
@@ -119,9 +122,9 @@ def _install_peers(venv: Venv, torch_version: str, root: Path) -> dict[str, floa
     # Forced, because a wheel of the same version may be there that fits another torch.
     forced = venv.pip("install", "--no-deps", "--force-reinstall", *map(str, wheels))
     step = Step("install torch-scatter and torch-cluster", forced, "delete the wheel cache")
-    return {"compile torch-scatter and torch-cluster": compiling} | run_steps(
-        [step], venv.logs, root
-    )
+    run_steps([step], venv.logs, root)
+    run_steps([_import_check("import check of both", PEER_MODULES, venv)], venv.logs, root)
+    return {"compile torch-scatter and torch-cluster": compiling}
 
 
 def checks(root: Path = ROOT) -> tuple[tuple[str, ...], ...]:

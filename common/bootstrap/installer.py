@@ -64,29 +64,24 @@ def install_step(name: str, venv: Venv, program: str, arguments: Sequence[str]) 
 
 
 def run_install(
-    steps: Mapping[str, Sequence[str]],
-    venv: Venv,
-    program: str,
-    root: Path,
-    others: Sequence[Step] = (),
+    steps: Mapping[str, Sequence[str]], venv: Venv, program: str, root: Path
 ) -> dict[str, float]:
-    """Install side by side, with ``others``; seconds of each step.
+    """Install side by side; seconds of each step.
 
     Args:
         steps: arguments of the installer, by the name of the step.
         venv: environment to install into.
         program: of :func:`choose`.
         root: working directory.
-        others: further steps to run at the same time.
 
     Raises:
-        StepFailed: if pip, or one of ``others``, fails.
+        StepFailed: if pip fails.
     """
 
     def attempt(with_program: str) -> dict[str, float]:
         todo = [install_step(name, venv, with_program, given) for name, given in steps.items()]
         settings = {} if with_program == "pip" else _uv_settings(venv)
-        return run_steps([*todo, *others], venv.logs, root, {"PATH": venv.path, **settings})
+        return run_steps(todo, venv.logs, root, {"PATH": venv.path, **settings})
 
     if program != "pip":
         try:

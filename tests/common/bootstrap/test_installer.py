@@ -35,10 +35,9 @@ def test_pip_goes_on_where_uv_fails(
     ran: list[list[str]], project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     venv = Venv(project / ".venv")
-    other = Step("other", ("make",), "")
-    seconds = installer.run_install({"install a": ["a"]}, venv, "uv", project, [other])
-    assert ran == [["uv", "make"], [venv.python, "make"]]
-    assert list(seconds) == ["install a", "other"]
+    seconds = installer.run_install({"install a": ["a"], "install b": ["b"]}, venv, "uv", project)
+    assert ran == [["uv", "uv"], [venv.python, venv.python]]
+    assert list(seconds) == ["install a", "install b"]
     assert "pip goes on" in capsys.readouterr().err
 
 
