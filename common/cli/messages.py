@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common.errors import told_to_user
+from common.processes import Stopped
 
 TRACEBACK_VARIABLE = "EDGEWISE_TRACEBACK"
 
@@ -16,10 +18,14 @@ TRACEBACK_VARIABLE = "EDGEWISE_TRACEBACK"
 def one_line_errors() -> Iterator[None]:
     """End the process on an error meant for the user: one line on standard error, status 2.
 
-    Any other error passes, and with ``EDGEWISE_TRACEBACK=1`` every error does.
+    Any other error passes, and with ``EDGEWISE_TRACEBACK=1`` every error does.  Ctrl-C and signals
+    that end the process are one line, too, with the status that a shell gives them.
     """
     try:
         yield
+    except KeyboardInterrupt as reason:
+        print("stopped; give the same command again to go on", file=sys.stderr)
+        sys.exit(reason.status if isinstance(reason, Stopped) else 128 + signal.SIGINT)
     except Exception as error:
         told = _misfit(error) or _misconfigured(error) or told_to_user(error)
         if os.environ.get(TRACEBACK_VARIABLE) == "1" or told is None:
