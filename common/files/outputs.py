@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import ExistingFile, MissingFile, UserError
 
-_ALLOW = "allow to overwrite it (overwrite: true)"
+_ALLOW = "allow to overwrite it (--overwrite, or overwrite: true)"
 
 
 def check_output(

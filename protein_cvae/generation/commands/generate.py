@@ -115,7 +115,8 @@ class GenerateDataModule(TaskDataModule):
             raise UserError("give either input or sequence" + (", not both" if input else ""))
         if sequence is not None and options.mode != "sequence":
             raise UserError(
-                f"sequence: mode {options.mode} needs a structure as input; set mode: sequence"
+                f"sequence: mode {options.mode} needs a structure as input; choose mode sequence "
+                "(--mode sequence)"
             )
         structure_format(Path(output))  # refuses other suffixes
         super().__init__(output, () if input is None else (Path(input),), embedder, overwrite)
@@ -135,6 +136,6 @@ class GenerateDataModule(TaskDataModule):
         if self.input.suffix.lower() in fasta.SUFFIXES and self.options.mode != "sequence":
             raise UserError(
                 f"{self.input}: a FASTA file holds no structure, which mode "
-                f"{self.options.mode} needs; set mode: sequence"
+                f"{self.options.mode} needs; choose mode sequence (--mode sequence)"
             )
         return read_input(self.input, "input", self.reading)
