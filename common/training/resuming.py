@@ -1,9 +1,11 @@
 """Going on from a checkpoint exactly where it was written, in mid-epoch, too.
 
-Lightning restores weights, optimizer, counters and the state of loaders.  Two things are added:
+Lightning restores weights, optimizer, counters and the state of loaders.  Three things are added:
 
 * A loader that cuts epochs or steps otherwise than the checkpoint's is refused, also where the
   checkpoint stands at an epoch's end and Lightning does not ask the loader.
+* A loader that was made before the checkpoint was read, because ``estimated_stepping_batches`` was
+  asked for, gets its state, too.
 * A checkpoint written after the last step of an epoch and before its validation was complete
   (``ModelCheckpoint(every_n_train_steps=...)``, or a signal) resumes with that validation.
   Lightning would leave it out, and the callbacks that wait for its values would miss an epoch.
@@ -44,6 +46,8 @@ class ExactResume(Callback):
         if len(ours) == len(self._loaders):
             for own, state in zip(ours, self._loaders, strict=True):
                 own.check(state)
+                if trainer.fit_loop.restarting:
+                    own.load_state_dict(state)
         self._loaders = []
 
 

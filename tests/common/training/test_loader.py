@@ -82,9 +82,9 @@ def test_other_steps_are_refused(options, message):
 class Line(LightningModule):
     """Learns from what it is given, and keeps a list of it."""
 
-    def __init__(self, workers: int, batch: int = BATCH) -> None:
+    def __init__(self, workers: int, batch: int = BATCH, early: bool = False) -> None:
         super().__init__()
-        self.workers, self.batch = workers, batch
+        self.workers, self.batch, self.early = workers, batch, early
         self.layer = torch.nn.Linear(2, 1)
         torch.nn.init.ones_(self.layer.weight)
         torch.nn.init.zeros_(self.layer.bias)
@@ -106,6 +106,8 @@ class Line(LightningModule):
         self.log("val", self.layer(batch[:, 1:]).mean(), batch_size=len(batch))
 
     def configure_optimizers(self):
+        if self.early:  # the loader is made before the checkpoint is read
+            assert self.trainer.estimated_stepping_batches == 18
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.1)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
         return [optimizer], [schedule]
@@ -128,16 +130,16 @@ def fit(folder: Path, module: Line, resume: Path | None = None, **options: Any) 
     return keep
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "early"), [(0, False), (2, False), (0, True)])
 @pytest.mark.parametrize("step", [1, 4, 6, 7, 12])
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_fit_goes_on_from_every_step(tmp_path, workers, step):
+def test_a_fit_goes_on_from_every_step(tmp_path, workers, early, step):
     """In the first step, the middle, the last step of an epoch and the first of the next."""
-    whole = Line(workers)
+    whole = Line(workers, early=early)
     fit(tmp_path / "whole", whole)
     assert whole.seen == list(range(36))
     assert whole.validated == [(epoch, index) for epoch in range(3) for index in range(2)]
-    rest = Line(workers)
+    rest = Line(workers, early=early)
     fit(tmp_path / "rest", rest, tmp_path / "whole" / f"step={step}.ckpt")
     assert rest.seen == whole.seen[step * BATCH :]
     done = {6: 0, 7: 1, 12: 1}.get(step, 0)  # validations before the checkpoint
