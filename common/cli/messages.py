@@ -46,7 +46,8 @@ def _misfit(error: Exception) -> str | None:
 
 def _misconfigured(error: Exception) -> str | None:
     """What Lightning says of options that it cannot use; None of any other error."""
-    if type(error).__name__ != "MisconfigurationException":
+    missing = isinstance(error, ModuleNotFoundError) and str(error).startswith("Requirement ")
+    if not missing and type(error).__name__ != "MisconfigurationException":
         return None
     return " ".join(str(error).split())
 

@@ -382,11 +382,16 @@ def test_strategies_that_share_out_parameters_are_refused(config, capsys, strate
     assert "Traceback" not in error
 
 
-def test_what_lightning_cannot_use_is_one_line(config, capsys):
+@pytest.mark.parametrize(("key", "value"), [("devices", "0"), ("accelerator", "tpu")])
+def test_what_lightning_cannot_use_is_one_line(config, capsys, key, value):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["fit", "--config", config, "--trainer.accelerator", "tpu"])
+        cli.main(
+            ["fit", "--config", config, "--trainer.accelerator=cpu", f"--trainer.{key}", value]
+        )
     assert stop.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert "Traceback" not in error
 
 
 def test_an_unknown_backend_is_refused(config, capsys, monkeypatch):
