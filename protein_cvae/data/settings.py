@@ -53,7 +53,7 @@ class Sources:
         structures: PDB and mmCIF files, folders or glob patterns, or one.  Without any, and without
             ``trajectories``, ensembles are simulated.
         trajectories: folders with a topology and trajectories, folders of such, trajectory files,
-            or patterns.  Such an ensemble is called "md_" and the folder's or file's name.
+            or patterns.  Such an ensemble is called ``md_`` and the folder's or file's name.
         conformers: folders, or glob patterns, of one protein each: its structure files are one
             ensemble together.
         topology: of trajectory files; null for the one beside each that fits.
