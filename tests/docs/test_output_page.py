@@ -86,7 +86,7 @@ def test_files_of_fits(workplace: Path) -> None:
 def test_files_of_the_run_folder(workplace: Path) -> None:
     folder = Path("runs/quickstart")
     written = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-    changes = {r"slide_\d": "SLIDE", r"(layout|predicted)_scrna": r"\1_SAMPLE"}
+    changes = {r"slide_\d": "SLIDE", r"(layout|predicted|uncertainty)_scrna": r"\1_SAMPLE"}
     for old, new in changes.items():
         written = [re.sub(old, new, name) for name in written]
     assert "scores.md" in written

@@ -130,7 +130,9 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(tmp_path, number):
     )
     sleeper.chmod(0o755)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom common.bootstrap import __main__ as m\n"
+        # Where the tests run in the background, SIGINT is ignored from the start.
+        "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pathlib import Path\nfrom common.bootstrap import __main__ as m\n"
         "from common.bootstrap.steps import Step, run_steps\n"
         f"m.setup = lambda *_: run_steps([Step('hang', ({str(sleeper)!r},), '')], "
         f"Path({str(tmp_path)!r}), Path({str(tmp_path)!r}))\nsys.exit(m.main(['setup']))"

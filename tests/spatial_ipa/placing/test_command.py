@@ -34,7 +34,9 @@ def test_a_missing_folder_of_the_output_is_made_once_the_input_is_read(tmp_path:
         CellDataModule(str(cells), str(output)).setup("predict")
     assert not output.parent.exists()
     counts = np.random.default_rng(0).poisson(2.0, (12, 5)).astype(np.float32)
-    ad.AnnData(counts).write_h5ad(cells)
+    cell_data = ad.AnnData(counts)
+    cell_data.var_names = [f"GENE{number}" for number in range(5)]
+    cell_data.write_h5ad(cells)
     CellDataModule(str(cells), str(output)).setup("predict")
     assert output.parent.is_dir()
 
