@@ -128,8 +128,8 @@ def uncertainty(adata: AnnData) -> Figure:
     Example:
         >>> import spatial_ipa
         >>> figure = spatial_ipa.pl.uncertainty(example_placed)
-        >>> [axis.get_title() for axis in figure.axes[:1]]
-        ['spread over draws']
+        >>> figure.axes[0].get_title().splitlines()[0]
+        'error radius that holds 90%'
     """
     xy, placed = _placed(adata)
     return map_figure(xy[placed], confidence_maps(adata.obs, _settings(adata), placed))
