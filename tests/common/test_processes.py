@@ -63,10 +63,11 @@ def test_stopping_reaches_other_process_groups(
 def test_a_signal_ends_the_whole_family(tmp_path: Path, number: signal.Signals) -> None:
     """The signal goes to the parent alone, as a batch system or `kill` sends it."""
     command = family(tmp_path / "pids", deaf=False)
-    # Where the tests run in the background, SIGINT is ignored from the start.
+    # Where the tests run in the background, or under nohup, signals are ignored from the start.
     code = (
         "import signal\nfrom common import processes\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"processes.run({command!r})"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
