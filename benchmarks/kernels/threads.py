@@ -130,8 +130,6 @@ def rate(arguments: list[str], setting: Setting, folder: Path) -> float:
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         "OMP_WAIT_POLICY": "PASSIVE" if setting.waiting == "passive" else "ACTIVE",
     }
-    if setting.waiting == "spin":
-        environment.pop("OMP_WAIT_POLICY")  # what torch does where nobody says anything
     *rest, workers = arguments
     command = [sys.executable, "-m", "common.cli", "fit", *rest, f"{workers}={setting.workers}"]
     command += [

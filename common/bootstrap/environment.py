@@ -94,16 +94,14 @@ class Venv:
         return (self.python, "-m", "pip", "--disable-pip-version-check", *arguments)
 
 
-def make_venv(venv: Venv, root: Path) -> dict[str, float]:
-    """Make it anew; seconds by step."""
+def make_venv(venv: Venv, root: Path) -> None:
     advice = (
         "install the venv module of this Python (Debian and Ubuntu: apt-get install python3-venv)"
     )
     command = (sys.executable, "-m", "venv", "--clear", str(venv.folder))
     logs = Path(tempfile.mkdtemp(prefix="edgewise-"))  # --clear would delete a log inside
-    seconds = run_steps([Step("make the virtual environment", command, advice)], logs, root)
+    run_steps([Step("make the virtual environment", command, advice)], logs, root)
     shutil.rmtree(logs)  # after a failure its log is kept: the message names it
-    return seconds
 
 
 def fingerprint(venv: Venv, root: Path, torch_spec: str) -> str:

@@ -19,12 +19,12 @@ from common.bootstrap.steps import Step, StepFailed, run_steps, say
 INSTALLER_VARIABLE = "EDGEWISE_INSTALLER"
 INSTALLERS = ("auto", "uv", "pip")
 NETWORK_ADVICE = "check that pip reaches its package index (`pip config list`) and the disk space"
-# What uv calls the settings of pip.
+# What uv calls the settings of pip, and what stands between several values; None takes the last.
 _UV_VARIABLES = {
-    "index-url": "UV_DEFAULT_INDEX",
-    "extra-index-url": "UV_INDEX",
-    "find-links": "UV_FIND_LINKS",
-    "cert": "SSL_CERT_FILE",
+    "index-url": ("UV_DEFAULT_INDEX", None),
+    "extra-index-url": ("UV_INDEX", " "),
+    "find-links": ("UV_FIND_LINKS", ","),
+    "cert": ("SSL_CERT_FILE", None),
 }
 
 
@@ -99,14 +99,10 @@ def _uv_settings(venv: Venv) -> dict[str, str]:
         if where in ("global", "install", ":env:"):
             values.setdefault(option, []).extend(value.replace("\\n", " ").split())
     found = {
-        variable: (
-            values[option][-1] if option in ("index-url", "cert") else " ".join(values[option])
-        )
-        for option, variable in _UV_VARIABLES.items()
+        variable: values[option][-1] if separator is None else separator.join(values[option])
+        for option, (variable, separator) in _UV_VARIABLES.items()
         if option in values
     }
-    if "find-links" in values:
-        found["UV_FIND_LINKS"] = ",".join(values["find-links"])
     # As pip does: the best version of all indexes, not of the first that has the package.
     if "extra-index-url" in values:
         found["UV_INDEX_STRATEGY"] = "unsafe-best-match"
