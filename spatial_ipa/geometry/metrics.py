@@ -16,6 +16,9 @@ where a sample is taken).  With ``d`` for distances and ``N_k(i)`` for nearest n
 * ``sliced_wasserstein``: W2 between the two gauge-fixed clouds (mean 0, RMS radius 1), the
   predicted one turned or mirrored onto the target by the Procrustes solution but not shrunk:
   sqrt of the mean over 64 directions at angles pi i / 64 of the squared 1D distance.
+* ``edge_auc``, ``balanced_precision``, ``shell_f1``, ``stress_1`` are those of GEARS, and
+  ``nearest_...`` the spacing of the layout and, with ``_true``, of the target:
+  :mod:`spatial_ipa.geometry.distance_metrics`.
 
 Ties are shared as :mod:`spatial_ipa.geometry.neighbours` says; the chance level is the mean number
 of true neighbours over n - 1.  Hence a perfect layout has recall 1, a layout collapsed to a point
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -34,6 +38,16 @@ from scipy.stats import rankdata
 from sklearn.manifold import trustworthiness
 
 from common.errors import UserError
+from spatial_ipa.geometry.distance_metrics import (
+    balanced_precision,
+    edge_auc,
+    near_radius,
+    nearest_quantile,
+    nearest_variation,
+    pair_distances,
+    shell_f1,
+    stress_1,
+)
 from spatial_ipa.geometry.gauge import Array, checked_pair, gauge_fix_array, procrustes_rotation
 from spatial_ipa.geometry.graphs import adaptive_k
 from spatial_ipa.geometry.neighbours import CHUNK, FULL_SIZE, nearest_weight
@@ -67,16 +81,8 @@ def distance_spearman(pred: ArrayLike, target: ArrayLike, *, seed: int = 0) -> f
     error is below 0.001.  NaN if all distances of a layout are equal (it collapsed to a point).
     """
     p, t = checked_pair(pred, target)
-    n = len(p)
-    if n <= FULL_SIZE:
-        i, j = np.triu_indices(n, k=1)
-    else:
-        rng = np.random.default_rng(seed)
-        i = rng.integers(n, size=2_000_000)
-        j = (i + rng.integers(1, n, size=i.size)) % n  # never i itself
     ranks = []
-    for x in (p, t):
-        d = np.hypot(x[i, 0] - x[j, 0], x[i, 1] - x[j, 1])
+    for x, d in zip((p, t), pair_distances(p, t, seed), strict=True):
         if np.ptp(d) <= 1e-13 * np.abs(x).max():
             return float("nan")
         # Eight digits, so that equal steps on a grid tie in whatever pose they are given.
@@ -147,6 +153,16 @@ class LayoutPair:
             self._recall[k] = layout_recall(self.pred, self.target, k, seed=self.seed)
         return self._recall[k]
 
+    @cached_property
+    def distances(self) -> tuple[Array, Array]:
+        """(P,) predicted and true distances, :func:`pair_distances`."""
+        return pair_distances(self.pred, self.target, self.seed)
+
+    @cached_property
+    def radius(self) -> float:
+        """:func:`near_radius` of the target."""
+        return near_radius(self.target)
+
     def trust(self, true: Array, other: Array) -> float:
         """Trustworthiness of ``other`` at 20 neighbours, on a sample where points are many."""
         return float(trustworthiness(true[self.some], other[self.some], n_neighbors=20))
@@ -180,6 +196,16 @@ METRICS: dict[str, Metric] = {
     "trustworthiness": Metric(lambda x: x.trust(x.target, x.pred), "trust.", "high"),
     "continuity": Metric(lambda x: x.trust(x.pred, x.target), "cont.", "high"),
     "sliced_wasserstein": Metric(lambda x: sliced_wasserstein(x.pred, x.target), "SW", "low"),
+    "edge_auc": Metric(lambda x: edge_auc(x.distances, x.radius), "edge AUC", "high"),
+    "balanced_precision": Metric(
+        lambda x: balanced_precision(x.pred, x.target, x.radius, x.seed), "bal. AP", "high"
+    ),
+    "shell_f1": Metric(lambda x: shell_f1(x.distances), "shell F1", "high"),
+    "stress_1": Metric(lambda x: stress_1(x.distances), "Stress-1", "low"),
+    "nearest_cv": Metric(lambda x: nearest_variation(x.pred), "nearest CV", None),
+    "nearest_q05": Metric(lambda x: nearest_quantile(x.pred), "nearest 5 %", None),
+    "nearest_cv_true": Metric(lambda x: nearest_variation(x.target), "true nearest CV", None),
+    "nearest_q05_true": Metric(lambda x: nearest_quantile(x.target), "true nearest 5 %", None),
 }
 """By name.  A further metric is a function with its row here, and a test."""
 

@@ -42,14 +42,14 @@ def nearest(
     return distance, index
 
 
-def _distance(a: Array, b: Array) -> Array:
+def point_distances(a: Array, b: Array) -> Array:
     """(rows of a, rows of b), by differences: the Gram form would lose ties to cancellation."""
     return np.hypot(a[:, None, 0] - b[None, :, 0], a[:, None, 1] - b[None, :, 1])
 
 
 def nearest_weight(x: Array, rows: NDArray[np.intp], k: int) -> Array:
     """(rows, n) weights in [0, 1] that sum to k: 1 for nearer points, a share for tied ones."""
-    d = _distance(x[rows], x)
+    d = point_distances(x[rows], x)
     d[np.arange(len(rows)), rows] = np.inf  # a point is no neighbour of its own
     kth = np.partition(d, k - 1, axis=1)[:, k - 1 : k]
     slack = TIE * kth + 1e-13 * np.abs(x).max()
