@@ -44,7 +44,9 @@ def load_benchmark() -> Callable[[str], ModuleType]:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(path.parent)  # as a script finds those beside it
+            spec.loader.exec_module(module)
         return module
 
     return load

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.simulation.files import TissuePaths, TissueSpec, write_tissue
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +20,10 @@ def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
     return load_benchmark("spatial/table")
 
 
-def test_no_fold_scores_what_it_trains_on(table: ModuleType) -> None:
-    for folds in table.SPLITS.values():
-        assert folds
-        for fold in folds:
-            assert fold.train
-            assert fold.test
-            assert not set(fold.train) & set(fold.test)
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory: pytest.TempPathFactory) -> TissuePaths:
+    spec = TissueSpec(num_slides=3, spots_per_slide=110, num_genes=120, num_cells=20)
+    return write_tissue(spec, tmp_path_factory.mktemp("tissue") / "tissue")
 
 
 @pytest.mark.parametrize("n", [200, 900])
@@ -39,23 +36,6 @@ def test_candidate_recall_of_the_coordinates_and_of_noise(table: ModuleType, n: 
     found = table.candidate_recall(rng.standard_normal((n, 8)), xy)
     chance = [c / (min(n, 384) - 1) for c in table.RECALL_AT]
     np.testing.assert_allclose(found[:-1], chance, atol=0.03)
-
-
-def test_the_common_frame_alone_is_scored_on_the_held_out_slide(table: ModuleType) -> None:
-    """Embeddings that are the position and noise: regression finds it in slides of any pose."""
-    rng = np.random.default_rng(0)
-    slides, h = [], []
-    for i in range(3):
-        xy = rng.random((120, 2)) * [2.0, 1.0]
-        h.append(np.hstack([xy, 0.1 * rng.standard_normal((120, 2))]).astype(np.float32))
-        slide = Slide.build(f"s{i}", np.ones((120, 2)), ["a", "b"], xy.astype(np.float32))
-        slides.append(table.turned(slide, 0, i))
-    runner = table.Runner.__new__(table.Runner)
-    runner.train, runner.test, runner.seed, runner._scorers = slides[:2], slides[2:], 0, {}
-    runner.embeddings = lambda features: h
-    (row,) = runner.regression()
-    assert (row["slide"], row["method"]) == ("s2", "common frame alone")
-    assert row["spearman"] > 0.95
 
 
 def test_only_rivals_that_are_missing_are_run(
@@ -75,7 +55,8 @@ def test_only_rivals_that_are_missing_are_run(
 
     monkeypatch.setattr(table, "Runner", Fake)
     args = Namespace(
-        splits=["starmap"], folds=None, seeds=[0], conditions=["rivals"], rivals=["knn", "ridge"],
+        command="run", splits=["starmap"], slides=None, folds=None, seeds=[0],
+        conditions=["rivals"], rivals=["knn", "ridge"],
         out=str(tmp_path), tag="t", rotate=False, shard="0/1", threads=torch.get_num_threads(),
     )  # fmt: skip
     table.run(args)
@@ -87,62 +68,74 @@ def test_only_rivals_that_are_missing_are_run(
     assert [row["method"] for row in rows] == ["knn", "ridge", "spectral"]
 
 
-def test_a_seed_without_every_slide_is_left_out(
+SMALL = (
+    "--seeds", "0", "--epochs", "7", "--encoder-epochs", "1", "--per-epoch", "4",
+    "--batch-size", "2", "--size-max", "96", "--num-draws", "2",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("default")
+def test_own_slides_from_file_to_table(
+    table: ModuleType, tissue: TissuePaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *train, test = map(str, tissue.slides)
+    own = ["--slides", f"train={','.join(train)}", f"test={test}", "--out", str(tmp_path)]
+    conditions = ["--conditions", "common frame alone", "untrained", "gate k=60", "rivals"]
+    table.main(["run", *own, *conditions, *SMALL, "--rivals", "knn", "ridge"])
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {row["split"] for row in rows} == {"own"}
+    assert {row["slide"] for row in rows} == {"slide_2"}
+    methods = {"common frame alone", "untrained", "gate k=60", "knn", "ridge"}
+    assert {row["method"] for row in rows} == methods
+    assert all(np.isfinite(row[column]) for row in rows for column in table.COLUMNS)
+    capsys.readouterr()
+    table.main(["report", *own])
+    out = capsys.readouterr().out
+    assert all(f"| {method}" in out for method in methods)
+    # Other slides have results of their own in the same folder.
+    table.main(["report", "--slides", f"each={','.join(train)}", "--out", str(tmp_path)])
+    assert "slide_2" not in capsys.readouterr().out
+
+
+def test_a_report_without_the_trivial_rows_fails_after_its_tables(
     table: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = {"split": "dlpfc", "fold": "f", "condition": "gate k=100", "tag": "t", "rotate": False}
-    rows = [
-        {**common, "method": "gate k=100", "inference": "whole", "slide": slide, "seed": seed}
-        | dict.fromkeys(table.COLUMNS, value)
-        for slide, seed, value in (
-            ("a", 0, 1.0),
-            ("b", 0, 3.0),
-            ("a", 1, 4.0),
-            ("b", 1, 4.0),
-            ("a", 2, 9.0),
-        )
-    ]
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    table.report(Namespace(tags=None, tag="t", out=str(tmp_path), rotate=False, splits=["dlpfc"]))
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "whole" in line]
-    # Means over slides are 2 and 4; seed 2 saw one slide of two.
-    assert line.startswith("| gate k=100, whole | 2 | 2 | 3.000 ± 1.414 |")
+    row = {
+        "split": "starmap", "fold": "BZ9", "condition": "rivals", "seed": 0, "tag": "laptop",
+        "rotate": False, "method": "knn", "inference": "", "slide": "BZ9",
+        **dict.fromkeys(table.COLUMNS, 0.5),
+    }  # fmt: skip
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(SystemExit, match="starmap lacks common frame alone, untrained"):
+        table.main(["report", "--out", str(tmp_path)])
+    assert "| knn | 1 | 1 | 0.500 |" in capsys.readouterr().out
 
 
-def test_patients_of_one_dataset_are_also_taken_together(
-    table: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", ["run", "recall"])
+@pytest.mark.parametrize("splits", [["her2st_B"], ["choosing", "shifts"], ["confirmation"]])
+def test_splits_without_choices_want_to_be_asked_for(
+    table: ModuleType, command: str, splits: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = {"fold": "f", "tag": "t", "rotate": False, "inference": "", "seed": 0}
-    rows = [
-        {**common, "split": split, "slide": slide, "method": method, "condition": method}
-        | dict.fromkeys(table.COLUMNS, value)
-        for split, slide, method, value in (
-            ("her2st_A", "A1", "knn", 1.0),
-            ("her2st_A", "A2", "knn", 2.0),
-            ("her2st_B", "B1", "knn", 6.0),
-            ("her2st_A", "A1", "svr", 5.0),
-            ("her2st_A", "A2", "svr", 5.0),
-            ("her2st_B", "B1", "ridge", 5.0),
-            ("dlpfc", "151673", "knn", 7.0),
-        )
-    ]
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    splits = ["her2st_A", "her2st_B", "dlpfc"]
-    table.report(Namespace(tags=None, tag="t", out=str(tmp_path), rotate=False, splits=splits))
-    *apart, together = capsys.readouterr().out.split("### ")
-    assert [part.split("\n")[0] for part in apart[1:]] == splits
-    assert together.startswith("her2st: her2st_A, her2st_B together")
-    # The mean over slides, not over patients; SVR and ridge have not placed every slide.
-    assert "| knn | 3 | 1 | 3.000 |" in together
-    assert "svr" not in together
-    assert "ridge" not in together
+    with pytest.raises(SystemExit):
+        table.main([command, "--data", "nowhere", "--splits", *splits])
+    assert "--final runs them, once" in capsys.readouterr().err
 
 
-def test_rows_from_before_a_score_are_reported_without_it(
+def test_splits_are_described(
+    table: ModuleType, tissue: TissuePaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = ",".join(map(str, tissue.slides))
+    table.main(["splits", "--slides", f"each={paths}"])
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("| group | split | fold | spots, trained on | spots, scored | genes |")
+    assert len(lines) == 3
+    assert all("| 110, 110 | 110 | 120 |" in line for line in lines)
+    assert len({line.split("|")[-2] for line in lines}) == 3
+
+
+def test_one_of_data_and_slides_is_needed(
     table: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = {"slide": "s0", "method": "m", "inference": "", "seed": 0}
-    old = row | dict.fromkeys(list(table.COLUMNS)[:-1], 0.5)
-    table._print_table("split", table._by_method([old]))
-    *_, line = capsys.readouterr().out.splitlines()
-    assert line == f"| m | 1 | 1 | {'0.500 | ' * (len(table.COLUMNS) - 1)}nan |"
+    with pytest.raises(SystemExit):
+        table.main(["run"])
+    assert "run needs --data, or --slides" in capsys.readouterr().err

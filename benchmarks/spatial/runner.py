@@ -1,0 +1,296 @@
+"""One fold with one seed: its slides, and every method of the table trained, placed and scored.
+
+A held-out slide takes no part in anything but its own scoring: no epoch is selected, training
+lengths are fixed beforehand, and the encoder is trained anew on the training slides of each fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bounds import Bound, BoundedData, place_bounded
+from gate import gate_precision
+from shifts import Part
+from splits import Fold
+
+from common.rng import generator_for
+from common.training.trainer import quiet_trainer
+from spatial_ipa.data.expression import normalise
+from spatial_ipa.data.panels import gene_panel, reindex
+from spatial_ipa.data.slide import EmbeddedSlide, Slide
+from spatial_ipa.data.split import check_split
+from spatial_ipa.encoder.datamodule import EncoderDataModule
+from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
+from spatial_ipa.encoder.module import EncoderModule
+from spatial_ipa.encoder.settings import DrawSettings
+from spatial_ipa.evaluation.baselines.regression import pca_features, predict
+from spatial_ipa.evaluation.oracle import minimise_slide
+from spatial_ipa.evaluation.scorer import SlideScorer
+from spatial_ipa.layout.frame_regression import FrameRegression
+from spatial_ipa.layout.outline import towards_outline, typical_aspect
+from spatial_ipa.layout.placement import Placement
+from spatial_ipa.model.losses import LossWeights
+from spatial_ipa.model.minisets import Augmentation, build_miniset
+from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.pair import GraphMode
+from spatial_ipa.training.datamodule import MinisetDataModule
+from spatial_ipa.training.module import SpatialIPAModule
+from spatial_ipa.training.settings import MinisetSettings, Schedule
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row of the table."""
+
+    features: str  # encoder, pca, noise or leaky
+    graph: GraphMode
+    num_candidates: int
+    trained: bool = True
+    bound: Bound | None = None
+
+
+UNTRAINED, FRAME_ALONE = "untrained", "common frame alone"
+TRIVIAL = (FRAME_ALONE, UNTRAINED)
+"""What every table needs to show what learning brings."""
+
+CONDITIONS: dict[str, Condition] = {
+    "gate k=100": Condition("encoder", "gated", 100),
+    "gate k=80": Condition("encoder", "gated", 80),
+    "gate k=60": Condition("encoder", "gated", 60),
+    "no gate k=100": Condition("encoder", "candidates", 100),
+    # The network as it is drawn, without one step of it or of its gate, placed as any other.
+    UNTRAINED: Condition("encoder", "gated", 100, trained=False),
+    "true graph": Condition("encoder", "true", 100),
+    "bound: oracle gate": Condition("encoder", "candidates", 100, bound="oracle"),
+    "bound: thinned true graph": Condition("encoder", "candidates", 100, bound="thinned"),
+    "PCA, gate k=100": Condition("pca", "gated", 100),
+    "random embeddings": Condition("noise", "gated", 100),
+    # What every later stage refuses: the encoder has seen the held-out coordinates.
+    "leak audit": Condition("leaky", "gated", 100),
+}
+
+
+_REGRESSORS = ("knn", "ridge", "svr", "mlp")
+
+
+class _SlidesInMemory(EncoderDataModule):
+    """The encoder's data from slides that are in memory, such as turned ones."""
+
+    def __init__(self, train: list[Slide], heldout: list[Slide], seed: int) -> None:
+        super().__init__([], [], draws=DrawSettings(seed=seed))
+        self.given = train, heldout
+
+    def setup(self, stage: str) -> None:
+        self.declare(*self.given)
+
+
+def turned(slide: Slide, seed: int, index: int) -> Slide:
+    """The slide in another pose: turned by a random angle, mirrored half of the time."""
+    assert slide.xy is not None
+    angle, mirror = torch.rand(2, generator=generator_for(seed, 77, index)).tolist()
+    c, s = np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)
+    turn = np.array([[c, -s], [s, c]]) @ np.diag([1.0, -1.0 if mirror < 0.5 else 1.0])
+    return Slide.build(
+        slide.name,
+        slide.counts,
+        slide.genes,
+        (slide.xy.astype(np.float64) @ turn).astype(np.float32),
+        obs_names=slide.obs_names,
+        is_logged=slide.is_logged,
+        patient=slide.patient,
+    )
+
+
+@lru_cache(maxsize=8)  # the folds of one split share slides, and so do their seeds
+def _read_part(part: Part, folder: Path) -> Slide:
+    return part.read(folder)
+
+
+# Rates of 0 leave the weights as they are drawn, while everything else is set up as in a training.
+_NO_STEPS = Schedule(gate_steps=0, lr=0.0, lr_final=0.0)
+
+
+class Runner:
+    """One fold with one seed: slides, features and scorers are made once, when first needed."""
+
+    def __init__(self, args: argparse.Namespace, fold: Fold, seed: int) -> None:
+        self.args, self.fold, self.seed = args, fold, seed
+        folder = Path(args.data or ".")  # a user's own slides have absolute paths
+        self.train = [_read_part(part, folder) for part in fold.train]
+        self.test = [_read_part(part, folder) for part in fold.test]
+        if args.rotate:
+            self.train = [turned(s, seed, i) for i, s in enumerate(self.train)]
+        self._scorers: dict[str, SlideScorer] = {}
+
+    def scorer(self, slide: Slide) -> SlideScorer:
+        # Every seed and method is scored on the same draws: seed 0.
+        if slide.name not in self._scorers:
+            assert slide.xy is not None
+            self._scorers[slide.name] = SlideScorer(slide.xy, seed=0)
+        return self._scorers[slide.name]
+
+    def expression(self) -> list[np.ndarray]:
+        slides = self.train + self.test
+        panel = gene_panel(slides)
+        return [normalise(reindex(s, panel)[0], logged=s.is_logged) for s in slides]
+
+    def encoder(self, leaky: bool = False) -> FrozenEncoder:
+        """Trained on the training slides; ``leaky`` also shows it the held-out ones."""
+        suffix = ("_turned" if self.args.rotate else "") + ("_leaky" if leaky else "")
+        path = Path(self.args.out) / "encoders" / self.args.tag
+        path = path / f"{self.fold.name}_{self.seed}{suffix}.pt"
+        if not path.exists():
+            # As configs/spatial_ipa/encoder.yaml; the class's own default rate is AdamW's.
+            optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
+            module = EncoderModule(str(path), optimizer=optimizer, seed=self.seed)
+            seen = self.train + self.test if leaky else self.train
+            data = _SlidesInMemory(seen, [] if leaky else self.test, self.seed)
+            quiet_trainer(self.args.encoder_epochs).fit(module, datamodule=data)
+        return load_encoder(path)
+
+    def embeddings(self, features: str) -> list[np.ndarray]:
+        """(n, 128) per training and test slide, each at unit mean variance."""
+        slides = self.train + self.test
+        if features in ("encoder", "leaky"):
+            encoder = self.encoder(leaky=features == "leaky")
+            if features == "encoder":
+                check_split(encoder.split, self.train, self.test)
+            return [encoder.embed(s, "st") for s in slides]
+        if features == "noise":
+            rng = np.random.default_rng(self.seed)
+            return [rng.standard_normal((len(s), 128)).astype(np.float32) for s in slides]
+        matrices, split = self.expression(), len(self.train)
+        found: list[np.ndarray] = []
+        for test in matrices[split:]:
+            train_h, test_h = pca_features(matrices[:split], test, 128, self.seed)
+            found = [*(found or train_h), test_h]
+        return [(x / np.sqrt(x.var(axis=0).mean())).astype(np.float32) for x in found]
+
+    def embedded(self, features: str) -> list[EmbeddedSlide]:
+        """Training and test slides with :meth:`embeddings`."""
+        h = self.embeddings(features)
+        return [
+            EmbeddedSlide(s.name, x, s.xy)
+            for s, x in zip(self.train + self.test, h, strict=True)
+            if s.xy is not None
+        ]
+
+    def method(self, name: str) -> Iterator[dict[str, Any]]:
+        """Train one condition and score every test slide."""
+        condition, args = CONDITIONS[name], self.args
+        start = time.perf_counter()
+        slides = self.embedded(condition.features)
+        embed_seconds = time.perf_counter() - start
+        settings = MinisetSettings(
+            per_epoch=args.per_epoch if condition.trained else args.batch_size,
+            batch_size=args.batch_size,
+            size_max=args.size_max,
+            num_candidates=condition.num_candidates,
+            num_rows=64,
+            augmentation=Augmentation(noise_h=args.noise_h),
+            seed=self.seed,
+        )
+        split = len(self.train)
+        data = MinisetDataModule(slides[:split], [], settings)
+        if condition.bound is not None:
+            data = BoundedData(slides[:split], [], settings)
+            data.bound = condition.bound
+        torch.manual_seed(self.seed)
+        module = SpatialIPAModule(
+            NetworkSettings(d_input=slides[0].h.shape[1]),
+            condition.graph,
+            LossWeights(procrustes=args.w_procrustes),
+            Schedule() if condition.trained else _NO_STEPS,
+            common_frame=args.common_frame,
+        )
+        start = time.perf_counter()
+        epochs = args.epochs if condition.trained else 1
+        quiet_trainer(epochs, gradient_clip_val=1.0).fit(module, datamodule=data)
+        seconds = time.perf_counter() - start
+        for slide, x in zip(self.test, slides[split:], strict=True):
+            common = {"train_s": seconds, "embed_s": embed_seconds}
+            if condition.graph == "gated":
+                common |= gate_precision(module.placer(), x.h, x.xy)
+            for mode, layout in self._layouts(module, x, condition):
+                row = {"method": name, "inference": mode, **common}
+                yield {"slide": slide.name, **row, **self.scorer(slide).score(layout)}
+
+    def _layouts(
+        self, module: SpatialIPAModule, slide: EmbeddedSlide, condition: Condition
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        h = torch.from_numpy(np.array(slide.h))
+        if condition.graph == "true":
+            item = build_miniset(
+                h, torch.from_numpy(np.array(slide.xy)), condition.num_candidates,
+                generator_for(self.seed), num_rows=8,
+            )  # fmt: skip
+            module.eval()
+            with torch.no_grad():
+                yield "whole", module(item)[0].x.numpy()
+            return
+        if condition.bound is not None:
+            size, draws = self.args.size_max, self.args.num_draws
+            mode = "whole" if len(h) <= size else "stitched"
+            yield mode, place_bounded(
+                module.model, slide, condition.bound, condition.num_candidates, size, draws,
+                self.seed,
+            )  # fmt: skip
+            return
+        for mode in ("whole", "stitched"):
+            layout = module.placer().layout(h, mode, self.args.num_draws, self.seed).xy.numpy()
+            folder = Path(self.args.out) / "layouts" / self.args.tag
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"{self.fold.name}_{slide.name}_{'' if condition.trained else 'untrained_'}"
+            name += f"{condition.features}_{condition.graph}_{condition.num_candidates}"
+            np.save(folder / f"{name.replace('/', '_')}_{mode}_{self.seed}.npy", layout)
+            yield mode, layout
+
+    def rivals(self, names: list[str], outline: bool) -> Iterator[dict[str, Any]]:
+        """Each rival on each test slide; ``outline`` gives it that step of our placement."""
+        matrices, split = self.expression(), len(self.train)
+        xy = [s.xy.astype(np.float64) for s in self.train if s.xy is not None]
+        aspect = typical_aspect(xy)
+        for slide, test in zip(self.test, matrices[split:], strict=True):
+            train_features, test_features = pca_features(matrices[:split], test, 50, self.seed)
+            for name in names:
+                # A frame per slide hurts regression; registration by expression gives it one.
+                for register in (False, True) if name in _REGRESSORS else (False,):
+                    start = time.perf_counter()
+                    layout = predict(
+                        name, train_features, xy, test_features, self.seed, register=register
+                    )
+                    seconds = time.perf_counter() - start
+                    if outline:
+                        found = torch.from_numpy(layout)[None]
+                        layout = towards_outline(Placement(found[0], found), aspect).xy.numpy()
+                    parts = ("registered" if register else "", "outline" if outline else "")
+                    mode = ", ".join(part for part in parts if part)
+                    row = {"slide": slide.name, "method": name, "inference": mode}
+                    yield row | {"train_s": seconds, **self.scorer(slide).score(layout)}
+
+    def regression(self) -> Iterator[dict[str, Any]]:
+        """What the common frame says by itself: no graph, no model."""
+        slides, split = self.embedded("encoder"), len(self.train)
+        start = time.perf_counter()
+        frame = FrameRegression.fit(slides[:split])
+        seconds = time.perf_counter() - start
+        for slide, x in zip(self.test, slides[split:], strict=True):
+            layout = frame.averaged(x.h, self.seed)
+            row = {"slide": slide.name, "method": FRAME_ALONE, "inference": ""}
+            yield row | {"train_s": seconds, **self.scorer(slide).score(layout)}
+
+    def oracle(self) -> Iterator[dict[str, Any]]:
+        for slide in self.test:
+            scorer = self.scorer(slide)
+            start = time.perf_counter()
+            found = minimise_slide(scorer.slide, generator_for(self.seed), self.args.oracle_steps)
+            row = {"slide": slide.name, "method": "oracle", "inference": ""}
+            yield row | {"train_s": time.perf_counter() - start, **scorer.score(found.x.numpy())}

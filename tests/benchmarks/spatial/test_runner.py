@@ -1,0 +1,89 @@
+"""One fold: what is trained, what is not, and that the rows say what happened."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spatial_ipa.data.slide import Slide
+
+
+@pytest.fixture(scope="module")
+def runner(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("spatial/runner")
+
+
+def args(folder: Path) -> Namespace:
+    return Namespace(
+        per_epoch=4, batch_size=2, size_max=96, noise_h=0.1, w_procrustes=0.0, common_frame=True,
+        epochs=8, num_draws=2, out=str(folder), tag="t",
+    )  # fmt: skip
+
+
+def prepared(runner: ModuleType, folder: Path) -> Any:
+    """A runner of slides whose embeddings are the position and noise."""
+    rng = np.random.default_rng(0)
+    slides, h = [], []
+    for i in range(3):
+        xy = rng.random((120, 2)) * [2.0, 1.0]
+        h.append(np.hstack([xy, 0.1 * rng.standard_normal((120, 2))]).astype(np.float32))
+        slide = Slide.build(f"s{i}", np.ones((120, 2)), ["a", "b"], xy.astype(np.float32))
+        slides.append(runner.turned(slide, 0, i))
+    made = runner.Runner.__new__(runner.Runner)
+    made.args, made.seed, made._scorers = args(folder), 0, {}
+    made.train, made.test = slides[:2], slides[2:]
+    made.fold = runner.Fold("f", (), ())
+    made.embeddings = lambda features: h
+    return made
+
+
+def test_the_common_frame_alone_is_scored_on_the_held_out_slide(
+    runner: ModuleType, tmp_path: Path
+) -> None:
+    """Regression finds the position in slides of any pose."""
+    (row,) = prepared(runner, tmp_path).regression()
+    assert (row["slide"], row["method"]) == ("s2", "common frame alone")
+    assert row["spearman"] > 0.95
+
+
+@pytest.mark.filterwarnings("default")
+def test_untrained_is_the_network_as_it_is_drawn(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is placed as a trained one is, with frame and gate, and has learned nothing."""
+    made: list[Any] = []
+    weights: list[torch.Tensor] = []
+
+    class Watched(runner.SpatialIPAModule):  # type: ignore[name-defined, misc]
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            made.append(self)
+            weights.extend(p.detach().clone() for p in self.parameters())
+
+    monkeypatch.setattr(runner, "SpatialIPAModule", Watched)
+    rows = list(prepared(runner, tmp_path).method("untrained"))
+    (module,) = made
+    for before, after in zip(weights, module.parameters(), strict=True):
+        assert torch.equal(before, after)
+    assert module.placer().context.frame is not None
+    assert [(r["method"], r["inference"]) for r in rows] == [
+        ("untrained", "whole"), ("untrained", "stitched"),
+    ]  # fmt: skip
+    assert all(0 < row["gate, all"] < 1 and 0 < row["h_i.h_j, by cell"] < 1 for row in rows)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["bound: oracle gate", "bound: thinned true graph"])
+def test_bounds_are_trained_and_placed_on_their_edges(
+    runner: ModuleType, tmp_path: Path, name: str
+) -> None:
+    (row,) = prepared(runner, tmp_path).method(name)
+    assert (row["method"], row["inference"]) == (name, "stitched")
+    assert np.isfinite(row["e_geo"])
