@@ -18,7 +18,12 @@ def row(results: ModuleType, value: float, **given: Any) -> dict[str, Any]:
     """One line of results, every score of which is ``value``."""
     common = {"fold": "f", "tag": "t", "rotate": False, "inference": "", "seed": 0}
     given = {"method": "knn", **given}
-    return {**common, "condition": given["method"], **dict.fromkeys(results.COLUMNS, value), **given}
+    return {
+        **common,
+        "condition": given["method"],
+        **dict.fromkeys(results.COLUMNS, value),
+        **given,
+    }
 
 
 def test_a_seed_without_every_slide_is_left_out(
