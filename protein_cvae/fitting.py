@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from common.errors import UserError
 from common.files.lists import one_or_several
 from common.threads import compute_threads
-from common.training.callbacks import EpochResources
+from common.training.callbacks import EpochResources, RampedModelCheckpoint
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.in_memory import Given, InMemoryDataModule
 from protein_cvae.data.settings import Incomplete
@@ -108,7 +108,11 @@ def _trainer(out: Path, epochs: int, accelerator: str, progress: bool) -> pl.Tra
         # Under SLURM Lightning saves there and loads from there unasked: one folder for each fit.
         default_root_dir=logger.log_dir,
         logger=logger,
-        callbacks=[ModelCheckpoint(monitor=MONITOR, save_last=True), EpochResources()],
+        callbacks=[
+            RampedModelCheckpoint(MONITOR),
+            ModelCheckpoint(save_last=True),  # beside a monitor: with the best alone
+            EpochResources(),
+        ],
         gradient_clip_val=1.0,
         devices=1,
         log_every_n_steps=10,
