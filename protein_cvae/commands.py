@@ -25,7 +25,7 @@ def _common(parser: ArgumentParser, output: str) -> None:
         "--incomplete",
         choices=("refuse", "drop"),
         default="refuse",
-        help="residues without N, CA or C in some model",
+        help="residues that some model lacks",
     )
     parser.add_argument("--topology", help="of a trajectory file, if not the one beside it")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
@@ -122,6 +122,12 @@ def _sources(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--topology", help="of trajectory files, if not the one beside each")
     parser.add_argument("--skip-bad", action="store_true", help="leave out files that are refused")
+    parser.add_argument(
+        "--incomplete",
+        choices=("refuse", "drop"),
+        default="refuse",
+        help="residues that not all models of a protein have",
+    )
 
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
@@ -184,6 +190,7 @@ def _files(given: Namespace) -> dict[str, Any]:
         "conformers": tuple(given.conformers),
         "topology": given.topology,
         "skip_bad": given.skip_bad,
+        "incomplete": given.incomplete,
     }
 
 

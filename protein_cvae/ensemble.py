@@ -17,6 +17,9 @@ from common.errors import UserError
 from protein_cvae.residues import encode_sequence, three_letter
 
 BACKBONE = ("N", "CA", "C")
+LEFT_OUT = "left out"
+"""Kind of the notes on residues that have no place among those of the first models."""
+
 _SHOWN = 4  # of a kind of note, in one line
 
 
@@ -67,10 +70,9 @@ class ReadReport:
                 continue
             notes = self.of_kind(kind)
             what = list(dict.fromkeys(note.residue or note.detail for note in notes))
-            more = f" and {len(what) - _SHOWN} more" if len(what) > _SHOWN else ""
             models = {note.model for note in notes if note.model is not None}
             some = f" (in {len(models)} models)" if models else ""
-            found.append(f"{kind} {', '.join(what[:_SHOWN])}{more}{some}")
+            found.append(f"{kind} {listed(what, _SHOWN)}{some}")
         return "; ".join(found) or "nothing to note"
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -262,8 +264,12 @@ class Ensemble:
         return self.select_residues(self.chain_index == chain)
 
 
-def labels(ensemble: Ensemble, chosen: Tensor, most: int = 8) -> str:
-    """Residues where ``chosen`` (L,) is True, by label; so many, then how many more."""
-    index = chosen.nonzero()[:, 0].tolist()
-    named = ", ".join(ensemble.label(i) for i in index[:most])
-    return named + (f" and {len(index) - most} more" if len(index) > most else "")
+def labels(ensemble: Ensemble, chosen: Tensor) -> str:
+    """Residues where ``chosen`` (L,) is True, by label, as :func:`listed`."""
+    return listed([ensemble.label(i) for i in chosen.nonzero()[:, 0].tolist()])
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first of the names, then how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

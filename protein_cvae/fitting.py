@@ -14,9 +14,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from common.errors import UserError
 from common.files.lists import one_or_several
 from common.threads import compute_threads
-from common.training.callbacks import EpochResources
+from common.training.callbacks import EpochResources, RampedModelCheckpoint
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.in_memory import Given, InMemoryDataModule
+from protein_cvae.data.settings import Incomplete
 from protein_cvae.module import MONITOR, ProteinCVAEModule
 from protein_cvae.presets import PRESETS, Preset, Size
 from protein_cvae.trained import ProteinModel, load
@@ -36,6 +37,7 @@ def fit(
     conformers: Sequence[str] = (),
     topology: str | None = None,
     skip_bad: bool = False,
+    incomplete: Incomplete = "refuse",
 ) -> ProteinModel:
     """Train a model, as ``lightning fit`` does with the configuration of that size.
 
@@ -51,6 +53,8 @@ def fit(
         conformers: folders or glob patterns whose files are the conformers of one protein each.
         topology: of trajectory files; None for the one beside each that fits.
         skip_bad: leave out files that cannot be used, with a warning.
+        incomplete: ``drop`` leaves out residues that have no place in the numbers of the first
+            model of their protein; what a model lacks is masked in any case.
 
     Raises:
         ValueError: naming the file or setting that cannot be used.
@@ -73,7 +77,11 @@ def fit(
     if embedder is not None:
         network = replace(network, d_embedding=embedder.width)
     sources = replace(
-        size.sources, conformers=tuple(conformers), topology=topology, skip_bad=skip_bad
+        size.sources,
+        conformers=tuple(conformers),
+        topology=topology,
+        skip_bad=skip_bad,
+        incomplete=incomplete,
     )
     data = InMemoryDataModule(ensembles, sources, split, size.draws, embedder, size.num_workers)
     checkpoint = out / CHECKPOINT_NAME
@@ -100,7 +108,11 @@ def _trainer(out: Path, epochs: int, accelerator: str, progress: bool) -> pl.Tra
         # Under SLURM Lightning saves there and loads from there unasked: one folder for each fit.
         default_root_dir=logger.log_dir,
         logger=logger,
-        callbacks=[ModelCheckpoint(monitor=MONITOR, save_last=True), EpochResources()],
+        callbacks=[
+            RampedModelCheckpoint(MONITOR),
+            ModelCheckpoint(save_last=True),  # beside a monitor: with the best alone
+            EpochResources(),
+        ],
         gradient_clip_val=1.0,
         devices=1,
         log_every_n_steps=10,

@@ -15,7 +15,7 @@ from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.in_memory import Given, InMemoryDataModule
 from protein_cvae.data.record import DataRecord, data_record
 from protein_cvae.data.reports import write_reading
-from protein_cvae.data.settings import Sources, SplitSettings
+from protein_cvae.data.settings import Incomplete, Sources, SplitSettings
 from protein_cvae.data.splits import EnsembleSplit
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.evaluation.run import evaluate as evaluate_cases
@@ -24,16 +24,15 @@ from protein_cvae.evaluation.tables import Row
 from protein_cvae.generation.encode import EncodedLatents, encode_models
 from protein_cvae.generation.generate import GenerateOptions, generate
 from protein_cvae.generation.inputs import (
-    Incomplete,
     ReadingOptions,
     check_embedder,
     read_input,
     taken,
 )
 from protein_cvae.generation.interpolate import InterpolateOptions, interpolate
-from protein_cvae.generation.matching import match_residues
 from protein_cvae.generation.outputs import write_bundle
 from protein_cvae.io.download import PDB_PREFIX, download_structure
+from protein_cvae.io.matching import match_residues
 from protein_cvae.io.read import read_conformers
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.settings import NetworkSettings
@@ -57,7 +56,7 @@ def read(
             trajectories; folder, glob pattern or list of files with one conformer each; or
             "pdb:2sdf", which is downloaded to runs/pdb once.
         chains: ``longest``, ``all`` or a chain ID.
-        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
+        incomplete: ``drop`` leaves out residues that some model lacks, or has without N, CA or C.
         max_frames: most frames of trajectories, evenly spaced; None for all.
         topology: of a trajectory file; None for the one beside it that fits.
 
@@ -75,7 +74,7 @@ def read(
         chains, incomplete, max_frames, None if topology is None else str(topology)
     )
     if not isinstance(path, str | Path):
-        return taken(read_conformers(path), options)
+        return taken(read_conformers(path, drop=incomplete == "drop"), options)
     text = str(path)
     if text.startswith(PDB_PREFIX):
         path = download_structure(text.removeprefix(PDB_PREFIX), _DOWNLOADS)
@@ -210,7 +209,8 @@ class ProteinModel:
             The rows of evaluation.jsonl.
 
         Raises:
-            ValueError: if it would score what was learned from, or the checkpoint does not say.
+            ValueError: if it would score what was learned from, or the checkpoint does not say; if
+                some model lacks residues and ``sources.incomplete`` does not say to drop them.
 
         Example:
             >>> quick = protein_cvae.EvaluationSettings(count=2, figures=0)
@@ -224,9 +224,10 @@ class ProteinModel:
         data = InMemoryDataModule(ensembles, sources, split, embedder=self.embedder)
         data.setup("test")
         data.check_record(self.record, resume=False)
+        cases = data.cases
         prepare_folder(Path(out), "out")
         write_reading(Path(out) / "reading.json", data.ensembles)
-        return evaluate_cases(self.network, data.cases, settings, Path(out))
+        return evaluate_cases(self.network, cases, settings, Path(out))
 
     def _split(self) -> SplitSettings:
         if self.record is None:

@@ -1,5 +1,7 @@
 """One case per protein to judge a trained model on: which models it is given, which it must meet.
 
+Models are compared residue by residue: those that some model lacks are refused, or left out.
+
 Of a known protein the given models are those of the training split, the judged ones those held
 out.  Of an unseen protein nothing was learned from; its models are divided by the same rule, share
 and seed, so that methods that need an ensemble can be judged on it too, and none of the judged
@@ -10,17 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.prepared import PreparedEnsemble
+from protein_cvae.data.settings import GO_ON, Incomplete
 from protein_cvae.data.splits import EnsembleSplit
-from protein_cvae.ensemble import labels
+from protein_cvae.ensemble import LEFT_OUT, Ensemble, labels
 
 MIN_RESIDUES = 4
 MIN_CORE = 5  # residues; a smaller core is not scored by itself
@@ -28,18 +32,20 @@ MIN_CORE = 5  # residues; a smaller core is not scored by itself
 
 @dataclass(frozen=True, eq=False)
 class EvaluationCase:
-    """One protein; residues that some model lacks are left out, so every mask is True.
+    """One protein, of the residues that all models have, so every mask is True.
 
     Attributes:
         prepared: the ensemble, divided into given and judged models; its core
             and central model are those of the given ones.
         unseen: no relative was trained on.
         training_aatype: (n,) int64, residues of the proteins trained on.
+        left_out: residues that some model lacks, and those that reading left out.
     """
 
     prepared: PreparedEnsemble
     unseen: bool
     training_aatype: Tensor
+    left_out: tuple[str, ...] = ()
 
     @staticmethod
     def build(
@@ -48,7 +54,7 @@ class EvaluationCase:
         held_out_fraction: float = 0.2,
         seed: int = 0,
     ) -> EvaluationCase:
-        """A case of a prepared ensemble.
+        """A case of a prepared ensemble; residues that some model lacks are left out.
 
         Args:
             prepared: with the training's split.
@@ -68,7 +74,9 @@ class EvaluationCase:
             judged,
             prepared.embedding[common],
         )
-        return EvaluationCase(divided, prepared.unseen, training_aatype)
+        return EvaluationCase(
+            divided, prepared.unseen, training_aatype, _left_out(prepared.ensemble, common)
+        )
 
     @property
     def name(self) -> str:
@@ -102,8 +110,8 @@ class EvaluationCase:
         return core if int(core.sum()) >= MIN_CORE else None
 
     @property
-    def head(self) -> dict[str, str | int]:
-        """What identifies it in results: name, group, and numbers of residues and models."""
+    def head(self) -> dict[str, Any]:
+        """What identifies it in results: name, group, numbers of residues and models, left out."""
         return {
             "protein": self.name,
             "group": self.group,
@@ -111,6 +119,7 @@ class EvaluationCase:
             "core": int(self.prepared.core.sum()),
             "given": len(self.given),
             "judged": len(self.judged),
+            "left_out": list(self.left_out),
         }
 
     def item(
@@ -157,6 +166,29 @@ def _checked(
     return given, judged, common
 
 
+def _left_out(ensemble: Ensemble, common: Tensor) -> tuple[str, ...]:
+    """Residues that are not ``common`` (L,), and those of its chains that reading left out."""
+    found = [ensemble.label(i) for i in (~common).nonzero()[:, 0].tolist()]
+    for note in ensemble.report.of_kind(LEFT_OUT):
+        if note.residue.split()[0] in (*ensemble.chain_ids, "-"):
+            found.append(f"{note.residue} {note.detail}")
+    return tuple(dict.fromkeys(found))
+
+
+def _incomplete(ensemble: Ensemble, common: Tensor) -> str:
+    """Why an ensemble of which some model lacks residues is refused."""
+    lacking = (~ensemble.mask.all(1)).nonzero()[:, 0].tolist()
+    number = ensemble.model_numbers[lacking[0]]
+    of = [note.detail for note in ensemble.report.of_kind("conformer") if note.model == number]
+    which = "".join(f", which {detail}," for detail in of)
+    more = f" and {len(lacking) - 1} more lack" if len(lacking) > 1 else " lacks"
+    return (
+        f"{ensemble.source}: model {number}{which}{more} N, CA or C of residues: "
+        f"{labels(ensemble, ~common)}; set incomplete: drop (--incomplete drop) to score the "
+        "residues that all models have"
+    )
+
+
 class EvaluationCases(Dataset[EvaluationCase]):
     """The case of each ensemble, known proteins first; made when asked for.
 
@@ -165,11 +197,14 @@ class EvaluationCases(Dataset[EvaluationCase]):
         unseen: ensembles without.
         held_out_fraction: see :meth:`EvaluationCase.build`.
         seed: see there.
+        incomplete: ``drop`` leaves out residues that some model lacks, ``refuse`` refuses them.
+        skip_bad: leave out ensembles that cannot be scored, with a warning.
 
     An index beyond the last, with which samplers fill up ranks, gives a case again.
 
     Raises:
-        ValueError: as :meth:`EvaluationCase.build`, on the first ensemble that cannot be scored.
+        ValueError: as :meth:`EvaluationCase.build`, and on residues that are refused; names all
+            ensembles that cannot be scored.
     """
 
     def __init__(
@@ -178,15 +213,26 @@ class EvaluationCases(Dataset[EvaluationCase]):
         unseen: Sequence[PreparedEnsemble],
         held_out_fraction: float = 0.2,
         seed: int = 0,
+        incomplete: Incomplete = "refuse",
+        skip_bad: bool = False,
     ) -> None:
-        self.ensembles = [*known, *unseen]
+        self.ensembles: list[PreparedEnsemble] = []
         self.held_out_fraction, self.seed = held_out_fraction, seed
-        for prepared in self.ensembles:  # before any of them is scored, which takes minutes
-            _, _, common = _checked(prepared, held_out_fraction, seed)
-            if not bool(common.all()):
-                ensemble = prepared.ensemble
-                rank_zero_info(f"{ensemble.name}: not scored are {labels(ensemble, ~common)}, "
-                               "which some model lacks")  # fmt: skip
+        bad = []
+        given = [*known, *unseen]
+        for prepared in given:  # before any of them is scored, which takes minutes
+            try:
+                _, _, common = _checked(prepared, held_out_fraction, seed)
+                if incomplete == "refuse" and not bool(common.all()):
+                    raise UserError(_incomplete(prepared.ensemble, common))
+                self.ensembles.append(prepared)
+            except UserError as error:
+                bad.append(str(error))
+        told = f"{len(bad)} of {len(given)} proteins cannot be scored: {'; '.join(bad)}"
+        if bad and skip_bad and self.ensembles:
+            rank_zero_warn(f"skip_bad: {told}")
+        elif bad:
+            raise UserError((told if len(bad) > 1 else bad[0]) + (GO_ON if self.ensembles else ""))
         learned = [e.ensemble.aatype for e in known]
         self.training_aatype = torch.cat(learned) if learned else torch.zeros(0, dtype=torch.int64)
 

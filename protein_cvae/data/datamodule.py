@@ -198,6 +198,8 @@ class EnsembleDataModule(pl.LightningDataModule):
             self.unseen,
             self.split_settings.held_out_fraction,
             self.split_settings.seed,
+            self.sources.incomplete,
+            self.sources.skip_bad,
         )
 
     def test_dataloader(self) -> DataLoader[EvaluationCase]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import UserError
 from protein_cvae.data.datamodule import EnsembleDataModule
 from protein_cvae.data.embeddings import SequenceEmbedder
+from protein_cvae.data.reading import noted
 from protein_cvae.data.settings import DrawSettings, Sources, SplitSettings
 from protein_cvae.ensemble import Ensemble
 
@@ -42,7 +43,8 @@ class InMemoryDataModule(EnsembleDataModule):
         paths = tuple(str(item) for item in listed if not isinstance(item, Ensemble))
         sources = replace(sources, structures=paths, trajectories=())
         super().__init__(sources, None, split, draws, embedder, num_workers)
-        self.given = tuple(item for item in listed if isinstance(item, Ensemble))
+        objects = [item for item in listed if isinstance(item, Ensemble)]
+        self.given = tuple(map(noted, objects) if sources.incomplete == "drop" else objects)
 
     def _ensembles(self) -> Iterator[Ensemble]:
         yield from self.given

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from common.errors import UserError
 from common.files.lists import one_or_several
-from protein_cvae.data.settings import SimulationSettings, Sources
+from protein_cvae.data.settings import GO_ON, SimulationSettings, Sources
 from protein_cvae.data.simulate import simulate_ensembles
-from protein_cvae.ensemble import Ensemble
+from protein_cvae.ensemble import Ensemble, Note, ReadReport
 from protein_cvae.io.find import ensemble_names, find_ensembles, is_trajectory, load_ensemble
 from protein_cvae.io.read import structure_name
 
@@ -55,16 +56,13 @@ def source_ensembles(sources: Sources, simulate: SimulationSettings | None) -> I
     if bad and (not sources.skip_bad or not read):
         more = "" if len(bad) == 1 else f"{len(bad)} of {len(items)} files cannot be used: "
         raise UserError(
-            more + "; ".join(bad) + ("" if len(items) == 1 or sources.skip_bad else _GO_ON)
+            more + "; ".join(bad) + ("" if len(items) == 1 or sources.skip_bad else GO_ON)
         )
     if bad:
         rank_zero_warn(f"skip_bad: {len(bad)} of {len(items)} files are left out: {'; '.join(bad)}")
     for ensemble in read:
         rank_zero_info(f"read {ensemble.summary()}")
     yield from read
-
-
-_GO_ON = "; set skip_bad (--skip-bad) to go on without"
 
 
 def _items(sources: Sources) -> dict[str, str]:
@@ -95,9 +93,22 @@ def _own_name(path: Path) -> str:
 
 def _read_one(entry: str, name: str, sources: Sources) -> Ensemble:
     topology = sources.topology if is_trajectory(Path(entry)) else None
-    ensemble = load_ensemble(entry, topology=topology, name=name, max_frames=sources.max_frames)
+    drop = sources.incomplete == "drop"
+    ensemble = load_ensemble(
+        entry, topology=topology, name=name, max_frames=sources.max_frames, drop=drop
+    )
     if sources.chains == "longest":
         ensemble = ensemble.select_chain("longest")
     # A residue that no model has tells nothing.
     present = ensemble.mask.any(0)
-    return ensemble if bool(present.all()) else ensemble.select_residues(present)
+    if not bool(present.all()):
+        ensemble = ensemble.select_residues(present)
+    return noted(ensemble) if drop else ensemble
+
+
+def noted(ensemble: Ensemble) -> Ensemble:
+    """With a note on each residue that some model lacks, which evaluation leaves out."""
+    lacking = (~ensemble.mask.all(0)).nonzero()[:, 0].tolist()
+    detail = "some model lacks it, or N, CA or C of it"
+    notes = tuple(Note("left out of evaluation", None, ensemble.label(i), detail) for i in lacking)
+    return replace(ensemble, report=ReadReport(ensemble.report.notes + notes))

@@ -9,6 +9,10 @@ from common.errors import UserError
 from common.files.lists import FrozenTexts
 
 Chains = Literal["longest", "all"]
+Incomplete = Literal["refuse", "drop"]
+"""What happens to residues that not all models have."""
+
+GO_ON = "; set skip_bad (--skip-bad) to go on without"
 
 
 def check_counts(**counts: int) -> None:
@@ -23,6 +27,12 @@ def check_shares(**shares: float) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise UserError(f"{name} must lie in [0, 1], got {share}")
+
+
+def check_incomplete(incomplete: str) -> None:
+    """Raise ValueError unless it is a word of :data:`Incomplete`."""
+    if incomplete not in ("refuse", "drop"):
+        raise UserError(f"incomplete must be 'refuse' or 'drop', got {incomplete!r}")
 
 
 @dataclass(frozen=True)
@@ -62,9 +72,13 @@ class Sources:
         max_frames: most frames of each trajectory folder, evenly spaced.
         min_models: fewest models; ensembles with fewer are left out with a warning.
         skip_bad: leave out files that cannot be used, with a warning, instead of refusing them.
+        incomplete: of residues that not all models of a protein have.  Training masks what a model
+            lacks, but has no place for what the first models lack (matched by number, else by
+            sequence alignment); evaluation scores the residues of all models.  ``refuse`` names
+            those that stand in the way, ``drop`` leaves them out.
 
     Raises:
-        ValueError: on a number out of range.
+        ValueError: on a number out of range or another word.
     """
 
     structures: FrozenTexts = ()
@@ -76,8 +90,10 @@ class Sources:
     max_frames: int = 100
     min_models: int = 5
     skip_bad: bool = False
+    incomplete: Incomplete = "refuse"
 
     def __post_init__(self) -> None:
+        check_incomplete(self.incomplete)
         check_counts(
             max_length=self.max_length, max_frames=self.max_frames, min_models=self.min_models
         )

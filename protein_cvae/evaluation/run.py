@@ -28,6 +28,7 @@ from common.rng import generator_for
 from protein_cvae.data.cases import EvaluationCase
 from protein_cvae.data.datamodule import EnsembleDataModule
 from protein_cvae.data.reports import write_reading
+from protein_cvae.ensemble import listed
 from protein_cvae.evaluation.latent_effects import (
     EffectOptions,
     LatentEffects,
@@ -139,6 +140,10 @@ class EvaluationRun:
                 f"Active units over all models of all proteins: {active_global} of "
                 f"{latents.d_global} (z_global), {active_detail} of {latents.d_detail} (detail)."
             )
+        for result in results:
+            if left_out := result.head["left_out"]:
+                notes.append(f"{result.name}: not scored, as not all models have them, are "
+                             f"{listed(left_out)}.")  # fmt: skip
         return notes
 
     def _draw(self, name: str, figure: Figure) -> None:

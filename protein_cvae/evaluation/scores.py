@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,7 +109,7 @@ class CaseResult:
 
     name: str
     group: str
-    head: dict[str, str | int]
+    head: dict[str, Any]
     reconstruction: Reconstruction
     reconstruction_free: Reconstruction
     conformers: dict[str, ConformerScores]

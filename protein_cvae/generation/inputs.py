@@ -6,21 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from glob import has_magic
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from common.errors import MissingFile, UserError
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.prepared import PreparedEnsemble, joined_embedding
+from protein_cvae.data.settings import Incomplete, check_incomplete
 from protein_cvae.data.splits import chain_sequences
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.generation.matching import match_residues
 from protein_cvae.io.find import load_ensemble
 from protein_cvae.io.formats import fasta
+from protein_cvae.io.matching import match_residues
 from protein_cvae.model.network import ProteinCVAE
 
-Incomplete = Literal["refuse", "drop"]
 MAX_RESIDUES = 1000
 MIN_RESIDUES = 4  # a superposition is unique
 
@@ -31,7 +30,7 @@ class ReadingOptions:
 
     Attributes:
         chains: ``longest``, ``all`` or a chain ID.
-        incomplete: ``drop`` leaves out residues that lack N, CA or C in some model.
+        incomplete: ``drop`` leaves out residues that some model lacks, or has without N, CA or C.
         max_frames: most frames of trajectories, evenly spaced; None for all.
         topology: of a trajectory file; None for the one beside it that fits.
 
@@ -45,14 +44,13 @@ class ReadingOptions:
     topology: str | None = None
 
     def __post_init__(self) -> None:
-        if self.incomplete not in ("refuse", "drop"):
-            raise UserError(f"incomplete must be 'refuse' or 'drop', got {self.incomplete!r}")
+        check_incomplete(self.incomplete)
 
 
 def read_input(
     path: str | Path, argument: str, options: ReadingOptions = ReadingOptions()
 ) -> Ensemble:
-    """Read a structure file or a trajectory folder and keep the chains that are wanted.
+    """Read a structure file or a trajectory folder and keep the residues that are wanted.
 
     Args:
         path: PDB, mmCIF or FASTA file, trajectory, folder with a topology and trajectories, or
@@ -64,13 +62,28 @@ def read_input(
         FileNotFoundError: if there is no such file.
         ValueError: if the file is refused, or has no such chain; see ``read_structure``.
     """
+    if Path(path).suffix.lower() in fasta.SUFFIXES:
+        return fasta.read(_existing(path, argument), argument)
+    return taken(_load(path, argument, options), options)
+
+
+def read_chains(path: str | Path, argument: str, options: ReadingOptions) -> Ensemble:
+    """As :func:`read_input` of a structure, with all residues of the chains that are wanted."""
+    return select_chains(_load(path, argument, options), options.chains)
+
+
+def _existing(path: str | Path, argument: str) -> Path:
     path = Path(path)
     if not path.exists() and not has_magic(str(path)):
         raise MissingFile(f"{argument}: no such file or folder: {path}")
-    if path.suffix.lower() in fasta.SUFFIXES:
-        return fasta.read(path, argument)
-    ensemble = load_ensemble(path, topology=options.topology, max_frames=options.max_frames)
-    return taken(ensemble, options)
+    return path
+
+
+def _load(path: str | Path, argument: str, options: ReadingOptions) -> Ensemble:
+    drop = options.incomplete == "drop"
+    frames, topology = options.max_frames, options.topology
+    path = _existing(path, argument)
+    return load_ensemble(path, topology=topology, max_frames=frames, drop=drop)
 
 
 def taken(ensemble: Ensemble, options: ReadingOptions) -> Ensemble:

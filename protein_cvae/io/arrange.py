@@ -1,4 +1,4 @@
-"""Residue records of all models to one ensemble: which residues, in which order, which atoms.
+"""Residue records of models to one layout: which residues, in which order, which atoms.
 
 Models are aligned on residue identity (chain, number, insertion code).  A residue that a model
 lacks, or has without N, CA or C, is masked in that model.  Decisions taken here, each with a note
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import UserError
-from protein_cvae.io.layout import Layout, collect, linked, links
+from protein_cvae.io.layout import ABSENT, Layout, collect, linked, links
 from protein_cvae.io.notes import NoteBook
 from protein_cvae.io.periodic import make_whole
 from protein_cvae.io.records import ModelRecords, residue_label
@@ -35,7 +35,7 @@ def arrange(models: Sequence[ModelRecords], path: Path, book: NoteBook) -> Layou
     """The amino-acid residues of all models, aligned, in chains that no box cuts.
 
     Args:
-        models: at least one, each with residues.
+        models: at least one, each with residues, of one numbering.
         path: the file, for messages.
         book: takes the notes.
 
@@ -73,7 +73,7 @@ def arrange(models: Sequence[ModelRecords], path: Path, book: NoteBook) -> Layou
             "protein with one numbering"
         )
     for m, i in np.argwhere(~found.present):
-        book.add("absent residue", found.label(i), "not in this model; masked", int(m))
+        book.add("absent residue", found.label(i), ABSENT, int(m))
     return found
 
 

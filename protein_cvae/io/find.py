@@ -78,6 +78,7 @@ def load_ensemble(
     max_residues: int | None = None,
     stride: int = 1,
     max_frames: int | None = None,
+    drop: bool = False,
 ) -> Ensemble:
     """Load a structure file, a trajectory, or a folder as one ensemble.
 
@@ -91,6 +92,8 @@ def load_ensemble(
         max_residues: most residues accepted, over all chains; None for any number.
         stride: take every stride-th frame of trajectories; structure files are read whole.
         max_frames: most frames taken of trajectories; None for all.
+        drop: leave out residues that have no place in the numbers of the first model; see
+            ``read_structure``.
 
     Raises:
         FileNotFoundError: if there is no such file, or the folder holds neither.
@@ -111,10 +114,10 @@ def load_ensemble(
         return load_trajectory_folder(path, name=name, **frames_taken, **limits)  # type: ignore[arg-type]
     if path.is_dir():
         name = path.resolve().name if name is None else name
-        return read_conformers(conformer_files(path), name=name, **limits)  # type: ignore[arg-type]
+        return read_conformers(conformer_files(path), name=name, drop=drop, **limits)  # type: ignore[arg-type]
     if glob.has_magic(text) and not path.exists():
-        return read_conformers(conformer_files(text), name=name, **limits)  # type: ignore[arg-type]
-    return read_structure(path, name=name, **limits)  # type: ignore[arg-type]
+        return read_conformers(conformer_files(text), name=name, drop=drop, **limits)  # type: ignore[arg-type]
+    return read_structure(path, name=name, drop=drop, **limits)  # type: ignore[arg-type]
 
 
 def conformer_files(entry: str | Path) -> list[Path]:

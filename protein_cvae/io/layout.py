@@ -82,11 +82,16 @@ def collect(models: Sequence[ModelRecords], book: NoteBook) -> Layout:
             if not names[i]:
                 names[i], letters[i] = own, one_letter(own) or UNKNOWN_LETTER
             elif own != names[i] and (one_letter(own) or UNKNOWN_LETTER) != letters[i]:
-                raise UserError(
-                    f"{models[m].source}: model {models[m].number}, residue "
-                    f"{residue_label(key, own)}: an earlier model has {names[i]} there; models of "
-                    "one file must have one sequence"
-                )
+                if UNKNOWN_LETTER not in (letters[i], one_letter(own) or UNKNOWN_LETTER):
+                    raise UserError(
+                        f"{models[m].source}: model {models[m].number}, residue "
+                        f"{residue_label(key, own)}: an earlier model has {names[i]} there; "
+                        "alternate locations must be of the same amino acids in all models"
+                    )
+                if letters[i] == UNKNOWN_LETTER:
+                    names[i], letters[i] = own, one_letter(own) or UNKNOWN_LETTER
+                detail = f"{UNKNOWN_LETTER} in some model; read as {letters[i]}"
+                book.add("unknown amino acid", residue_label(key, names[i]), detail)
             rows[m, i] = [atoms.get(atom, _NO_ATOM) for atom in BACKBONE]
             if ranking:
                 others = ", ".join(f"{k or 'none'} {v:.2f}" for k, v in ranking.items())
@@ -100,6 +105,7 @@ def collect(models: Sequence[ModelRecords], book: NoteBook) -> Layout:
     return Layout(keys, names, letters, coordinates, present, rows[0])
 
 
+ABSENT = "not in this model; masked"
 _NO_ATOM = -2  # of a residue that is there; -1 of one that is not
 
 

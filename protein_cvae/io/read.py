@@ -15,13 +15,15 @@ terminal residue of AMBER (NMET, CALA, NME)     its letter; X where a name is cu
 other amino acid with N, CA and C               X, whatever it is called, if it is bonded
 water, ion, sugar, nucleotide, cap, ligand      dropped, whatever number it has
 models of unequal length                        aligned on chain, number and insertion code
+models with other numbers                       aligned by sequence; a residue that the first models
+                                                lack is refused or left out
 no or repeated chain ID                         divided at TER, segments, numbers that go back and
                                                 C-termini; named by the first free letter
 models                                          MODEL, or each END that atoms follow
 model numbers                                   any; kept, unless one repeats
-duplicate atom or residue, two sequences,       refused
-NaN, file cut short, no protein, wrong suffix,
-numbers beyond their columns
+duplicate atom or residue, NaN, file cut        refused
+short, no protein, wrong suffix, numbers beyond
+their columns
 ==============================================  ================================================
 """
 
@@ -36,6 +38,8 @@ from protein_cvae.ensemble import Ensemble, Note, ReadReport
 from protein_cvae.io.arrange import arrange
 from protein_cvae.io.build import build_ensemble
 from protein_cvae.io.formats.table import structure_format
+from protein_cvae.io.join import Part, join, numbered_alike
+from protein_cvae.io.layout import Layout
 from protein_cvae.io.notes import NoteBook
 from protein_cvae.io.opening import structure_bytes
 from protein_cvae.io.records import ModelRecords, all_records
@@ -47,6 +51,7 @@ def read_structure(
     name: str | None = None,
     min_models: int = 1,
     max_residues: int | None = None,
+    drop: bool = False,
 ) -> Ensemble:
     """Read all models and all protein chains of one file.
 
@@ -55,6 +60,8 @@ def read_structure(
         name: name of the ensemble; the file's name without suffixes if None.
         min_models: fewest models accepted.
         max_residues: most residues accepted, over all chains; None for any number.
+        drop: leave out residues that only some models have and that have no place in the numbers
+            of the first; False refuses them.
 
     Returns:
         The ensemble, float32 Å; ``Ensemble.select_chain("longest")`` gives one chain.  What was
@@ -72,6 +79,7 @@ def read_structure(
         name=structure_name(path) if name is None else name,
         min_models=min_models,
         max_residues=max_residues,
+        drop=drop,
     )
 
 
@@ -81,6 +89,7 @@ def read_conformers(
     name: str | None = None,
     min_models: int = 1,
     max_residues: int | None = None,
+    drop: bool = False,
 ) -> Ensemble:
     """Read several files of one protein as one ensemble: all models of the first, the second, ...
 
@@ -89,13 +98,14 @@ def read_conformers(
         name: name of the ensemble; that of the folder of the first file if None.
         min_models: fewest models accepted, over all files.
         max_residues: most residues accepted, over all chains; None for any number.
+        drop: see there.
 
     Returns:
         The ensemble, its models numbered from 1; which file is which is a note of its report.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`read_structure`; if the files do not hold one
-            protein with one numbering.
+            protein.
     """
     files = [Path(path) for path in paths]
     if not files:
@@ -109,6 +119,7 @@ def read_conformers(
         name=files[0].resolve().parent.name if name is None else name,
         min_models=min_models,
         max_residues=max_residues,
+        drop=drop,
     )
     notes = tuple(
         Note("conformer", model.number, "", f"is of {model.source.name}") for model in models
@@ -137,6 +148,7 @@ def _ensemble(
     name: str,
     min_models: int,
     max_residues: int | None,
+    drop: bool,
 ) -> Ensemble:
     if not models:
         raise UserError(f"{path}: no protein: the atom records hold no numbered residue")
@@ -147,7 +159,7 @@ def _ensemble(
         for model, number in zip(models, numbers, strict=True):
             model.number = number
     return build_ensemble(
-        arrange(models, path, book),
+        _arranged(models, drop, book),
         numbers,
         book,
         path=path,
@@ -155,6 +167,15 @@ def _ensemble(
         min_models=min_models,
         max_residues=max_residues,
     )
+
+
+def _arranged(models: list[ModelRecords], drop: bool, book: NoteBook) -> Layout:
+    """The residues of all models side by side, whatever numbers they have."""
+    parts = []
+    for group in numbered_alike(models):
+        these = [models[m] for m in group]
+        parts.append(Part(group, these[0], arrange(these, these[0].source, book.of(group))))
+    return parts[0].layout if len(parts) == 1 else join(parts, drop, book)
 
 
 def _model_numbers(models: list[ModelRecords]) -> tuple[tuple[int, ...], int | None]:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,32 @@ def lightning(*arguments: str, cwd: Path, check: bool = True) -> subprocess.Comp
     if check:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
+
+
+def on_two_ranks(*commands: list[str], cwd: Path) -> None:
+    """Run commands one after the other on two ranks of gloo; each must succeed."""
+    file = cwd / "commands.json"
+    file.write_text(json.dumps(commands))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = []
+    for rank in range(2):
+        with (cwd / f"rank_{rank}.txt").open("w") as printed:
+            place = {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            ranks.append(
+                subprocess.Popen(
+                    [sys.executable, str(Path(__file__).with_name("lightning_rank.py")), str(file)],
+                    cwd=cwd, env=ENVIRONMENT | place, stdout=printed, stderr=subprocess.STDOUT,
+                )
+            )  # fmt: skip
+    try:
+        codes = [rank.wait(timeout=300) for rank in ranks]
+    finally:
+        for rank in ranks:  # one that failed leaves the other waiting
+            rank.kill()
+    texts = [(cwd / f"rank_{rank}.txt").read_text()[-3000:] for rank in range(2)]
+    assert codes == [0, 0], "\n".join(texts)
 
 
 def options(values: Mapping[str, object]) -> list[str]:

@@ -14,6 +14,7 @@ from lightning_runs import (
     killed_fit,
     last,
     lightning,
+    on_two_ranks,
     options,
     weights,
 )
@@ -71,11 +72,19 @@ def fit(out: Path, **extra: object) -> Path:
     return out / "model.ckpt"
 
 
+EVERY_STEP = json.dumps(
+    {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"filename": "{step}", "save_top_k": -1, "every_n_train_steps": 1},
+    }
+)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an uninterrupted single-process run of three epochs."""
+    """The folder of an uninterrupted single-process run of three epochs, with all its steps."""
     out = tmp_path_factory.mktemp("single")
-    fit(out)
+    lightning("fit", *fit_arguments(out), f"--trainer.callbacks+={EVERY_STEP}", cwd=out)
     return out
 
 
@@ -102,25 +111,39 @@ def test_killed_and_resumed_equals_uninterrupted(trained: Path, tmp_path: Path) 
     assert_same(weights(last(trained)), weights(last(tmp_path / "resumed")), rtol=0, atol=0)
 
 
-EVERY_STEP = json.dumps(
-    {
-        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {"filename": "{step}", "save_top_k": -1, "every_n_train_steps": 1},
-    }
-)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_checkpoint_in_mid_epoch_goes_on_exactly(
     trained: Path, tmp_path: Path, workers: int
 ) -> None:
     """After three of six steps, in the middle of the second of three epochs; dropout is on."""
-    first = fit_arguments(tmp_path)
-    lightning("fit", *first, f"--trainer.callbacks+={EVERY_STEP}", cwd=tmp_path)
-    (checkpoint,) = tmp_path.rglob("step=3.ckpt")
+    (checkpoint,) = trained.rglob("step=3.ckpt")
     settings = {"ckpt_path": checkpoint, f"{DATA}.num_workers".replace(".", "__"): workers}
     fit(tmp_path / "resumed", **settings)
     assert_same(weights(last(trained)), weights(last(tmp_path / "resumed")), rtol=0, atol=0)
+
+
+def test_two_ranks_go_on_exactly_in_mid_epoch(tmp_path: Path) -> None:
+    """After three of four steps, each rank with masks of dropout of its own.
+
+    The last epoch is not the best one, so the export and last.ckpt are of different epochs.
+    """
+    settings = {
+        f"{DATA}.draws.batch_proteins": 2,
+        "trainer.max_epochs": 2,
+        "trainer.devices": 2,
+        "trainer.strategy": "ddp",
+    }
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    checkpoint = whole / "protein_cvae/version_0/checkpoints/step=3.ckpt"
+    on_two_ranks(
+        ["fit", *fit_arguments(whole, **settings), f"--trainer.callbacks+={EVERY_STEP}"],
+        ["fit", *fit_arguments(resumed, ckpt_path=checkpoint, **settings)],
+        cwd=tmp_path,
+    )
+    assert torch.load(last(whole), weights_only=True)["global_step"] == 4
+    assert torch.load(whole / "model.ckpt", weights_only=True)["global_step"] == 2
+    for of in (last, lambda folder: folder / "model.ckpt"):
+        assert_same(weights(of(whole)), weights(of(resumed)), rtol=0, atol=0)
 
 
 def test_resuming_brings_the_loss_weights_and_refuses_another_batch(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from lightning_runs import (
     killed_fit,
     last,
     lightning,
+    on_two_ranks,
     options,
     weights,
 )
@@ -217,6 +218,27 @@ def test_a_checkpoint_in_mid_epoch_goes_on_exactly(tissue: Path, tmp_path: Path)
     fit(tissue, tmp_path / "resumed", **settings)
     one, again = weights(last(tmp_path / "whole")), weights(last(tmp_path / "resumed"))
     assert_same(one, again, rtol=0, atol=0)
+
+
+def test_two_ranks_go_on_exactly_in_mid_epoch(tissue: Path, tmp_path: Path) -> None:
+    """After three of four steps; validation draws that the ranks cannot share equally."""
+    settings = {
+        f"{MINISETS}.batch_size": 2,
+        f"{MINISETS}.val_per_slide": 3,
+        f"{MODEL}.export": "null",
+        "trainer.max_epochs": 2,
+        "trainer.devices": 2,
+        "trainer.strategy": "ddp",
+    }
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    checkpoint = whole / "spatial_ipa/version_0/checkpoints/step=3.ckpt"
+    on_two_ranks(
+        ["fit", *fit_arguments(tissue, whole, **settings), f"--trainer.callbacks+={EVERY_STEP}"],
+        ["fit", *fit_arguments(tissue, resumed, ckpt_path=checkpoint, **settings)],
+        cwd=tmp_path,
+    )
+    assert torch.load(last(whole), weights_only=True)["global_step"] == 4
+    assert_same(weights(last(whole)), weights(last(resumed)), rtol=0, atol=0)
 
 
 def test_another_batch_size_is_refused_on_resume(tissue: Path, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
@@ -48,15 +51,25 @@ def make_ensemble(name: str, length: int = 26, models: int = 8) -> Ensemble:
     )
 
 
-def make_cases(*ensembles: Ensemble, unseen: tuple[str, ...] = ()) -> EvaluationCases:
+def make_cases(
+    *ensembles: Ensemble, unseen: tuple[str, ...] = (), **options: Any
+) -> EvaluationCases:
     split = EnsembleSplit.declare(ensembles, unseen, held_out_fraction=0.25)
     prepared = [
         PreparedEnsemble.build(i, ensemble, entry.train, entry.heldout)
         for i, (ensemble, entry) in enumerate(zip(ensembles, split.entries, strict=True))
     ]
     return EvaluationCases(
-        [p for p in prepared if not p.unseen], [p for p in prepared if p.unseen], 0.25
+        [p for p in prepared if not p.unseen], [p for p in prepared if p.unseen], 0.25, **options
     )
+
+
+def gappy(ensemble: Ensemble, model: int, residue: int) -> Ensemble:
+    """Without one residue of one model."""
+    mask = ensemble.mask.clone()
+    mask[model, residue] = False
+    coordinates = ensemble.coordinates * mask[..., None, None]
+    return dataclasses.replace(ensemble, mask=mask, coordinates=coordinates)
 
 
 def means(network: ProteinCVAE, batch: ProteinBatch) -> Latents:

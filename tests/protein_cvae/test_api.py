@@ -26,6 +26,7 @@ from protein_cvae.ensemble import Ensemble
 from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.generation.generate import GenerateOptions
 from protein_cvae.model.settings import NetworkSettings
+from protein_cvae.module import OptimizerSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:--ckpt_path restores")
 TINY = presets.Preset(
@@ -127,6 +128,21 @@ def test_fit_is_lightning_fit(
     ours, theirs = weights(model.checkpoint), weights(tmp_path / "model.ckpt")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_last_checkpoint_is_that_of_the_last_epoch_not_of_the_best(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A learning rate that spoils the second epoch; what is resumed from must not be the first."""
+    hasty = dataclasses.replace(TINY, optimizer=OptimizerSettings(lr=1.0, lr_final=1.0))
+    files = sorted(map(str, folder.glob("*.pdb")))
+    model = protein_cvae.fit(files, tmp_path, hasty, epochs=2, accelerator="cpu", progress=False)
+    (last,) = tmp_path.rglob("last.ckpt")
+    (best,) = tmp_path.rglob("best-epoch=*.ckpt")
+    epochs = [torch.load(path, weights_only=True)["epoch"] for path in (last, best)]
+    assert epochs == [1, 0]
+    exported, kept = weights(model.checkpoint), weights(best)
+    assert all(torch.equal(exported[name], kept[name]) for name in exported)
 
 
 def test_ensembles_in_memory_are_as_good_as_files(

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from protein_data import make_ensemble
 from protein_runs import Command, structure_file
 
 from protein_cvae import commands, fitting
 from protein_cvae import trained as use
+from protein_cvae.ensemble import Ensemble
+from protein_cvae.io import write_ensemble
 
 pytestmark = pytest.mark.filterwarnings("ignore:--ckpt_path restores")
 BY_PATH = {command.path: command for command in commands.COMMANDS}
@@ -76,6 +81,82 @@ def test_encode(command: Command, trained: Path, tmp_path: Path) -> None:
     assert first == second
 
 
+def write_conformers(folder: Path, models: list[Ensemble]) -> str:
+    """A file for each; every folder has the same name, as the draws go by it."""
+    folder = folder / "protein"
+    folder.mkdir(parents=True)
+    for m, model in enumerate(models):
+        write_ensemble(folder / f"c{m}.pdb", replace(model, model_numbers=(1,)))
+    return str(folder)
+
+
+def test_evaluate_matches_models_that_are_numbered_otherwise(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One without its first residue, numbered from 1; one with a mutation: as matched by hand."""
+    whole = make_ensemble("whole", (26,), 7)
+    models = [whole.select_models([m]) for m in range(7)]
+    keep = torch.ones(26, dtype=torch.bool)
+    keep[0] = False
+    models[2] = models[2].select_residues(keep)
+    models[2] = replace(models[2], residue_numbers=torch.arange(1, 26))
+    letter = "W" if whole.sequence[9] != "W" else "A"
+    models[4] = replace(models[4], sequence=whole.sequence[:9] + letter + whole.sequence[10:])
+    given = write_conformers(tmp_path / "given", models)
+    keep[9] = False
+    common = whole.select_residues(keep)
+    by_hand = write_conformers(tmp_path / "hand", [common.select_models([m]) for m in range(7)])
+    quick = ("-n", 2, "--figures", 0, "--ckpt", trained / "model.ckpt", "--conformers")
+    words = ("evaluate", "protein", "-o", tmp_path / "a", *quick, given)
+    mutant = models[4].label(9)
+    with pytest.raises(
+        ValueError, match=rf"c4\.pdb \(model 5\) have .*{mutant} of .*incomplete: drop"
+    ):
+        edgewise(*words)
+    assert not (tmp_path / "a").exists()
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        edgewise(*words, "--incomplete", "drop")
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("read ")]
+    first, ninth = whole.label(0), whole.label(9)
+    assert f"; left out {mutant} (in 1 models)" in line
+    assert f"; left out of evaluation {first}, {ninth}" in line
+    edgewise("evaluate", "protein", "-o", tmp_path / "b", *quick, by_hand)
+    ours, theirs = (
+        [
+            {key: value for key, value in json.loads(row).items() if key != "seconds"}
+            for row in (tmp_path / name / "evaluation.jsonl").read_text().splitlines()
+        ]
+        for name in "ab"
+    )
+    left_out = [first, ninth, f"{mutant} of c4.pdb"]
+    assert all(row.pop("left_out") == left_out for row in ours)
+    assert all(row.pop("left_out") == [] for row in theirs)
+    assert ours == theirs
+    text = (tmp_path / "a/evaluation.md").read_text()
+    assert f"protein: not scored, as not all models have them, are {', '.join(left_out)}." in text
+    (read,) = json.loads((tmp_path / "a/reading.json").read_text())["read"]
+    kinds = {(n["kind"], n["model"], n["residue"]) for n in read["notes"] if "left" in n["kind"]}
+    evaluation = "left out of evaluation"
+    assert kinds == {("left out", 5, mutant), (evaluation, None, first), (evaluation, None, ninth)}
+
+
+def test_evaluate_refuses_or_leaves_out_what_a_model_lacks(trained: Path, tmp_path: Path) -> None:
+    """With the same numbers, which training would mask."""
+    whole = make_ensemble("whole", (26,), 6)
+    keep = torch.arange(26) < 25
+    models = [whole.select_models([m]) for m in range(6)]
+    models[3] = models[3].select_residues(keep)
+    given = write_conformers(tmp_path, models)
+    words = ("-n", 2, "--figures", 0, "--ckpt", trained / "model.ckpt", "--conformers", given)
+    with pytest.raises(
+        ValueError, match=rf"model 4, which is of c3\.pdb, lacks .*{whole.label(25)};"
+    ):
+        edgewise("evaluate", "protein", "-o", tmp_path / "a", *words)
+    assert not (tmp_path / "a").exists()
+    edgewise("evaluate", "protein", "-o", tmp_path / "a", *words, "--incomplete", "drop")
+    assert f"are {whole.label(25)}." in (tmp_path / "a/evaluation.md").read_text()
+
+
 def test_fit_and_evaluate_call_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those functions are compared with ``lightning fit`` and ``test`` in test_api."""
     called: dict[str, tuple[object, ...]] = {}
@@ -94,12 +175,12 @@ def test_fit_and_evaluate_call_the_functions(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(use, "load", lambda path, device: Model())
     edgewise("fit", "protein", "a.pdb", "b.pdb", "-o", "mine", "--size", "full", "--epochs", 2)
     files = (["a.pdb", "b.pdb"], Path("mine"), "full", 2, [], "auto")
-    assert called["fit"] == (*files, (), None, False)
+    assert called["fit"] == (*files, (), None, False, "refuse")
     edgewise(
         *("fit", "protein", "-o", "mine", "--conformers", "x", "y", "--topology", "p.gro"),
-        "--skip-bad",
+        *("--skip-bad", "--incomplete", "drop"),
     )
-    assert called["fit"][-3:] == (("x", "y"), "p.gro", True)
+    assert called["fit"][-4:] == (("x", "y"), "p.gro", True, "drop")
     edgewise("evaluate", "protein", "a.pdb", "-n", 7, "-o", "there", "--figures", 0)
     files, out, settings, longest = called["evaluate"]
     assert (files, out, longest) == (["a.pdb"], Path("there"), 400)

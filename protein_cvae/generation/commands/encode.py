@@ -25,8 +25,8 @@ from protein_cvae.generation.inputs import (
     ReadingOptions,
     read_input,
 )
-from protein_cvae.generation.matching import match_residues
 from protein_cvae.generation.outputs import checkpoint_provenance, json_path
+from protein_cvae.io.matching import match_residues
 from protein_cvae.model.network import ProteinCVAE
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from protein_cvae.generation.inputs import (
     ReadingOptions,
     model_position,
     prepare,
-    read_input,
+    read_chains,
 )
 from protein_cvae.generation.interpolate import (
     InterpolateOptions,
@@ -25,7 +25,6 @@ from protein_cvae.generation.interpolate import (
     interpolate_prepared,
     path_report,
 )
-from protein_cvae.generation.matching import kept_where, match_residues
 from protein_cvae.generation.outputs import (
     EnsembleResult,
     check_fits,
@@ -33,6 +32,7 @@ from protein_cvae.generation.outputs import (
     describe,
 )
 from protein_cvae.io.formats.table import structure_format
+from protein_cvae.io.matching import kept_where, match_residues
 from protein_cvae.model.network import ProteinCVAE
 
 
@@ -148,11 +148,10 @@ class InterpolateDataModule(TaskDataModule):
 
     def read(self) -> InterpolateRequest:
         # What is incomplete is known when both ends are.
-        whole = replace(self.reading, incomplete="refuse")
-        start = read_input(self.input, "input", whole)
+        start = read_chains(self.input, "input", self.reading)
         end = start
         if self.second != self.input:
-            end = read_input(self.second, "second", whole)
+            end = read_chains(self.second, "second", self.reading)
         first, a = self._end(start, self.ends.first_model, "first_model", 0)
         second, b = self._end(end, self.ends.second_model, "second_model", -1)
         if start is end and a == b:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from protein_cases import (
     SETTINGS,
+    gappy,
     make_cases,
     make_ensemble,
     make_network,
@@ -27,8 +28,8 @@ def test_settings_out_of_range_are_refused():
 
 
 def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    names = "alpha", "gamma", "beta"
-    cases = make_cases(*(make_ensemble(n) for n in names), unseen=("beta",))
+    alpha, gamma, beta = (make_ensemble(name) for name in ("alpha", "gamma", "beta"))
+    cases = make_cases(alpha, gappy(gamma, 2, 25), beta, unseen=("beta",), incomplete="drop")
     projection = geometry_finisher(options=FinishOptions(steps=0))
     rows = evaluate(make_network(), cases, SETTINGS, tmp_path, projection)
     written = [
@@ -37,7 +38,11 @@ def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.Cap
     assert written == rows
     kinds = [(r["protein"], r["kind"], r.get("method")) for r in rows]
     assert len(kinds) == len(set(kinds)) == 3 * (3 + 2 + 1 + 1)
+    left_out = {(r["protein"], *r["left_out"]) for r in rows}
+    assert left_out == {("alpha",), ("gamma", gamma.label(25)), ("beta",)}
     text = (tmp_path / "evaluation.md").read_text()
+    assert f"gamma: not scored, as not all models have them, are {gamma.label(25)}.\n" in text
+    assert text.count("not scored") == 1
     assert text.strip() in capsys.readouterr().out
     assert "Known proteins, held-out models (2)" in text
     assert "Unseen proteins (1)" in text

@@ -247,7 +247,7 @@ def test_conformers_in_a_file_each(tmp_path, peptide_frames):
     assert load_ensemble(str(folder / "frame_1*.pdb")).num_models == 3
     assert read_conformers([folder / "frame_3.pdb", folder / "frame_1.pdb"]).num_models == 2
     (folder / "frame_12.pdb").write_text(pdb(peptide(("ALA", "GLY", "TRP", "LEU"))))
-    with pytest.raises(ValueError, match=r"frame_12\.pdb: model 13, residue A TRP 3: an earlier"):
+    with pytest.raises(ValueError, match=r"frame_12\.pdb \(model 13\) have 3 residues in common"):
         load_ensemble(folder)
 
 

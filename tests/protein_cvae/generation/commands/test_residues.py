@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -43,6 +44,28 @@ def test_a_path_between_files_of_which_one_lacks_a_residue(
     request = InterpolateDataModule(*given, reading=reading).read()
     assert request.first.sequence == request.second.sequence == protein.sequence[1:]
     assert request.left_out == f"{protein.label(0)} of {tmp_path / 'first.pdb'}"
+
+
+def test_a_path_whose_ends_come_from_conformers_of_which_one_is_mutated(
+    tmp_path: Path, protein: Ensemble
+) -> None:
+    letter = "W" if protein.sequence[4] != "W" else "A"
+    mutant = replace(protein, sequence=protein.sequence[:4] + letter + protein.sequence[5:])
+    (tmp_path / "x").mkdir()
+    for m, given in enumerate((protein, protein, mutant)):
+        write_ensemble(tmp_path / "x" / f"c{m}.pdb", given.select_models([m]))
+    given = str(tmp_path / "x"), str(tmp_path / "path.pdb")
+    with pytest.raises(ValueError, match="set incomplete: drop to go on"):
+        InterpolateDataModule(*given).read()
+    reading = ReadingOptions(incomplete="drop")
+    request = InterpolateDataModule(*given, reading=reading).read()
+    assert request.first.sequence == request.second.sequence
+    assert request.second.length == protein.length - 1
+    assert protein.label(4) in request.left_out
+    # Ends without it need not leave it out.
+    ends = PathEnds(first_model=1, second_model=2)
+    whole = InterpolateDataModule(*given, ends, reading=reading).read()
+    assert (whole.first.length, whole.left_out) == (protein.length, "")
 
 
 def test_latents_relative_to_a_file_that_lacks_a_residue(

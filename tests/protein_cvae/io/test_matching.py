@@ -9,7 +9,7 @@ import torch
 from protein_data import make_ensemble
 
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.generation.matching import match_residues
+from protein_cvae.io.matching import match_residues
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,17 @@ def test_other_numbers_are_matched_by_sequence(whole: Ensemble, shift: int) -> N
     first, second, left_out = match_residues(whole, shorter, drop=True)
     assert first.residue_numbers.tolist() == list(whole.residue_numbers[4:])
     assert second.sequence == first.sequence
+
+
+def test_fragments_and_loops_keep_their_numbers(whole: Ensemble) -> None:
+    """Where an alignment finds no more than numbers do, they count."""
+    for one, two in (
+        (list(range(22)), list(range(8, 30))),
+        ([*range(8), *range(12, 30)], [*range(17), *range(21, 30)]),
+    ):
+        first, second, _ = match_residues(kept(whole, one), kept(whole, two), drop=True)
+        assert first.residue_numbers.tolist() == second.residue_numbers.tolist()
+        assert [n - 1 for n in first.residue_numbers.tolist()] == sorted({*one} & {*two})
 
 
 def test_another_protein_and_other_chains_are_refused(whole: Ensemble) -> None:
