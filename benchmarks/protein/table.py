@@ -7,7 +7,9 @@
 ``run`` trains nothing.  It reads the ``data`` section of the configurations (several are laid
 over each other, as for ``lightning``), makes the cases of ``lightning test``, and appends all rows
 of one protein and one maker to ``<out>/results.jsonl`` at once; what is there already is skipped,
-so it can be stopped and restarted.  Without ``--ckpt`` only the rivals are run.
+so it can be stopped and restarted.  Without ``--ckpt`` only the rivals are run.  With
+``--untrained`` the network of the ``model`` section is judged, too, with the weights it has before
+training: what it does as well as the trained one was not learned.
 
 Every maker gets the same given models of a protein (the training's, or the same share of an unseen
 protein) and is scored by the same code against the judged models.  "constraints" is the projection
@@ -64,10 +66,12 @@ from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.refine import FinishOptions
 from protein_cvae.geometry.superposition import pairwise_rmsd
+from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.sampling import Finisher, repeat_item
+from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.module import ProteinCVAEModule
 
-OURS = "ours"
+OURS, UNTRAINED = "ours", "untrained"
 # Of conformers, in the order of the table.  "ensemble" and "prior" come from the model.
 METHODS = {
     "real": "the real given models",
@@ -79,6 +83,8 @@ METHODS = {
     "pca + finish": "PCA sampling + our finish",
     "ensemble": "ours, ensemble",
     "prior": "ours, prior (one structure)",
+    "untrained ensemble": "untrained network, ensemble",
+    "untrained prior": "untrained network, prior (one structure)",
 }
 REBUILT = {
     "real": "nearest given model, by all CA",
@@ -86,6 +92,8 @@ REBUILT = {
     "pca + constraints": "PCA + constraints",
     "template": "ours",
     "no template": "ours, no template",
+    "untrained template": "untrained network",
+    "untrained no template": "untrained network, no template",
 }
 COLUMNS = {
     "spread_ratio_c": "spread ratio c",
@@ -109,7 +117,8 @@ COLUMNS = {
     "seconds": "s per conformer",
 }
 SAMPLERS = {"noise": noise_sampling, "network": network_sampling, "pca": pca_sampling}
-RIVALS = tuple(name for name in METHODS if name not in ("ensemble", "prior"))
+_BY_NETWORK = ("ensemble", "prior", "untrained ensemble", "untrained prior")
+RIVALS = tuple(name for name in METHODS if name not in _BY_NETWORK)
 
 
 def merged(paths: Sequence[Path]) -> dict[str, Any]:
@@ -141,6 +150,15 @@ def read_model(path: Path, data: EnsembleDataModule, device: str) -> ProteinCVAE
     data.check_record(read_record(path), resume=False)
     module = ProteinCVAEModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     return module.to(device).eval()
+
+
+def untrained_network(config: dict[str, Any], seed: int, device: str) -> ProteinCVAE:
+    """The network that a configuration describes, with random weights."""
+    settings = NetworkSettings(**config["model"]["init_args"]["network"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ProteinCVAE(settings)
+    return network.to(device).eval()
 
 
 class Rivals:
@@ -208,19 +226,31 @@ def rival_rows(
     return rows if rebuilt is None else [*rows, reconstruction_row(head, name, rebuilt)]
 
 
-def our_rows(
-    case: EvaluationCase, module: ProteinCVAEModule, settings: EvaluationSettings
+def network_rows(
+    case: EvaluationCase, network: ProteinCVAE, settings: EvaluationSettings, mark: str = ""
 ) -> list[Row]:
-    """All rows of the model on one case, but those of the real models."""
-    result, _ = evaluate_case(module.model, case, settings, geometry_finisher())
+    """All rows of a network on one case, but those of the real models.
+
+    Args:
+        case: the protein.
+        network: trained or not.
+        settings: of the draws.
+        mark: stands before the names of its methods.
+    """
+    result, _ = evaluate_case(network, case, settings, geometry_finisher())
     rows = case_rows(result)
-    return [row for row in rows if (row["kind"], row.get("method")) != ("conformers", "real")]
+    rows = [row for row in rows if (row["kind"], row.get("method")) != ("conformers", "real")]
+    return [
+        {**row, "method": f"{mark} {row['method']}".strip()} if "method" in row else row
+        for row in rows
+    ]
 
 
 def run(options: argparse.Namespace) -> None:
     """Append what is missing to results.jsonl."""
     torch.set_num_threads(options.threads)
-    data, cases = read_cases(merged(options.config))
+    config = merged(options.config)
+    data, cases = read_cases(config)
     makers: dict[str, Callable[[EvaluationCase], list[Row]]] = {}
     settings = EvaluationSettings(
         count=options.count, bandwidth=options.bandwidth, seed=options.seed, figures=0
@@ -230,7 +260,12 @@ def run(options: argparse.Namespace) -> None:
     if options.ckpt is not None:
         module = read_model(options.ckpt, data, options.device)
         makers[f"{OURS} {options.tag}".strip()] = partial(
-            our_rows, module=module, settings=settings
+            network_rows, network=module.model, settings=settings
+        )
+    if options.untrained:
+        network = untrained_network(config, options.seed, options.device)
+        makers[UNTRAINED] = partial(
+            network_rows, network=network, settings=settings, mark=UNTRAINED
         )
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.jsonl"
@@ -261,7 +296,7 @@ def report(options: argparse.Namespace) -> None:
     if options.proteins:
         rows = [row for row in rows if row["protein"] in options.proteins]
     ours = f"{OURS} {options.tag}".strip()
-    rows = [row for row in rows if row["maker"] in (*RIVALS, ours)]
+    rows = [row for row in rows if row["maker"] in (*RIVALS, UNTRAINED, ours)]
     experiments = {(row["settings"], row["split"]) for row in rows}
     if len(experiments) != 1:
         raise SystemExit(
@@ -296,6 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("command", choices=["run", "report"])
     parser.add_argument("--config", type=Path, action="append", help="as for lightning; repeatable")
     parser.add_argument("--ckpt", type=Path, help="trained model; rivals alone if omitted")
+    parser.add_argument("--untrained", action="store_true", help="the network before training, too")
     parser.add_argument("--tag", default="", help="name of this model in the results")
     parser.add_argument("--out", type=Path, default=Path("runs/protein_table"))
     parser.add_argument("--proteins", nargs="+", help="only these")

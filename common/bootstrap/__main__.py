@@ -112,7 +112,9 @@ def _own_package(venv: Venv) -> Step:
 
 def _import_check(name: str, modules: Sequence[str], venv: Venv) -> Step:
     advice = f"delete {venv.folder} and the cached wheels, then run again"
-    return Step(name, (venv.python, "-c", f"import {', '.join(modules)}"), advice)
+    # Bytecode is kept, whatever PYTHONDONTWRITEBYTECODE says: without, every process compiles anew.
+    code = f"import sys; sys.dont_write_bytecode = False; import {', '.join(modules)}"
+    return Step(name, (venv.python, "-c", code), advice)
 
 
 def _install_peers(venv: Venv, torch_version: str, root: Path) -> dict[str, float]:

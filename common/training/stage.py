@@ -40,6 +40,10 @@ def run_stage(arguments: Sequence[str]) -> None:
         for name, value in os.environ.items()
         if name not in _LAUNCHER_NAMES and not name.startswith(_LAUNCHER_PREFIXES)
     }
+    if not os.isatty(1):
+        # Jupyter sets it for its cells; progress bars then take them for terminals, and every state
+        # of a bar stays.
+        environment.pop("FORCE_COLOR", None)
     command = [sys.executable, "-m", "common.cli", *arguments]
     status = processes.run(command, environment=environment)
     if status != 0:

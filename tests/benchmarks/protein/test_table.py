@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +26,10 @@ def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
 
 
 SIMULATION = {"num_proteins": 2, "num_models": 6, "min_length": 24, "max_length": 26}
+SIZES = NetworkSettings(
+    width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4, d_local=9,
+    hidden=8, decoder_layers=1, chain_neighbors=2, spatial_neighbors=4,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "class_path": "protein_cvae.EnsembleDataModule",
         "init_args": {"simulate": SIMULATION, "split": {"families_held_out": ["simulated_0_1"]}},
     }
-    path.write_text(yaml.safe_dump({"data": data, "model": {"class_path": "ignored"}}))
+    model = {"class_path": "ignored", "init_args": {"network": asdict(SIZES)}}
+    path.write_text(yaml.safe_dump({"data": data, "model": model}))
     return path
 
 
@@ -46,11 +52,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         simulate=SimulationSettings(**SIMULATION), split=SplitSettings(("simulated_0_1",))
     )
     data.setup("fit")
-    sizes = NetworkSettings(
-        width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4, d_local=9,
-        hidden=8, decoder_layers=1, chain_neighbors=2, spatial_neighbors=4,
-    )  # fmt: skip
-    module = ProteinCVAEModule(sizes)
+    module = ProteinCVAEModule(SIZES)
     torch.save(
         {
             "state_dict": module.state_dict(),
@@ -71,7 +73,7 @@ def test_rivals_and_model_in_one_table_and_again_for_nothing(
     capsys: pytest.CaptureFixture[str],
 ):
     run = ["run", "--config", str(config), "--ckpt", str(checkpoint), "--out", str(tmp_path)]
-    run += ["--count", "2"]
+    run += ["--count", "2", "--untrained"]
     table.main([*run, "--proteins", "simulated_0_0"])
     results = tmp_path / "results.jsonl"
     first = results.read_text()
@@ -109,6 +111,39 @@ def test_rivals_and_model_in_one_table_and_again_for_nothing(
         file.write(json.dumps({**rows[0], "settings": "other"}) + "\n")
     with pytest.raises(SystemExit, match="2 experiments"):
         table.main(["report", "--out", str(tmp_path)])
+
+
+def test_the_untrained_network_is_that_of_the_configuration(
+    table: ModuleType, config: Path, checkpoint: Path, tmp_path: Path
+):
+    """Random weights of its own seed, judged by the very code that judges a checkpoint."""
+    settings = table.merged([config])
+    first, again, other = (table.untrained_network(settings, seed, "cpu") for seed in (3, 3, 4))
+    assert first.settings == SIZES
+    weights = [torch.cat([p.flatten() for p in n.parameters()]) for n in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+    # A checkpoint of the same weights gets the same scores.
+    trained = torch.load(checkpoint, weights_only=True)
+    state = {f"model.{name}": value for name, value in first.state_dict().items()}
+    torch.save({**trained, "state_dict": {**trained["state_dict"], **state}}, tmp_path / "same")
+    run = ["run", "--config", str(config), "--ckpt", str(tmp_path / "same"), "--untrained"]
+    run += ["--count", "2", "--seed", "3", "--proteins", "simulated_0_0", "--out", str(tmp_path)]
+    table.main(run)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    scores: dict[str, list[dict[str, object]]] = {}
+    for row in rows:
+        if "method" in row:
+            method = row["method"].removeprefix("untrained ")
+            kept = {k: v for k, v in row.items() if k not in ("maker", "method", "seconds")}
+            scores.setdefault(f"{row['kind']} {method}", []).append(kept)
+    pairs = {name: found for name, found in scores.items() if len(found) == 2}
+    assert set(pairs) == {
+        "conformers ensemble", "conformers prior",
+        "reconstruction template", "reconstruction no template",
+    }  # fmt: skip
+    assert all(one == two for one, two in pairs.values())
 
 
 def test_a_model_that_has_learned_what_is_scored_is_refused(

@@ -60,6 +60,17 @@ def test_peers_need_one_which_is_said_before_any_work(project, without_compiler)
     assert not without_compiler
 
 
+def test_bytecode_is_kept_in_the_environment(tmp_path, monkeypatch):
+    """Images of containers often say that none is to be written."""
+    (tmp_path / "imported_once.py").touch()
+    step = bootstrap._import_check("import check", ("imported_once",), Venv(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    subprocess.run([sys.executable, *step.command[1:]], check=True)
+    assert list(tmp_path.glob("__pycache__/imported_once.*.pyc"))
+
+
 @pytest.mark.parametrize(
     ("argv", "command", "forwarded"),
     [

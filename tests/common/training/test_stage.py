@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import cast
 
@@ -34,6 +35,21 @@ def test_a_stage_starts_without_the_launcher(monkeypatch: pytest.MonkeyPatch) ->
     assert not set(LAUNCHER) & set(environment)
     assert environment["EDGEWISE_DATA"] == "kept"
     assert "PATH" in environment
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["no terminal", "terminal"])
+def test_only_a_terminal_is_told_to_be_one(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    seen: list[dict[str, str]] = []
+
+    def fake(command: list[str], environment: dict[str, str]) -> int:
+        seen.append(environment)
+        return 0
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a Jupyter kernel does
+    monkeypatch.setattr(os, "isatty", lambda descriptor: terminal)
+    monkeypatch.setattr(processes, "run", fake)
+    run_stage(["fit"])
+    assert ("FORCE_COLOR" in seen[0]) == terminal
 
 
 def test_a_failed_stage_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
