@@ -31,7 +31,7 @@ from sklearn.svm import SVR
 
 from common.report.machine import describe_machine
 from common.training.trainer import quiet_trainer
-from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.data.expression import Expression
 from spatial_ipa.data.read import read_slides
 from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
 from spatial_ipa.data.slide import Slide
@@ -120,14 +120,14 @@ def pca_features(
     data: _InMemory, slides: Sequence[Slide], rank: int, unit_variance: bool, seed: int
 ) -> list[np.ndarray]:
     """PCA of the training slides on the same genes, optionally of genes at unit variance."""
-    expression = [LogExpression.of_slide(s, data.panel, data.genes.target_sum) for s in slides]
+    expression = [Expression.of_slide(s, data.panel, data.genes.normalisation) for s in slides]
     num_train = len(data.fit_slides)
     if unit_variance:
         rows = np.concatenate([x.rows(slice(None)) for x in expression[:num_train]])
         square = np.square(rows, dtype=np.float64).mean(axis=0)
         scale = np.where(square > 0, np.sqrt(square), 1.0).astype(np.float32)
         expression = [
-            LogExpression(
+            Expression(
                 x.values.multiply(1 / scale).tocsr().astype(np.float32), x.mean / scale, x.filled
             )
             for x in expression

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.preprocessing import normalize
 
-from spatial_ipa.data.expression import LogExpression, normalise
+from spatial_ipa.data.expression import Expression, Normalisation, normalise
 
 
 def counts(seed: int = 0, num: int = 40, genes: int = 25) -> np.ndarray:
@@ -57,6 +57,6 @@ def test_dense_and_sparse_forms_agree(logged: bool) -> None:
     x = counts()
     x[7] = 0
     dense = normalise(sp.csr_matrix(x), logged=logged)
-    sparse = LogExpression.of_counts(sp.csr_matrix(x), 1e4, logged)
+    sparse = Expression.of_counts(sp.csr_matrix(x), Normalisation("log"), logged)
     np.testing.assert_allclose(sparse.rows(slice(None)), dense, atol=2e-5)
     np.testing.assert_array_equal(sparse.filled, np.arange(40) != 7)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spatial_ipa.data.expression import LogExpression, normalise
+from spatial_ipa.data.expression import Expression, Normalisation, normalise
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import Split
 from spatial_ipa.encoder.frozen import (
@@ -18,6 +18,8 @@ from spatial_ipa.encoder.frozen import (
     load_encoder,
     save_encoder,
 )
+
+LOG = Normalisation("log")
 
 
 def make_slide(name: str, n: int = 60, num_genes: int = 40, seed: int = 0) -> Slide:
@@ -30,13 +32,13 @@ def make_slide(name: str, n: int = 60, num_genes: int = 40, seed: int = 0) -> Sl
 
 def make_frozen(slide: Slide, adapter: ScRNAAdapter | None = None) -> FrozenEncoder:
     encoder = SharedEncoder(len(slide.genes), 8, (32, 20), 0.3)
-    return FrozenEncoder(encoder, adapter, slide.genes, Split.declare([slide], []), 1e4)
+    return FrozenEncoder(encoder, adapter, slide.genes, Split.declare([slide], []), LOG)
 
 
 @pytest.mark.parametrize("logged", [False, True])
 def test_sparse_normalisation_equals_the_dense_one(logged: bool) -> None:
     counts = make_slide("a").counts
-    x = LogExpression.of_counts(counts, 1e4, logged)
+    x = Expression.of_counts(counts, LOG, logged)
     dense = normalise(counts, target_sum=1e4, logged=logged)
     np.testing.assert_allclose(x.rows(slice(None)), dense, atol=2e-6)
     np.testing.assert_allclose(np.concatenate(list(x.blocks(7))), x.rows(slice(None)))
@@ -49,7 +51,7 @@ def test_embedding_is_centred_per_slide() -> None:
     slide, other = make_slide("a"), make_slide("b", seed=5)
     encoder = SharedEncoder(40, 8, (32, 20))
     encoder.set_linear(torch.randn(40, 8), torch.Generator().manual_seed(0))
-    frozen = FrozenEncoder(encoder, None, slide.genes, Split.declare([slide], []), 1e4)
+    frozen = FrozenEncoder(encoder, None, slide.genes, Split.declare([slide], []), LOG)
     h = frozen.embed(other, "st")
     assert h.dtype == np.float32
     assert np.abs(h[~other.is_empty].mean(axis=0)).max() < 1e-4
@@ -130,15 +132,18 @@ def test_hash_covers_weights_panel_and_preprocessing() -> None:
     frozen = make_frozen(slide)
     split = frozen.split
     others = [
-        FrozenEncoder(SharedEncoder(40, 8, (32, 20)), None, slide.genes[::-1], split, 1e4),
-        FrozenEncoder(SharedEncoder(40, 8, (32, 20)), None, slide.genes, split, 1e3),
+        FrozenEncoder(SharedEncoder(40, 8, (32, 20)), None, slide.genes[::-1], split, LOG),
+        *(
+            FrozenEncoder(SharedEncoder(40, 8, (32, 20)), None, slide.genes, split, how)
+            for how in (Normalisation("log", 1e3), Normalisation("sqrt"))
+        ),
         FrozenEncoder(
             SharedEncoder(40, 8, (32, 20), generator=torch.Generator().manual_seed(9)),
-            None, slide.genes, split, 1e4,
+            None, slide.genes, split, LOG,
         ),
         make_frozen(slide, ScRNAAdapter(40, 4)),
     ]  # fmt: skip
-    assert len({frozen.weights_hash, *(o.weights_hash for o in others)}) == 5
+    assert len({frozen.weights_hash, *(o.weights_hash for o in others)}) == 6
     assert make_frozen(slide).weights_hash == frozen.weights_hash
 
 

@@ -246,12 +246,12 @@ def test_mixing_is_measured_on_a_bounded_number_of_spots(
         sizes.append(domain.bincount().tolist())
         return domain_mixing(h, domain, k)
 
-    monkeypatch.setattr("spatial_ipa.encoder.module.domain_mixing", spy)
+    monkeypatch.setattr("spatial_ipa.encoder.losses.domain_mixing", spy)
     fit(EncoderModule(str(tmp_path / "e.pt")), make_data(tissue), 1)
     assert sizes
     assert all(size == [120] * 3 for size in sizes)
     sizes.clear()
-    monkeypatch.setattr("spatial_ipa.encoder.module._MIXING_TOTAL", 100)
+    monkeypatch.setattr("spatial_ipa.encoder.losses._MIXING_TOTAL", 100)
     fit(EncoderModule(str(tmp_path / "e.pt")), make_data(tissue), 1)
     assert sizes
     assert all(size == [30] * 3 for size in sizes)
