@@ -8,12 +8,16 @@ u_ig = S x_ig / t_i.  One of three transforms is applied and the slide's mean is
     sqrt            y = sqrt(u)                       Bartlett, J. R. Stat. Soc. Suppl. 3:68 (1936)
     freeman_tukey   y = sqrt(u) + sqrt(u + 1) - 1     Freeman and Tukey, Ann. Math. Stat. 21:607
                                                       (1950); less 1, so that 0 stays 0
-    z_ig = y_ig - mean_i y_ig
+    z_ig = (y_ig - mean_i y_ig) / s
 
-with the mean over the slide's own non-empty rows.  Of values that are logged already, log takes
-them as y; the others undo the logarithm first and bring rows to the sum S, which gives what the
-counts would have given wherever the values are log(1 + c_i x_ig) with any factor c_i of a cell.  A
-row without counts has no expression: its z is 0, the slide's mean.
+with the mean over the slide's own non-empty rows.  After log s = 1.  Else s^2 is the variance of y
+over these rows, in the mean over genes: it is mostly that of the counting noise, which the root
+makes equal for all genes but not for slides of unequal depth.
+
+Of values that are logged already, log takes them as y; the others undo the logarithm first and
+bring rows to the sum S, which gives what the counts would have given wherever the values are
+log(1 + c_i x_ig) with any factor c_i of a cell.  A row without counts has no expression: its z is
+0, the slide's mean.
 
 y is sparse and z is not, so y and its mean are kept apart and rows are made dense a block at a
 time: a sample of 10^6 cells never exists as a dense matrix.
@@ -87,8 +91,8 @@ class Expression:
     """Expression of n spots on G genes.
 
     Attributes:
-        values: (n, G) float32 CSR, y before centring.
-        mean: (G,) float32 over non-empty rows.
+        values: (n, G) float32 CSR, y / s before centring.
+        mean: (G,) float32 of these over non-empty rows.
         filled: (n,) bool, rows with counts; the others are the slide's mean, z = 0.
     """
 
@@ -117,9 +121,15 @@ class Expression:
     def of_counts(counts: sp.csr_matrix, normalisation: Normalisation, logged: bool) -> Expression:
         """Normalise and centre (n, G) counts, or values that are logged already."""
         values, filled = normalisation.apply(counts, logged)
-        total = np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
-        mean = (total / max(int(filled.sum()), 1)).astype(np.float32)
-        return Expression(values, mean, filled)
+        num_filled = max(int(filled.sum()), 1)
+        mean = np.asarray(values.sum(axis=0, dtype=np.float64)).ravel() / num_filled
+        if normalisation.transform != "log" and values.shape[1]:
+            square = np.square(values.data, dtype=np.float64).sum() / num_filled
+            variance = (square - np.square(mean).sum()) / values.shape[1]
+            scale = variance**-0.5 if variance > 1e-12 * square else 1.0
+            values.data *= np.float32(scale)
+            mean *= scale
+        return Expression(values, mean.astype(np.float32), filled)
 
     def weighted(self, weights: np.ndarray) -> Expression:
         """The same with every gene times its weight (G,)."""

@@ -57,7 +57,7 @@ class StartSettings:
 
     kind: Start = "spatial"
     rank: int = 256
-    num_neighbours: int = 40
+    num_neighbours: int = 30
     ridge: float = 0.3
     width: float = 0.3
     penalty: float = 1.0

@@ -1,13 +1,14 @@
 """From raw features of a slide's cells to H: what is done to the rows of one slide together.
 
-The slide's mean is taken out, every row is brought to length 1, and, optionally, replaced by half
-itself and half the mean of itself and its k nearest rows on the same slide.  Rows without counts
-say nothing: they are 0 and no neighbours of others.
+The slide's mean is taken out and every row is brought to length 1.  Optionally each is then
+replaced by half itself and half the mean of itself and its k nearest rows on the same slide, and
+brought to length 1 again.  Rows without counts say nothing: they are 0 and no neighbours of others.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.graph.knn import knn_index
@@ -31,8 +32,10 @@ def slide_features(h: Tensor, filled: Tensor, smooth: int) -> Tensor:
     if not len(rows):
         return result
     rows = rows - rows.double().mean(0).float()
-    rows = torch.nn.functional.normalize(rows, dim=1)
-    result[filled] = _smoothed(rows, smooth) if smooth and len(rows) > 1 else rows
+    rows = F.normalize(rows, dim=1)
+    if smooth and len(rows) > 1:
+        rows = F.normalize(_smoothed(rows, smooth), dim=1)
+    result[filled] = rows
     return result
 
 

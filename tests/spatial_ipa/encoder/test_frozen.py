@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tissue_expression import make_tissue_slide
 
 from spatial_ipa.data.expression import Expression, Normalisation, normalise
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import Split
+from spatial_ipa.encoder.eigenmaps import fit_eigenmaps
 from spatial_ipa.encoder.frozen import (
     FrozenEncoder,
     ScRNAAdapter,
@@ -18,6 +20,7 @@ from spatial_ipa.encoder.frozen import (
     load_encoder,
     save_encoder,
 )
+from spatial_ipa.encoder.settings import StartSettings
 
 LOG = Normalisation("log")
 
@@ -145,6 +148,60 @@ def test_hash_covers_weights_panel_and_preprocessing() -> None:
     ]  # fmt: skip
     assert len({frozen.weights_hash, *(o.weights_hash for o in others)}) == 6
     assert make_frozen(slide).weights_hash == frozen.weights_hash
+
+
+def make_kernel_frozen(smooth: int = 4) -> tuple[FrozenEncoder, Slide]:
+    """A kernel trunk on two small tissues, and a slide it has not seen."""
+    slides = [make_tissue_slide(seed) for seed in (0, 1)]
+    sqrt, panel = Normalisation("sqrt"), slides[0].genes
+    trunk = fit_eigenmaps(
+        [Expression.of_slide(s, panel, sqrt) for s in slides],
+        [s.xy for s in slides if s.xy is not None],
+        StartSettings("eigenmaps", rank=20, num_neighbours=8, smooth=smooth),
+        8,
+    )
+    split = Split.declare(slides, [])
+    return FrozenEncoder(trunk, None, panel, split, sqrt), make_tissue_slide(5)
+
+
+def test_a_kernel_trunk_is_saved_loaded_and_told_apart(tmp_path: Path) -> None:
+    frozen, slide = make_kernel_frozen()
+    save_encoder(frozen, tmp_path / "e.pt")
+    loaded = load_encoder(tmp_path / "e.pt")
+    assert loaded.weights_hash == frozen.weights_hash
+    assert np.array_equal(loaded.embed(slide, "st"), frozen.embed(slide, "st"))
+    assert loaded.normalisation == Normalisation("sqrt")
+    assert make_kernel_frozen(smooth=0)[0].weights_hash != frozen.weights_hash
+    state = frozen.state()
+    del state["tensors"]["encoder.targets"]
+    with pytest.raises(ValueError, match="damaged"):
+        FrozenEncoder.from_state(state)
+
+
+def test_blocks_of_rows_and_coordinates_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen, slide = make_kernel_frozen()
+    whole = frozen.embed(slide, "st")
+    filled = ~slide.is_empty
+    assert whole[filled].var(axis=0).mean() == pytest.approx(1, rel=1e-5)
+    norms = np.linalg.norm(whole, axis=1)
+    np.testing.assert_allclose(norms[filled], norms[0], rtol=1e-5)
+    assert not whole[~filled].any()
+    monkeypatch.setattr("spatial_ipa.encoder.frozen._BLOCK_ELEMENTS", 7 * 3 * 178)  # 7 rows
+    np.testing.assert_allclose(frozen.embed(slide, "st"), whole, atol=1e-5)
+    cells = Slide.build("cells", slide.counts, slide.genes, None)
+    np.testing.assert_allclose(frozen.embed(cells, "st"), whole, atol=1e-5)
+
+
+def test_an_encoder_of_version_2_is_still_read() -> None:
+    """It was written before the transform was recorded: the logarithm."""
+    slide = make_slide("a")
+    state = make_frozen(slide).state()
+    del state["transform"]
+    state["version"] = 2
+    loaded = FrozenEncoder.from_state(state)
+    assert loaded.normalisation == LOG
+    assert np.array_equal(loaded.embed(slide, "st"), make_frozen(slide).embed(slide, "st"))
+    assert loaded.weights_hash == make_frozen(slide).weights_hash
 
 
 def test_load_refuses_other_files(tmp_path: Path) -> None:

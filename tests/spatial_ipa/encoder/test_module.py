@@ -37,6 +37,9 @@ def tissue(tmp_path_factory: pytest.TempPathFactory) -> TissuePaths:
     return write_tissue(spec, tmp_path_factory.mktemp("tissue"))
 
 
+EIGENMAPS = StartSettings("eigenmaps")
+
+
 def make_data(
     tissue: TissuePaths, scrna: bool = False, select_on: str | None = None, seed: int = 0
 ) -> EncoderDataModule:
@@ -129,14 +132,54 @@ def test_scrna_term_mixes_cells_of_another_technology_with_spots(
 def test_start_beats_pca_on_an_unseen_slide(tissue: TissuePaths, tmp_path: Path) -> None:
     """Spatial PCA keeps more neighbours of a slide it never saw than PCA; both beat chance."""
     recall = {}
-    for start in ("pca", "spatial"):
+    for start in ("pca", "spatial", "eigenmaps"):
         module = EncoderModule(str(tmp_path / f"{start}.pt"), start=StartSettings(start))  # type: ignore[arg-type]
         fit(module, make_data(tissue), 0)
         slide = read_slides([str(tissue.slides[3])])[0]
         assert slide.xy is not None
         h = load_encoder(tmp_path / f"{start}.pt").embed(slide, "st")
         recall[start] = neighbour_recall(h, slide.xy, adaptive_k(120), 30)
-    assert recall["spatial"] > recall["pca"] > 1.3 * 30 / 119
+    assert recall["eigenmaps"] > recall["spatial"] > recall["pca"] > 1.3 * 30 / 119
+
+
+def test_eigenmaps_are_written_at_once(tissue: TissuePaths, tmp_path: Path) -> None:
+    """Without scRNA-seq no epoch runs, whatever max_epochs says, and no seed matters."""
+    module = EncoderModule(str(tmp_path / "e.pt"), EIGENMAPS)
+    fit(module, make_data(tissue), 500, checkpoints=tmp_path)
+    assert module.global_step == 0
+    encoder = load_encoder(tmp_path / "e.pt")
+    assert encoder.adapter is None
+    slides = read_slides([str(p) for p in tissue.slides])
+    check_split(encoder.split, slides[:3], slides[3:])
+    assert encoder.embed(slides[3], "st").shape == (120, 128)
+    fit(EncoderModule(str(tmp_path / "f.pt"), EIGENMAPS, seed=1), make_data(tissue, seed=1), 1)
+    assert load_encoder(tmp_path / "f.pt").weights_hash == encoder.weights_hash
+
+
+def test_with_eigenmaps_only_the_adapter_is_trained(tissue: TissuePaths, tmp_path: Path) -> None:
+    def make(name: str) -> EncoderModule:
+        weights = EncoderWeights(adversary=0.1, stress=1.0)
+        return EncoderModule(str(tmp_path / name), EIGENMAPS, weights=weights)
+
+    fit(make("none.pt"), make_data(tissue), 0)
+    fit(make("whole.pt"), make_data(tissue, True), 3)
+    fit(make("half.pt"), make_data(tissue, True), 1, checkpoints=tmp_path)
+    fit(make("resumed.pt"), make_data(tissue, True), 3, resume=tmp_path / "epoch=0.ckpt")
+    none, whole, resumed = (
+        load_encoder(tmp_path / f"{n}.pt") for n in ("none", "whole", "resumed")
+    )
+    assert whole.weights_hash == resumed.weights_hash
+    sample = read_slides([str(tissue.scrna)], require_spatial=False)[0]
+    slide = read_slides([str(tissue.slides[3])])[0]
+    if whole.panel == none.panel:
+        np.testing.assert_array_equal(whole.embed(slide, "st"), none.embed(slide, "st"))
+    assert not np.array_equal(whole.embed(sample, "st"), whole.embed(sample, "scrna"))
+
+
+def test_eigenmaps_refuse_a_selection_slide(tissue: TissuePaths, tmp_path: Path) -> None:
+    module = EncoderModule(str(tmp_path / "e.pt"), EIGENMAPS)
+    with pytest.raises(ValueError, match="select_on chooses an epoch"):
+        fit(module, make_data(tissue, select_on="slide_1"), 1)
 
 
 def test_same_seed_same_weights_and_other_seed_other_weights(
