@@ -30,7 +30,7 @@ from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.module import EncoderModule
-from spatial_ipa.encoder.settings import DrawSettings
+from spatial_ipa.encoder.settings import DrawSettings, GeneSettings, StartSettings
 from spatial_ipa.evaluation.baselines.regression import pca_features, predict
 from spatial_ipa.evaluation.oracle import minimise_slide
 from spatial_ipa.evaluation.scorer import SlideScorer
@@ -84,8 +84,10 @@ _REGRESSORS = ("knn", "ridge", "svr", "mlp")
 class _SlidesInMemory(EncoderDataModule):
     """The encoder's data from slides that are in memory, such as turned ones."""
 
-    def __init__(self, train: list[Slide], heldout: list[Slide], seed: int) -> None:
-        super().__init__([], [], draws=DrawSettings(seed=seed))
+    def __init__(
+        self, train: list[Slide], heldout: list[Slide], genes: GeneSettings, seed: int
+    ) -> None:
+        super().__init__([], [], genes=genes, draws=DrawSettings(seed=seed))
         self.given = train, heldout
 
     def setup(self, stage: str) -> None:
@@ -150,9 +152,11 @@ class Runner:
         if not path.exists():
             # As configs/spatial_ipa/encoder.yaml; the class's own default rate is AdamW's.
             optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
-            module = EncoderModule(str(path), optimizer=optimizer, seed=self.seed)
+            start = StartSettings(self.args.start)
+            module = EncoderModule(str(path), start, optimizer=optimizer, seed=self.seed)
             seen = self.train + self.test if leaky else self.train
-            data = _SlidesInMemory(seen, [] if leaky else self.test, self.seed)
+            genes = GeneSettings(transform=self.args.transform)
+            data = _SlidesInMemory(seen, [] if leaky else self.test, genes, self.seed)
             quiet_trainer(self.args.encoder_epochs).fit(module, datamodule=data)
         return load_encoder(path)
 
