@@ -55,7 +55,7 @@ class StartSettings:
         ValueError: on an unknown kind, or values out of range.
     """
 
-    kind: Start = "spatial"
+    kind: Start = "eigenmaps"
     rank: int = 256
     num_neighbours: int = 30
     ridge: float = 0.3
@@ -126,7 +126,7 @@ class GeneSettings:
 
     min_detection: float = 0.01
     num_genes: int | None = None
-    transform: Transform = "log"
+    transform: Transform = "sqrt"
     target_sum: float = 1e4
 
     def __post_init__(self) -> None:
