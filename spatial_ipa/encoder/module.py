@@ -46,13 +46,10 @@ from spatial_ipa.encoder.kernel_trunk import KernelTrunk
 from spatial_ipa.encoder.losses import sampled_mixing
 from spatial_ipa.encoder.network import ScRNAAdapter, SharedEncoder
 from spatial_ipa.encoder.objective import Layers, embed_rows, identity, mlp, unit_scale
+from spatial_ipa.encoder.selection import expect_no_training, tissue_recall
 from spatial_ipa.encoder.settings import EncoderWeights, StartSettings, TrunkSettings
 from spatial_ipa.encoder.starts import linear_start
 from spatial_ipa.encoder.views import DomainBatch
-from spatial_ipa.geometry.graphs import adaptive_k
-from spatial_ipa.geometry.neighbours import neighbour_recall
-
-_CANDIDATES = 80  # kNN of H in which the selection slide's spatial neighbours are looked for
 
 
 class EncoderModule(pl.LightningModule):
@@ -129,7 +126,7 @@ class EncoderModule(pl.LightningModule):
         check_fit(self, EncoderDataModule)
         prepare_output(self.output, "model.output")
         if self._closed_form:
-            self._check_closed_form()
+            expect_no_training(self.trainer, self.data)
             return
         acting = {
             f"weights.{name}": value
@@ -145,23 +142,6 @@ class EncoderModule(pl.LightningModule):
     @property
     def _closed_form(self) -> bool:
         return self.start.kind == "eigenmaps"
-
-    def _check_closed_form(self) -> None:
-        if self.data.selection is not None:
-            raise UserError(
-                "select_on chooses an epoch, but start.kind=eigenmaps is not trained: its slide "
-                "would only be lost to the fit; use null"
-            )
-        if self.data.scrna:
-            return
-        if self.trainer.world_size > 1:
-            raise UserError(
-                "start.kind=eigenmaps without scrna trains nothing that processes could share; "
-                "set trainer.devices and num_nodes to 1"
-            )
-        if self.trainer.max_epochs != 0:
-            rank_zero_info("The eigenmaps are a closed form: there is nothing to train.")
-            self.trainer.fit_loop.max_epochs = 0
 
     def configure_model(self) -> None:
         """Build the layers, now that the genes are known, and give the trunk its start."""
@@ -245,11 +225,12 @@ class EncoderModule(pl.LightningModule):
             scores["val/mixing"] = sampled_mixing(sampled)
         slide = data.selection
         if slide is not None and slide.xy is not None:
-            h = embed_rows(
-                self.encoder, Expression.of_slide(slide, data.panel, data.genes.normalisation)
+            recall = tissue_recall(
+                embed_rows(
+                    self.encoder, Expression.of_slide(slide, data.panel, data.genes.normalisation)
+                ),
+                slide.xy,
             )
-            n = len(slide)
-            recall = neighbour_recall(h.numpy(), slide.xy, adaptive_k(n), min(_CANDIDATES, n - 1))
             scores["val/recall"] = recall
             if recall > self.best_score:
                 self.best_score = recall
