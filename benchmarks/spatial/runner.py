@@ -31,9 +31,11 @@ from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.module import EncoderModule
 from spatial_ipa.encoder.settings import DrawSettings, GeneSettings, StartSettings
+from spatial_ipa.encoder.training_slides import embed_training
 from spatial_ipa.evaluation.baselines.regression import pca_features, predict
 from spatial_ipa.evaluation.oracle import minimise_slide
 from spatial_ipa.evaluation.scorer import SlideScorer
+from spatial_ipa.geometry.blocks import spatial_blocks
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.outline import towards_outline, typical_aspect
 from spatial_ipa.layout.placement import Placement
@@ -117,6 +119,7 @@ def _read_part(part: Part, folder: Path) -> Slide:
 
 
 # Rates of 0 leave the weights as they are drawn, while everything else is set up as in a training.
+_SCHEDULES = {"points": Schedule(), "states": Schedule(lr=5e-4, lr_final=1e-5)}
 _NO_STEPS = Schedule(gate_steps=0, lr=0.0, lr_final=0.0)
 
 
@@ -179,13 +182,19 @@ class Runner:
         return [(x / np.sqrt(x.var(axis=0).mean())).astype(np.float32) for x in found]
 
     def embedded(self, features: str) -> list[EmbeddedSlide]:
-        """Training and test slides with :meth:`embeddings`."""
+        """Training and test slides with :meth:`embeddings`; those of training slides out of fold
+        where the encoder can."""
         h = self.embeddings(features)
-        return [
-            EmbeddedSlide(s.name, x, s.xy)
+        slides = [
+            EmbeddedSlide(s.name, x, s.xy, fold=spatial_blocks(s.xy))
             for s, x in zip(self.train + self.test, h, strict=True)
             if s.xy is not None
         ]
+        if features in ("encoder", "leaky"):
+            encoder, seen = self.encoder(leaky=features == "leaky"), list(self.train)
+            seen += self.test if features == "leaky" else []
+            slides[: len(self.train)] = embed_training(encoder, seen)[: len(self.train)]
+        return slides
 
     def method(self, name: str) -> Iterator[dict[str, Any]]:
         """Train one condition and score every test slide."""
@@ -209,10 +218,10 @@ class Runner:
             data.bound = condition.bound
         torch.manual_seed(self.seed)
         module = SpatialIPAModule(
-            NetworkSettings(d_input=slides[0].h.shape[1]),
+            NetworkSettings(args.form, d_input=slides[0].h.shape[1]),
             condition.graph,
             LossWeights(procrustes=args.w_procrustes),
-            Schedule() if condition.trained else _NO_STEPS,
+            _SCHEDULES[args.form] if condition.trained else _NO_STEPS,
             common_frame=args.common_frame,
         )
         start = time.perf_counter()

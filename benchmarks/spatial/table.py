@@ -259,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--size-max", type=int, default=384)
     parser.add_argument("--noise-h", type=float, default=0.3)
+    parser.add_argument("--form", choices=["points", "states"], default="points")
     parser.add_argument("--w-procrustes", type=float, default=0.0)
     parser.add_argument("--common-frame", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--num-draws", type=int, default=16)
