@@ -218,7 +218,7 @@ class Runner:
             data.bound = condition.bound
         torch.manual_seed(self.seed)
         module = SpatialIPAModule(
-            NetworkSettings(args.form, d_input=slides[0].h.shape[1]),
+            NetworkSettings(slides[0].h.shape[1], form=args.form),
             condition.graph,
             LossWeights(procrustes=args.w_procrustes),
             _SCHEDULES[args.form] if condition.trained else _NO_STEPS,

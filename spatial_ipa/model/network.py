@@ -37,9 +37,6 @@ class NetworkSettings:
     """Size and form of the network.
 
     Attributes:
-        form: ``points``: attention moves positions that start at the regression in the common frame
-            (:mod:`spatial_ipa.model.points`).  ``states``: attention moves states and positions,
-            both of which start at perceptrons of H (:class:`IPALiteModel`).
         d_input: width of the embeddings H.
         c_s: width of the states; only ``states`` has any.
         heads: attention heads.
@@ -48,12 +45,14 @@ class NetworkSettings:
         noise_std: noise on the initial coordinates, where noise is given (in training).
         beta: weight of the gate logits in the attention.
         distance_term: see :class:`~spatial_ipa.model.block.IPALiteBlock`; of ``states``.
+        form: ``points``: attention moves positions that start at the regression in the common frame
+            (:mod:`spatial_ipa.model.points`).  ``states``: attention moves states and positions,
+            both of which start at perceptrons of H (:class:`IPALiteModel`).
 
     Raises:
         ValueError: on an unknown form, or a width or number of passes below 1.
     """
 
-    form: Form = "points"
     d_input: int = 128
     c_s: int = 96
     heads: int = 4
@@ -62,6 +61,7 @@ class NetworkSettings:
     noise_std: float = 0.05
     beta: float = 2.0
     distance_term: DistanceTerm = "none"
+    form: Form = "points"
 
     def __post_init__(self) -> None:
         if self.form not in ("points", "states"):
