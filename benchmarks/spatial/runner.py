@@ -150,7 +150,8 @@ class Runner:
     def encoder(self, leaky: bool = False) -> FrozenEncoder:
         """Trained on the training slides; ``leaky`` also shows it the held-out ones."""
         suffix = ("_turned" if self.args.rotate else "") + ("_leaky" if leaky else "")
-        path = Path(self.args.out) / "encoders" / self.args.tag
+        kind = f"{self.args.start}_{self.args.transform}"
+        path = Path(self.args.out) / "encoders" / self.args.tag / kind
         path = path / f"{self.fold.name}_{self.seed}{suffix}.pt"
         if not path.exists():
             # As configs/spatial_ipa/encoder.yaml; the class's own default rate is AdamW's.
