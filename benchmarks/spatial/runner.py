@@ -118,8 +118,11 @@ def _read_part(part: Part, folder: Path) -> Slide:
     return part.read(folder)
 
 
+_SCHEDULES = {
+    "points": Schedule(gate_steps=100, ramp_epochs=3),
+    "states": Schedule(lr=5e-4, lr_final=1e-5),
+}
 # Rates of 0 leave the weights as they are drawn, while everything else is set up as in a training.
-_SCHEDULES = {"points": Schedule(gate_steps=100, ramp_epochs=3), "states": Schedule(lr=5e-4, lr_final=1e-5)}
 _NO_STEPS = Schedule(gate_steps=0, lr=0.0, lr_final=0.0)
 
 

@@ -119,7 +119,8 @@ class SpatialIPAModule(pl.LightningModule):
             raise UserError(
                 "trainer.max_epochs must be set, to at least 1: the cosine decay runs over it"
             )
-        if self.model.recycles < 2 and trainer.world_size > 1:
+        states = self.model.settings.form == "states"
+        if states and self.model.recycles < 2 and trainer.world_size > 1:
             raise UserError(
                 "model.init_args.network.recycles must be at least 2 on several processes: one "
                 "pass leaves the state update without gradient, which DDP refuses"
