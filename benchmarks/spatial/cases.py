@@ -28,7 +28,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.report.tables import markdown_table
-from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.data.expression import Expression, Normalisation
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import gene_panel
 from spatial_ipa.data.read import read_slides
@@ -56,7 +56,9 @@ _CANDIDATES = 80
 def placed(train: Sequence[Slide], test: Slide) -> tuple[float, float, float]:
     """Recall, Spearman and RMSE of a slide under spatial PCA and frame regression."""
     panel = gene_panel([*train, test])
-    expression = [LogExpression.of_slide(slide, panel, 1e4) for slide in (*train, test)]
+    expression = [
+        Expression.of_slide(slide, panel, Normalisation("log")) for slide in (*train, test)
+    ]
     xy = [slide.xy for slide in train if slide.xy is not None]
     basis = principal_components(expression[:-1], 128, 0)
     directions, _ = spatial_components(expression[:-1], xy, basis)

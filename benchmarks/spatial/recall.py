@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from sklearn.svm import SVR
 
 from common.report.machine import describe_machine
 from common.training.trainer import quiet_trainer
-from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.data.expression import Expression, Transform
 from spatial_ipa.data.read import read_slides
 from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
 from spatial_ipa.data.slide import Slide
@@ -75,6 +76,7 @@ CONDITIONS = (
     Condition("PCA start: self-supervised", "pca"),
     Condition("PCA start: + spatial", "pca", neighbours=1.0),
     Condition("PCA start: + spatial + alignment", "pca", neighbours=1.0, align=1.0),
+    Condition("kernel eigenmaps", "eigenmaps", trained=False),
     Condition("spatial PCA start, not trained", "spatial", trained=False),
     Condition("spatial PCA start: self-supervised", "spatial"),
     Condition("spatial PCA start: + spatial", "spatial", neighbours=1.0),
@@ -120,14 +122,14 @@ def pca_features(
     data: _InMemory, slides: Sequence[Slide], rank: int, unit_variance: bool, seed: int
 ) -> list[np.ndarray]:
     """PCA of the training slides on the same genes, optionally of genes at unit variance."""
-    expression = [LogExpression.of_slide(s, data.panel, data.genes.target_sum) for s in slides]
+    expression = [Expression.of_slide(s, data.panel, data.genes.normalisation) for s in slides]
     num_train = len(data.fit_slides)
     if unit_variance:
         rows = np.concatenate([x.rows(slice(None)) for x in expression[:num_train]])
         square = np.square(rows, dtype=np.float64).mean(axis=0)
         scale = np.where(square > 0, np.sqrt(square), 1.0).astype(np.float32)
         expression = [
-            LogExpression(
+            Expression(
                 x.values.multiply(1 / scale).tocsr().astype(np.float32), x.mean / scale, x.filled
             )
             for x in expression
@@ -160,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=10, help="per epoch")
     parser.add_argument("--spots", type=int, default=384, help="per slide and step")
     parser.add_argument("--num-genes", type=int, help="most variable genes; default all")
+    parser.add_argument("--transform", choices=get_args(Transform), default="sqrt")
     parser.add_argument("--only", nargs="+", default=[], help="conditions whose name holds one")
     parser.add_argument("--folder", default="runs/tissue", help="of the simulated tissue")
     given = parser.parse_args(arguments)
@@ -193,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chance = [min(c / (n - 1), 1.0) for c in (*CANDIDATES, adaptive_k(n))]
         for seed in given.seeds:
             data = _InMemory(
-                [], genes=GeneSettings(num_genes=given.num_genes),
+                [], genes=GeneSettings(num_genes=given.num_genes, transform=given.transform),
                 draws=DrawSettings(steps_per_epoch=given.steps, spots=given.spots, seed=seed),
             )  # fmt: skip
             data.train_set, data.test_set = train, test

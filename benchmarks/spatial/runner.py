@@ -30,10 +30,12 @@ from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.module import EncoderModule
-from spatial_ipa.encoder.settings import DrawSettings
+from spatial_ipa.encoder.settings import DrawSettings, GeneSettings, StartSettings
+from spatial_ipa.encoder.training_slides import embed_training
 from spatial_ipa.evaluation.baselines.regression import pca_features, predict
 from spatial_ipa.evaluation.oracle import minimise_slide
 from spatial_ipa.evaluation.scorer import SlideScorer
+from spatial_ipa.geometry.blocks import spatial_blocks
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.outline import towards_outline, typical_aspect
 from spatial_ipa.layout.placement import Placement
@@ -84,8 +86,10 @@ _REGRESSORS = ("knn", "ridge", "svr", "mlp")
 class _SlidesInMemory(EncoderDataModule):
     """The encoder's data from slides that are in memory, such as turned ones."""
 
-    def __init__(self, train: list[Slide], heldout: list[Slide], seed: int) -> None:
-        super().__init__([], [], draws=DrawSettings(seed=seed))
+    def __init__(
+        self, train: list[Slide], heldout: list[Slide], genes: GeneSettings, seed: int
+    ) -> None:
+        super().__init__([], [], genes=genes, draws=DrawSettings(seed=seed))
         self.given = train, heldout
 
     def setup(self, stage: str) -> None:
@@ -114,6 +118,10 @@ def _read_part(part: Part, folder: Path) -> Slide:
     return part.read(folder)
 
 
+_SCHEDULES = {
+    "points": Schedule(gate_steps=100, ramp_epochs=3),
+    "states": Schedule(lr=5e-4, lr_final=1e-5),
+}
 # Rates of 0 leave the weights as they are drawn, while everything else is set up as in a training.
 _NO_STEPS = Schedule(gate_steps=0, lr=0.0, lr_final=0.0)
 
@@ -145,14 +153,17 @@ class Runner:
     def encoder(self, leaky: bool = False) -> FrozenEncoder:
         """Trained on the training slides; ``leaky`` also shows it the held-out ones."""
         suffix = ("_turned" if self.args.rotate else "") + ("_leaky" if leaky else "")
-        path = Path(self.args.out) / "encoders" / self.args.tag
+        kind = f"{self.args.start}_{self.args.transform}"
+        path = Path(self.args.out) / "encoders" / self.args.tag / kind
         path = path / f"{self.fold.name}_{self.seed}{suffix}.pt"
         if not path.exists():
             # As configs/spatial_ipa/encoder.yaml; the class's own default rate is AdamW's.
             optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
-            module = EncoderModule(str(path), optimizer=optimizer, seed=self.seed)
+            start = StartSettings(self.args.start)
+            module = EncoderModule(str(path), start, optimizer=optimizer, seed=self.seed)
             seen = self.train + self.test if leaky else self.train
-            data = _SlidesInMemory(seen, [] if leaky else self.test, self.seed)
+            genes = GeneSettings(transform=self.args.transform)
+            data = _SlidesInMemory(seen, [] if leaky else self.test, genes, self.seed)
             quiet_trainer(self.args.encoder_epochs).fit(module, datamodule=data)
         return load_encoder(path)
 
@@ -175,13 +186,19 @@ class Runner:
         return [(x / np.sqrt(x.var(axis=0).mean())).astype(np.float32) for x in found]
 
     def embedded(self, features: str) -> list[EmbeddedSlide]:
-        """Training and test slides with :meth:`embeddings`."""
+        """Training and test slides with :meth:`embeddings`; those of training slides out of fold
+        where the encoder can."""
         h = self.embeddings(features)
-        return [
-            EmbeddedSlide(s.name, x, s.xy)
+        slides = [
+            EmbeddedSlide(s.name, x, s.xy, fold=spatial_blocks(s.xy))
             for s, x in zip(self.train + self.test, h, strict=True)
             if s.xy is not None
         ]
+        if features in ("encoder", "leaky"):
+            encoder, seen = self.encoder(leaky=features == "leaky"), list(self.train)
+            seen += self.test if features == "leaky" else []
+            slides[: len(self.train)] = embed_training(encoder, seen)[: len(self.train)]
+        return slides
 
     def method(self, name: str) -> Iterator[dict[str, Any]]:
         """Train one condition and score every test slide."""
@@ -205,10 +222,10 @@ class Runner:
             data.bound = condition.bound
         torch.manual_seed(self.seed)
         module = SpatialIPAModule(
-            NetworkSettings(d_input=slides[0].h.shape[1]),
+            NetworkSettings(slides[0].h.shape[1], form=args.form),
             condition.graph,
             LossWeights(procrustes=args.w_procrustes),
-            Schedule() if condition.trained else _NO_STEPS,
+            _SCHEDULES[args.form] if condition.trained else _NO_STEPS,
             common_frame=args.common_frame,
         )
         start = time.perf_counter()

@@ -30,6 +30,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -41,7 +42,9 @@ from splits import CONFIRMATION, GROUPS, SHIFTS, SPLITS, Fold, Folds, own_split,
 from common.errors import UserError
 from common.report.machine import describe_machine
 from common.report.tables import markdown_table
+from spatial_ipa.data.expression import Transform
 from spatial_ipa.data.slide import Slide
+from spatial_ipa.encoder.settings import GeneSettings, Start, StartSettings
 from spatial_ipa.evaluation.baselines.regression import BASELINES
 from spatial_ipa.evaluation.scorer import COLUMNS
 from spatial_ipa.geometry.graphs import adaptive_k
@@ -174,7 +177,7 @@ def recall(args: argparse.Namespace) -> None:
             for seed in args.seeds:
                 runner = Runner(args, fold, seed)
                 xy = [s.xy for s in runner.test if s.xy is not None]
-                for name in ("encoder", "pca", "noise"):
+                for name in args.features:
                     features = runner.embeddings(name)[len(runner.train) :]
                     rows = [candidate_recall(h, x) for h, x in zip(features, xy, strict=True)]
                     found.setdefault(name, {}).setdefault(seed, []).extend(rows)
@@ -244,12 +247,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tags", nargs="+", help="of the report; --tag alone when left out")
     parser.add_argument("--columns", nargs="+", default=list(COLUMNS), help="of the report")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--start", choices=get_args(Start), default=StartSettings().kind)
+    parser.add_argument(
+        "--transform", choices=get_args(Transform), default=GeneSettings().transform
+    )
+    features = ("encoder", "pca", "noise")
+    parser.add_argument("--features", nargs="+", choices=features, default=features, help="recall")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--encoder-epochs", type=int, default=10)
     parser.add_argument("--per-epoch", type=int, default=96)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--size-max", type=int, default=384)
     parser.add_argument("--noise-h", type=float, default=0.3)
+    parser.add_argument("--form", choices=["points", "states"], default="points")
     parser.add_argument("--w-procrustes", type=float, default=0.0)
     parser.add_argument("--common-frame", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--num-draws", type=int, default=16)

@@ -1,13 +1,23 @@
-"""Log-normalised expression of one slide, kept sparse.
+"""Normalised expression of one slide, kept sparse.
 
-For counts x, library sizes t_i and target sum S (Zheng et al., Nat. Commun. 8:14049, 2017, as
-``normalize_total`` and ``log1p`` of scanpy),
+For counts x, library sizes t_i (the row sum over the genes given) and target sum S, let
+u_ig = S x_ig / t_i.  One of three transforms is applied and the slide's mean is taken out:
 
-    y_ig = log(1 + S x_ig / t_i),        z_ig = y_ig - mean_i y_ig,
+    log             y = log(1 + u)                    normalize_total and log1p of scanpy
+                                                      (Zheng et al., Nat. Commun. 8:14049, 2017)
+    sqrt            y = sqrt(u)                       Bartlett, J. R. Stat. Soc. Suppl. 3:68 (1936)
+    freeman_tukey   y = sqrt(u) + sqrt(u + 1) - 1     Freeman and Tukey, Ann. Math. Stat. 21:607
+                                                      (1950); less 1, so that 0 stays 0
+    z_ig = (y_ig - mean_i y_ig) / s
 
-with t the row sum over the genes given and the mean over the slide's own non-empty rows.  Values
-that are logged already enter as y.  A row without counts has no expression: its z is 0, the slide's
-mean.
+with the mean over the slide's own non-empty rows.  After log s = 1.  Else s^2 is the variance of y
+over these rows, in the mean over genes: it is mostly that of the counting noise, which the root
+makes equal for all genes but not for slides of unequal depth.
+
+Of values that are logged already, log takes them as y; the others undo the logarithm first and
+bring rows to the sum S, which gives what the counts would have given wherever the values are
+log(1 + c_i x_ig) with any factor c_i of a cell.  A row without counts has no expression: its z is
+0, the slide's mean.
 
 y is sparse and z is not, so y and its mean are kept apart and rows are made dense a block at a
 time: a sample of 10^6 cells never exists as a dense matrix.
@@ -17,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,14 +36,63 @@ from common.errors import UserError
 from spatial_ipa.data.panels import reindex
 from spatial_ipa.data.slide import Slide
 
+Transform = Literal["sqrt", "freeman_tukey", "log"]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """From counts to values; see the module.
+
+    Attributes:
+        transform: of the scaled counts.
+        target_sum: library size S.
+
+    Raises:
+        ValueError: on an unknown transform, or a target sum that is not positive.
+    """
+
+    transform: Transform
+    target_sum: float = 1e4
+
+    def __post_init__(self) -> None:
+        if self.transform not in get_args(Transform):
+            known = ", ".join(get_args(Transform))
+            raise UserError(f"genes.transform must be one of {known}, got {self.transform!r}")
+        if not self.target_sum > 0:
+            raise UserError(f"target_sum must be positive, got {self.target_sum}")
+
+    def apply(self, counts: sp.csr_matrix, logged: bool) -> tuple[sp.csr_matrix, np.ndarray]:
+        """(n, G) float32 CSR of y, and (n,) bool, the rows with counts.
+
+        Args:
+            counts: (n, G) non-negative, canonical.
+            logged: they are log-normalised already.
+        """
+        values = sp.csr_matrix(counts, dtype=np.float32, copy=True)
+        if logged and self.transform != "log":
+            values.data = np.expm1(values.data)
+        sizes = np.asarray(values.sum(axis=1, dtype=np.float64)).ravel()
+        filled = sizes > 0
+        if logged and self.transform == "log":
+            return values, filled
+        factor = np.where(filled, self.target_sum / np.where(filled, sizes, 1.0), 0.0)
+        u = values.data * np.repeat(factor.astype(np.float32), np.diff(values.indptr))
+        if self.transform == "log":
+            values.data = np.log1p(u)
+        elif self.transform == "sqrt":
+            values.data = np.sqrt(u)
+        else:
+            values.data = np.sqrt(u) + (np.sqrt(u + np.float32(1)) - np.float32(1))
+        return values, filled
+
 
 @dataclass(frozen=True, eq=False)
-class LogExpression:
+class Expression:
     """Expression of n spots on G genes.
 
     Attributes:
-        values: (n, G) float32 CSR, y before centring.
-        mean: (G,) float32 over non-empty rows.
+        values: (n, G) float32 CSR, y / s before centring.
+        mean: (G,) float32 of these over non-empty rows.
         filled: (n,) bool, rows with counts; the others are the slide's mean, z = 0.
     """
 
@@ -42,8 +102,11 @@ class LogExpression:
 
     @staticmethod
     def of_slide(
-        slide: Slide, panel: Sequence[str], target_sum: float, max_missing: float = 0.5
-    ) -> LogExpression:
+        slide: Slide,
+        panel: Sequence[str],
+        normalisation: Normalisation,
+        max_missing: float = 0.5,
+    ) -> Expression:
         """Reindex a slide to a panel and normalise it.
 
         Genes of the panel that the slide lacks enter as its mean, 0.
@@ -52,19 +115,32 @@ class LogExpression:
             ValueError: if the slide lacks more than ``max_missing`` of the panel.
         """
         counts, _ = reindex(slide, panel, max_missing)
-        return LogExpression.of_counts(counts, target_sum, slide.is_logged)
+        return Expression.of_counts(counts, normalisation, slide.is_logged)
 
     @staticmethod
-    def of_counts(counts: sp.csr_matrix, target_sum: float, logged: bool) -> LogExpression:
-        """Normalise (n, G) counts, or only centre them where ``logged``.
+    def of_counts(counts: sp.csr_matrix, normalisation: Normalisation, logged: bool) -> Expression:
+        """Normalise and centre (n, G) counts, or values that are logged already."""
+        values, filled = normalisation.apply(counts, logged)
+        num_filled = max(int(filled.sum()), 1)
+        mean = np.asarray(values.sum(axis=0, dtype=np.float64)).ravel() / num_filled
+        if normalisation.transform != "log" and values.shape[1]:
+            square = np.square(values.data, dtype=np.float64).sum() / num_filled
+            variance = (square - np.square(mean).sum()) / values.shape[1]
+            scale = variance**-0.5 if variance > 1e-12 * square else 1.0
+            values.data *= np.float32(scale)
+            mean *= scale
+        return Expression(values, mean.astype(np.float32), filled)
 
-        Raises:
-            ValueError: if ``target_sum`` is not positive.
-        """
-        values, filled = log_normalised(counts, target_sum, logged)
-        total = np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
-        mean = (total / max(int(filled.sum()), 1)).astype(np.float32)
-        return LogExpression(values, mean, filled)
+    def weighted(self, weights: np.ndarray) -> Expression:
+        """The same with every gene times its weight (G,)."""
+        w = np.asarray(weights, dtype=np.float32)
+        values = self.values.copy()
+        values.data *= w[values.indices]
+        return Expression(values, self.mean * w, self.filled)
+
+    def subset(self, rows: np.ndarray) -> Expression:
+        """Some rows, centred as in the whole slide."""
+        return Expression(self.values[rows], self.mean, self.filled[rows])
 
     def __len__(self) -> int:
         return int(self.values.shape[0])
@@ -89,32 +165,12 @@ class LogExpression:
         return projected
 
 
-def log_normalised(
-    counts: sp.csr_matrix, target_sum: float, logged: bool
-) -> tuple[sp.csr_matrix, np.ndarray]:
-    """(n, G) float32 CSR of y and (n,) bool, the rows with counts; see the module.
-
-    Raises:
-        ValueError: if ``target_sum`` is not positive.
-    """
-    if not target_sum > 0:
-        raise UserError(f"target_sum must be positive, got {target_sum}")
-    sizes = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    filled = sizes > 0
-    values = sp.csr_matrix(counts, dtype=np.float32, copy=True)
-    if not logged:
-        factor = np.where(filled, target_sum / np.where(filled, sizes, 1.0), 0.0)
-        rows = np.repeat(factor.astype(np.float32), np.diff(values.indptr))
-        values.data = np.log1p(values.data * rows)
-    return values, filled
-
-
 def normalise(
     counts: sp.csr_matrix, *, target_sum: float = 1e4, logged: bool = False
 ) -> np.ndarray:
-    """(n, G) float32 z of one slide, dense and finite.
+    """(n, G) float32 z of one slide after log, dense and finite.
 
-    Its mean is summed in float64; that of :class:`LogExpression`, a sparse product, in float32.
+    Its mean is summed in float64; that of :class:`Expression`, a sparse product, in float32.
 
     Args:
         counts: (n, G) non-negative, canonical.
@@ -124,7 +180,7 @@ def normalise(
     Raises:
         ValueError: if ``target_sum`` is not positive.
     """
-    sparse, filled = log_normalised(counts, target_sum, logged)
+    sparse, filled = Normalisation("log", target_sum).apply(counts, logged)
     values: np.ndarray = sparse.toarray()
     if filled.any():
         values -= values[filled].mean(axis=0, dtype=np.float64).astype(np.float32)

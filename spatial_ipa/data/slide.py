@@ -235,13 +235,21 @@ class EmbeddedSlide:
 
     Attributes:
         name: for messages and tables.
-        h: (n, d) float32 embeddings, possibly memory-mapped.
+        h: (n, d) float32 embeddings, possibly memory-mapped; of a training slide those that look
+            like a new slide's, as far as the encoder can make them.
         xy: (n, 2) float32 coordinates in the slide's own unit.
+        h_frame: (n, d) float32 embeddings that positions are regressed on; ``h`` where None.
+        fold: (n,) int64, cells that are left out together (:mod:`spatial_ipa.geometry.blocks`);
+            of training slides.
+        start: (n, 2) float32 positions by a regression that did not see the cell's fold.
     """
 
     name: str
     h: np.ndarray
     xy: np.ndarray
+    h_frame: np.ndarray | None = None
+    fold: np.ndarray | None = None
+    start: np.ndarray | None = None
 
     def check_finite(self) -> None:
         """Raise ValueError, naming the slide, if embeddings hold NaN or infinity."""

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.files.lists import Texts, one_or_several
 from common.training.loader import DrawLoader
 from common.training.sampler import DrawSampler
-from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.data.expression import Expression
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import MIN_GENES, gene_panel, reindex, select_genes
 from spatial_ipa.data.run import read_run
@@ -120,10 +120,10 @@ class EncoderDataModule(pl.LightningDataModule):
             panel = select_genes(self.fit_slides, panel, self.genes.num_genes)
         self.panel = panel
 
-    def expression(self) -> list[LogExpression]:
+    def expression(self) -> list[Expression]:
         """Expression of the slides that are trained on, on the panel."""
         return [
-            LogExpression.of_slide(s, self.panel, self.genes.target_sum) for s in self.fit_slides
+            Expression.of_slide(s, self.panel, self.genes.normalisation) for s in self.fit_slides
         ]
 
     def train_dataloader(self) -> DataLoader[list[DomainBatch]]:
@@ -135,7 +135,7 @@ class EncoderDataModule(pl.LightningDataModule):
         dataset = ViewDataset(
             self.fit_slides,
             self.panel,
-            self.genes.target_sum,
+            self.genes.normalisation,
             self.draws.spots,
             self.draws.views,
             self.draws.seed,

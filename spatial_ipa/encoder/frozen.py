@@ -21,17 +21,24 @@ from common.errors import MissingFile, UserError
 from common.files.atomic import atomic_path
 from common.files.identity import tensor_hash
 from common.files.outputs import set_aside
-from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.data.expression import Expression, Normalisation
 from spatial_ipa.data.panels import rows_with_counts
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import Split
+from spatial_ipa.encoder.kernel_trunk import KernelTrunk
 from spatial_ipa.encoder.network import ScRNAAdapter, SharedEncoder
+from spatial_ipa.encoder.slide_features import slide_features
 
 EmbeddingKind = Literal["st", "scrna"]
 
-ENCODER_VERSION = 2  # since 2, H of every slide has unit mean variance
+# Since 2, H of every slide has unit mean variance; since 3, the transform is recorded (before, it
+# was the logarithm) and the trunk may be a kernel regression.
+ENCODER_VERSION = 3
+_READABLE = (2, 3)
 
-_BLOCK_ELEMENTS = 2**24  # dense expression values held at once: 64 MB
+_BLOCK_ELEMENTS = 2**24  # numbers held at once: 64 MB
+
+Trunk = SharedEncoder | KernelTrunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +50,14 @@ class FrozenEncoder:
         adapter: in front of the trunk for scRNA-seq; None is the identity.
         panel: genes in the order of the trunk's input.
         split: what it was trained on.
-        target_sum: library size of the normalisation.
+        normalisation: of the counts.
     """
 
-    encoder: SharedEncoder
+    encoder: Trunk
     adapter: ScRNAAdapter | None
     panel: tuple[str, ...]
     split: Split
-    target_sum: float
+    normalisation: Normalisation
 
     def __post_init__(self) -> None:
         if len(self.panel) != self.encoder.num_genes:
@@ -68,7 +75,8 @@ class FrozenEncoder:
     @cached_property
     def weights_hash(self) -> str:
         """SHA-256 of all parameters and of the preprocessing; the split does not enter."""
-        return tensor_hash(self._tensors(), json.dumps([self.panel, self.target_sum]).encode())
+        how = [self.panel, self.normalisation.transform, self.normalisation.target_sum]
+        return tensor_hash(self._tensors(), json.dumps(how).encode())
 
     @torch.no_grad()
     def embed(self, slide: Slide, kind: EmbeddingKind) -> np.ndarray:
@@ -80,22 +88,36 @@ class FrozenEncoder:
 
         Returns:
             (n, d_out) float32 of unit mean variance over rows with counts (:func:`unit_factor`).
+            Of the cells that a kernel trunk was fitted to it is far better than of any others:
+            see :mod:`spatial_ipa.encoder.out_of_fold`.
 
         Raises:
             ValueError: on an unknown kind, or if more than half of the panel is missing.
         """
         if kind not in ("st", "scrna"):
             raise UserError(f"kind must be 'st' or 'scrna', got {kind!r}")
-        expression = LogExpression.of_slide(slide, self.panel, self.target_sum)
+        expression = Expression.of_slide(slide, self.panel, self.normalisation)
         device = self.encoder.out_scale.device
-        parts = []
-        for block in expression.blocks(max(1, _BLOCK_ELEMENTS // len(self.panel))):
+        h = torch.empty(len(expression), self.d_out)
+        step, start = max(1, _BLOCK_ELEMENTS // self.encoder.row_elements), 0
+        for block in expression.blocks(step):
             x = torch.from_numpy(block).to(device)
             if kind == "scrna" and self.adapter is not None:
                 x = self.adapter(x)
-            parts.append(self.encoder(x).cpu())
-        h = torch.cat(parts)
-        return h.mul_(unit_factor(h, expression.filled)).numpy()
+            h[start : start + len(block)] = self.encoder(x).cpu()
+            start += len(block)
+        return self.finish(h, expression.filled)
+
+    def finish(self, h: Tensor, filled: np.ndarray) -> np.ndarray:
+        """H (n, d_out) of the rows of one slide from what the trunk made of them.
+
+        Args:
+            h: (n, d_out) from the trunk.
+            filled: (n,) bool, rows with counts.
+        """
+        if isinstance(self.encoder, KernelTrunk):
+            h = slide_features(h, torch.from_numpy(filled), int(self.encoder.smooth))
+        return h.mul_(unit_factor(h, filled)).numpy()
 
     def has_counts(self, slide: Slide) -> np.ndarray:
         """(n,) bool, rows with counts on the panel; of the others nothing is known."""
@@ -119,7 +141,8 @@ class FrozenEncoder:
             "version": ENCODER_VERSION,
             "tensors": {k: v.detach().cpu().clone() for k, v in self._tensors().items()},
             "panel": list(self.panel),
-            "target_sum": self.target_sum,
+            "transform": self.normalisation.transform,
+            "target_sum": self.normalisation.target_sum,
             "split": self.split.to_json(),
         }
 
@@ -130,30 +153,26 @@ class FrozenEncoder:
         Raises:
             ValueError: if the state has another version or is damaged.
         """
-        if not isinstance(state, dict) or state.get("version") != ENCODER_VERSION:
-            version = state.get("version") if isinstance(state, dict) else type(state).__name__
+        version = state.get("version") if isinstance(state, dict) else type(state).__name__
+        if version not in _READABLE:
             raise UserError(
                 f"not an encoder of version {ENCODER_VERSION} (got {version!r}); train it anew"
             )
         try:
             tensors = state["tensors"]
-            first, second, third = (
-                tensors[f"encoder.{layer}.weight"] for layer in ("first", "second", "third")
-            )
-            encoder = SharedEncoder(
-                first.shape[1], third.shape[0], (first.shape[0], second.shape[0])
-            )
-            encoder.load_state_dict(_under(tensors, "encoder."))
+            encoder = trunk_of(_under(tensors, "encoder."))
             adapter = None
             if "adapter.up" in tensors:
-                adapter = ScRNAAdapter(first.shape[1], tensors["adapter.up"].shape[1])
+                adapter = ScRNAAdapter(encoder.num_genes, tensors["adapter.up"].shape[1])
                 adapter.load_state_dict(_under(tensors, "adapter."))
             return FrozenEncoder(
                 encoder,
                 adapter,
                 tuple(state["panel"]),
                 Split.from_json(state["split"]),
-                float(state["target_sum"]),
+                Normalisation(
+                    "log" if version == 2 else state["transform"], float(state["target_sum"])
+                ),
             )
         except (KeyError, RuntimeError, AttributeError, IndexError) as error:
             raise UserError(f"the encoder's state is damaged: {error}") from error
@@ -219,6 +238,16 @@ def load_encoder(path: str | Path) -> FrozenEncoder:
         return FrozenEncoder.from_state(state)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def trunk_of(tensors: dict[str, Tensor]) -> Trunk:
+    """The trunk whose state dictionary this is."""
+    if "coefficients" in tensors:
+        return KernelTrunk.like(tensors)
+    first, second, third = (tensors[f"{layer}.weight"] for layer in ("first", "second", "third"))
+    encoder = SharedEncoder(first.shape[1], third.shape[0], (first.shape[0], second.shape[0]))
+    encoder.load_state_dict(tensors)
+    return encoder
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

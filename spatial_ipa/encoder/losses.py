@@ -19,6 +19,7 @@ With rows of A, B (n, d), means removed where a covariance Cov is taken (divisor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ from spatial_ipa.geometry.graphs import adaptive_k, spatial_graph
 from spatial_ipa.geometry.walks import squared_distance
 
 _MMD_SCALES = (0.25, 1.0, 4.0)
+_MIXING_SPOTS = 400  # about so many per slide, for the mixing of slides in H,
+_MIXING_TOTAL = 4000  # but at most so many of all: its memory grows with their square
 
 
 def covariance(x: Tensor) -> Tensor:
@@ -133,6 +136,15 @@ def domain_mixing(h: Tensor, domain: Tensor, k: int = 15) -> float:
     expected = other.double().sum(1) / (n - 1)
     found = other.gather(1, d2.topk(min(k, n - 1), largest=False).indices).double().mean(1)
     return float(found.sum() / expected.sum()) if bool(other.any()) else float("nan")
+
+
+def sampled_mixing(slides: Sequence[Tensor]) -> float:
+    """:func:`domain_mixing` of every so many rows of each slide's H (n_s, d)."""
+    shown = [x[:: max(1, len(x) // _MIXING_SPOTS)] for x in slides]
+    thinning = -(-sum(map(len, shown)) // _MIXING_TOTAL)
+    shown = [x[::thinning] for x in shown]
+    domain = torch.cat([torch.full((len(x),), i) for i, x in enumerate(shown)])
+    return domain_mixing(torch.cat(shown), domain)
 
 
 def _squared_distances(x: Tensor) -> Tensor:

@@ -1,6 +1,11 @@
 """Training of the expression encoder.
 
-The trunk starts as a linear map fitted to the training slides, spatial PCA
+With start.kind=eigenmaps the trunk is a kernel regression in closed form
+(:mod:`spatial_ipa.encoder.eigenmaps`).  It stays as it is: without scRNA-seq there is nothing to
+train, whatever ``trainer.max_epochs`` says, and with scRNA-seq the adapter in front of it is
+trained with the alignment terms below.
+
+Otherwise the trunk is an MLP that starts as a linear map fitted to the training slides, spatial PCA
 (:mod:`spatial_ipa.encoder.spatial_pca`) or plain PCA, or at random.  It is then trained with
 
     w_vicreg VICReg(p(h_1), p(h_2)) + w_neighbours KL_spatial(g(h)) + w_stress log-stress(g(h))
@@ -33,30 +38,27 @@ from common.rng import generator_for
 from common.training.checks import check_fit
 from common.training.hyperparameters import make_plain
 from common.training.resuming import exact_resume
-from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.data.expression import Expression
 from spatial_ipa.encoder.datamodule import EncoderDataModule
-from spatial_ipa.encoder.frozen import FrozenEncoder, keep_other, save_encoder
-from spatial_ipa.encoder.losses import domain_mixing
+from spatial_ipa.encoder.eigenmaps import fit_eigenmaps
+from spatial_ipa.encoder.frozen import FrozenEncoder, Trunk, keep_other, save_encoder, trunk_of
+from spatial_ipa.encoder.kernel_trunk import KernelTrunk
+from spatial_ipa.encoder.losses import sampled_mixing
 from spatial_ipa.encoder.network import ScRNAAdapter, SharedEncoder
 from spatial_ipa.encoder.objective import Layers, embed_rows, identity, mlp, unit_scale
+from spatial_ipa.encoder.selection import expect_no_training, tissue_recall
 from spatial_ipa.encoder.settings import EncoderWeights, StartSettings, TrunkSettings
-from spatial_ipa.encoder.spatial_pca import principal_components, spatial_components
+from spatial_ipa.encoder.starts import linear_start
 from spatial_ipa.encoder.views import DomainBatch
-from spatial_ipa.geometry.graphs import adaptive_k
-from spatial_ipa.geometry.neighbours import neighbour_recall
-
-_CANDIDATES = 80  # kNN of H in which the selection slide's spatial neighbours are looked for
-_MIXING_SPOTS = 400  # about so many per slide, for the mixing of slides in H,
-_MIXING_TOTAL = 4000  # but at most so many of all: its memory grows with their square
 
 
 class EncoderModule(pl.LightningModule):
-    """SharedEncoder and adapter under the sum of terms of the module docstring.
+    """Trunk and adapter under the sum of terms of the module docstring.
 
     Args:
         output: file the frozen encoder is written to when the fit ends.
         start: what the trunk computes before training.
-        trunk: size of the trunk.
+        trunk: size of the trunk; of eigenmaps only ``d_out`` counts.
         weights: of the loss terms.
         tau: temperature of the neighbourhoods.
         optimizer: called with the parameters.
@@ -103,7 +105,7 @@ class EncoderModule(pl.LightningModule):
         self.output, self.start, self.trunk, self.weights = Path(output), start, trunk, weights
         self.tau, self.optimizer = tau, optimizer
         self.first_layer_lr, self.seed = first_layer_lr, seed
-        self.encoder: SharedEncoder | None = None
+        self.encoder: Trunk | None = None
         self.adapter: ScRNAAdapter | None = None
         self.anchor: Tensor
         self.best_score, self.best_state = -1.0, dict[str, Tensor]()
@@ -123,6 +125,9 @@ class EncoderModule(pl.LightningModule):
             return
         check_fit(self, EncoderDataModule)
         prepare_output(self.output, "model.output")
+        if self._closed_form:
+            expect_no_training(self.trainer, self.data)
+            return
         acting = {
             f"weights.{name}": value
             for name, value in vars(self.weights).items()
@@ -133,6 +138,10 @@ class EncoderModule(pl.LightningModule):
                 f"{', '.join(acting)} are all 0, so there is nothing to train; set one of "
                 "them, or trainer.max_epochs to 0 to write the start"
             )
+
+    @property
+    def _closed_form(self) -> bool:
+        return self.start.kind == "eigenmaps"
 
     def configure_model(self) -> None:
         """Build the layers, now that the genes are known, and give the trunk its start."""
@@ -146,18 +155,22 @@ class EncoderModule(pl.LightningModule):
         data = self.data
         trunk, w = self.trunk, self.weights
         num_genes, d = len(data.panel), trunk.d_out
-        encoder = SharedEncoder(num_genes, d, trunk.hidden, trunk.dropout, generator)
         expression = data.expression()
-        if self.start.kind != "random":
-            components = self._linear_start(expression)
-            encoder.set_linear(components, generator)
-            if w.anchor:
-                anchor = F.pad(components, (0, d - components.shape[1]))
-                self.register_buffer("anchor", anchor, persistent=False)
-        encoder.out_scale.fill_(unit_scale(encoder, expression))
-        self.encoder = encoder
-        if self.first_layer_lr == 0:
-            encoder.first.requires_grad_(False)
+        coordinates = [s.xy for s in data.fit_slides if s.xy is not None]
+        if self._closed_form:
+            self.encoder = fit_eigenmaps(expression, coordinates, self.start, d, self.seed)
+        else:
+            encoder = SharedEncoder(num_genes, d, trunk.hidden, trunk.dropout, generator)
+            if self.start.kind != "random":
+                width = trunk.start_width
+                components = linear_start(expression, coordinates, self.start, width, self.seed)
+                encoder.set_linear(components, generator)
+                if w.anchor:
+                    anchor = F.pad(components, (0, d - components.shape[1]))
+                    self.register_buffer("anchor", anchor, persistent=False)
+            encoder.out_scale.fill_(unit_scale(encoder, expression))
+            encoder.first.requires_grad_(self.first_layer_lr > 0)
+            self.encoder = encoder
         if data.scrna:
             if not (w.coral or w.mmd or w.scrna or w.adversary):
                 raise UserError(
@@ -166,17 +179,19 @@ class EncoderModule(pl.LightningModule):
                 )
             self.adapter = ScRNAAdapter(num_genes, generator=generator)
         # Heads see H through layers of their own, so that H itself keeps its spectrum.
-        self.expander = mlp(d, 2 * d, 2 * d, generator) if w.vicreg else None
-        self.locator = identity(d) if w.neighbours or w.stress else None
+        trained = not self._closed_form
+        self.expander = mlp(d, 2 * d, 2 * d, generator) if w.vicreg and trained else None
+        self.locator = identity(d) if (w.neighbours or w.stress) and trained else None
         domains = len(data.fit_slides) + len(data.seen_heldout) + len(data.scrna)
-        self.critic = mlp(d, d, domains, generator) if w.adversary else None
+        aligned = trained or self.adapter is not None
+        self.critic = mlp(d, d, domains, generator) if w.adversary and aligned else None
 
     def training_step(self, batch: list[DomainBatch], batch_idx: int) -> Tensor:
         # Dropout of this step: a function of (seed, step, rank), so that a resumed run repeats it.
         draws = generator_for(self.seed, 1, self.global_step, self.global_rank)
         assert self.encoder is not None
         layers = Layers(self.encoder, self.adapter, self.expander, self.locator, self.critic)
-        anchor = self.anchor if self.weights.anchor else None
+        anchor = self.anchor if self.weights.anchor and not self._closed_form else None
         terms = layers.terms(batch, self.weights, self.tau, anchor, draws)
         loss = torch.stack(
             [getattr(self.weights, name) * term for name, term in terms.items()]
@@ -200,23 +215,22 @@ class EncoderModule(pl.LightningModule):
         """Score the weights as they are; remember them if the selection slide says so."""
         assert self.encoder is not None
         data, scores = self.data, dict[str, float]()
+        if self._closed_form:  # slides are where they were
+            return scores
         sampled = [
-            embed_rows(self.encoder, LogExpression.of_slide(s, data.panel, data.genes.target_sum))
+            embed_rows(self.encoder, Expression.of_slide(s, data.panel, data.genes.normalisation))
             for s in data.fit_slides
         ]
         if len(sampled) > 1:
-            shown = [x[:: max(1, len(x) // _MIXING_SPOTS)] for x in sampled]
-            thinning = -(-sum(map(len, shown)) // _MIXING_TOTAL)
-            shown = [x[::thinning] for x in shown]
-            domain = torch.cat([torch.full((len(x),), i) for i, x in enumerate(shown)])
-            scores["val/mixing"] = domain_mixing(torch.cat(shown), domain)
+            scores["val/mixing"] = sampled_mixing(sampled)
         slide = data.selection
         if slide is not None and slide.xy is not None:
-            h = embed_rows(
-                self.encoder, LogExpression.of_slide(slide, data.panel, data.genes.target_sum)
+            recall = tissue_recall(
+                embed_rows(
+                    self.encoder, Expression.of_slide(slide, data.panel, data.genes.normalisation)
+                ),
+                slide.xy,
             )
-            n = len(slide)
-            recall = neighbour_recall(h.numpy(), slide.xy, adaptive_k(n), min(_CANDIDATES, n - 1))
             scores["val/recall"] = recall
             if recall > self.best_score:
                 self.best_score = recall
@@ -233,24 +247,21 @@ class EncoderModule(pl.LightningModule):
         """The encoder as it would be written now, with its best weights."""
         assert self.encoder is not None
         data = self.data
-        trunk = self.trunk
-        encoder = SharedEncoder(len(data.panel), trunk.d_out, trunk.hidden, trunk.dropout)
-        adapter = None if self.adapter is None else ScRNAAdapter(len(data.panel))
-        for part, source, target in (
-            ("encoder.", self.encoder, encoder),
-            ("adapter.", self.adapter, adapter),
-        ):
-            if source is not None and target is not None:
-                best = {
-                    k.removeprefix(part): v
-                    for k, v in self.best_state.items()
-                    if k.startswith(part)
-                }
-                target.load_state_dict(best or source.state_dict())
+
+        def weights(part: str, source: Trunk | ScRNAAdapter) -> dict[str, Tensor]:
+            found = {
+                k.removeprefix(part): v for k, v in self.best_state.items() if k.startswith(part)
+            }
+            return found or source.state_dict()
+
+        encoder, adapter = trunk_of(weights("encoder.", self.encoder)), None
+        if self.adapter is not None:
+            adapter = ScRNAAdapter(len(data.panel))
+            adapter.load_state_dict(weights("adapter.", self.adapter))
         # Without training, or with the start chosen by the selection slide, it aligns nothing.
         if adapter is not None and adapter.is_identity:
             adapter = None
-        return FrozenEncoder(encoder, adapter, data.panel, data.split, data.genes.target_sum)
+        return FrozenEncoder(encoder, adapter, data.panel, data.split, data.genes.normalisation)
 
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
@@ -267,8 +278,11 @@ class EncoderModule(pl.LightningModule):
         best = checkpoint["best_encoder"]
         self.best_score, self.best_state = best["score"], best["state"]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> torch.optim.Optimizer | list[torch.optim.Optimizer]:
         assert self.encoder is not None
+        if isinstance(self.encoder, KernelTrunk):
+            rest = [p for p in self.parameters() if p.requires_grad]
+            return self.optimizer(rest) if rest else []
         first = list(self.encoder.first.parameters())
         others = [
             p for p in self.parameters() if p.requires_grad and all(p is not f for f in first)
@@ -282,19 +296,3 @@ class EncoderModule(pl.LightningModule):
         self, batch: list[DomainBatch], device: torch.device, dataloader_idx: int
     ) -> list[DomainBatch]:
         return [part.to(device) for part in batch]
-
-    def _linear_start(self, expression: list[LogExpression]) -> Tensor:
-        """(G, r) the linear map that the trunk starts as."""
-        start, limit = self.start, self.trunk.start_width
-        if start.kind == "pca":
-            return torch.from_numpy(principal_components(expression, limit, self.seed))
-        basis = principal_components(expression, start.rank, self.seed)
-        found, _ = spatial_components(
-            expression,
-            [s.xy for s in self.data.fit_slides if s.xy is not None],
-            basis,
-            num_components=limit,
-            num_neighbours=start.num_neighbours,
-            ridge=start.ridge,
-        )
-        return torch.from_numpy(found)

@@ -54,6 +54,11 @@ class SharedEncoder(nn.Module):
         self.register_buffer("out_scale", torch.ones(()))
         self.reset_parameters(generator or torch.Generator().manual_seed(0))
 
+    @property
+    def row_elements(self) -> int:
+        """Numbers that embedding holds for each row."""
+        return max(self.num_genes, *self.hidden)
+
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
         for layer in (self.first, self.second, self.third):

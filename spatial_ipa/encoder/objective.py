@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.data.expression import Expression
+from spatial_ipa.encoder.frozen import Trunk
 from spatial_ipa.encoder.losses import (
     coral,
     log_stress,
@@ -20,7 +21,7 @@ from spatial_ipa.encoder.losses import (
     spatial_kernel,
     vicreg,
 )
-from spatial_ipa.encoder.network import ScRNAAdapter, SharedEncoder
+from spatial_ipa.encoder.network import ScRNAAdapter
 from spatial_ipa.encoder.settings import EncoderWeights
 from spatial_ipa.encoder.views import DomainBatch
 
@@ -39,7 +40,7 @@ class Layers:
         critic: tells domains apart.
     """
 
-    encoder: SharedEncoder
+    encoder: Trunk
     adapter: ScRNAAdapter | None
     expander: nn.Module | None
     locator: nn.Module | None
@@ -137,7 +138,7 @@ def identity(width: int) -> nn.Linear:
 
 
 @torch.no_grad()
-def unit_scale(encoder: SharedEncoder, slides: list[LogExpression]) -> float:
+def unit_scale(encoder: Trunk, slides: list[Expression]) -> float:
     """Factor that brings the variance of H over all rows to 1 in the mean over dimensions."""
     h = torch.cat([embed_rows(encoder, s) for s in slides])
     variance = float(h.double().var(0, correction=0).mean())
@@ -147,7 +148,7 @@ def unit_scale(encoder: SharedEncoder, slides: list[LogExpression]) -> float:
 
 
 @torch.no_grad()
-def embed_rows(encoder: SharedEncoder, slide: LogExpression) -> Tensor:
+def embed_rows(encoder: Trunk, slide: Expression) -> Tensor:
     """(n, d) on the CPU, without dropout."""
     device = encoder.out_scale.device
     blocks = slide.blocks(_ROWS)

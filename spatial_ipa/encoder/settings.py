@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from common.errors import UserError
+from spatial_ipa.data.expression import Normalisation, Transform
 from spatial_ipa.data.keys import read_null
 from spatial_ipa.data.split import SplitMode
 from spatial_ipa.encoder.views import ViewSettings
 
-Start = Literal["spatial", "pca", "random"]
+Start = Literal["eigenmaps", "spatial", "pca", "random"]
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,40 @@ class StartSettings:
     """What the trunk computes before training.
 
     Attributes:
-        kind: spatial PCA, PCA or random.
+        kind: kernel regression to the eigenmaps of the tissue, which stays as it is; or, of an MLP
+            that is then trained, spatial PCA, PCA or random.
         rank: principal components within which spatial components are sought.
         num_neighbours: spatial neighbours they average over.
         ridge: their shrinkage.
+        width: of the kernels, in units of the mean square distance of two training cells.
+        penalty: of the kernel regression.
+        max_landmarks: training cells up to which it is exact, and landmark cells beyond.
+        smooth: nearest rows of H, on the same slide, that a row is averaged with; 0 for none.
+
+    The last four are of ``eigenmaps`` alone, as the first three are also of ``spatial``.
 
     Raises:
-        ValueError: on an unknown kind.
+        ValueError: on an unknown kind, or values out of range.
     """
 
-    kind: Start = "spatial"
+    kind: Start = "eigenmaps"
     rank: int = 256
-    num_neighbours: int = 40
+    num_neighbours: int = 30
     ridge: float = 0.3
+    width: float = 0.3
+    penalty: float = 1.0
+    max_landmarks: int = 4000
+    smooth: int = 10
 
     def __post_init__(self) -> None:
-        if self.kind not in ("spatial", "pca", "random"):
-            raise UserError(f"start.kind must be spatial, pca or random, got {self.kind!r}")
+        if self.kind not in get_args(Start):
+            known = ", ".join(get_args(Start))
+            raise UserError(f"start.kind must be one of {known}, got {self.kind!r}")
+        for name in ("rank", "num_neighbours", "ridge", "width", "penalty", "max_landmarks"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"start.{name} must be positive, got {getattr(self, name)}")
+        if self.smooth < 0:
+            raise UserError(f"start.smooth must not be negative, got {self.smooth}")
 
 
 @dataclass(frozen=True)
@@ -98,12 +116,25 @@ class GeneSettings:
     Attributes:
         min_detection: genes detected in a smaller share of training spots are left out.
         num_genes: keep only so many of the most variable genes; null keeps all.
+        transform: of the counts scaled to that library size
+            (:mod:`spatial_ipa.data.expression`).
         target_sum: library size of the normalisation.
+
+    Raises:
+        ValueError: on an unknown transform, or a target sum that is not positive.
     """
 
     min_detection: float = 0.01
     num_genes: int | None = None
+    transform: Transform = "sqrt"
     target_sum: float = 1e4
+
+    def __post_init__(self) -> None:
+        Normalisation(self.transform, self.target_sum)  # checked there
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return Normalisation(self.transform, self.target_sum)
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.extmath import randomized_svd
 
 from common.errors import UserError
-from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.data.expression import Expression
 
 _EXACT = 4000  # rows or genes up to which the eigenproblem is solved exactly: some seconds
 
 
 def principal_components(
-    slides: Sequence[LogExpression], rank: int, seed: int, max_rows: int = 20_000
+    slides: Sequence[Expression], rank: int, seed: int, max_rows: int = 20_000
 ) -> np.ndarray:
     """(G, r) orthonormal leading components of all slides, r = min(rank, rows - 1, G).
 
@@ -75,7 +75,7 @@ def _leading_vectors(gram: np.ndarray, rank: int) -> np.ndarray:
 
 
 def spatial_components(
-    slides: Sequence[LogExpression],
+    slides: Sequence[Expression],
     coordinates: Sequence[np.ndarray],
     components: np.ndarray,
     *,

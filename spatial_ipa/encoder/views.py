@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from common.errors import UserError
 from common.rng import numpy_generator_for
-from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.data.expression import Expression, Normalisation
 from spatial_ipa.data.panels import reindex
 from spatial_ipa.data.slide import Slide
 
@@ -33,7 +33,7 @@ class ViewSettings:
         keep_min: a spot's counts survive with a probability uniform in [keep_min, 1].
         gene_dropout: share of genes set to 0, per spot.
         scale_jitter: standard deviation of the log of a spot's factor (whose mean is 1).
-        noise: standard deviation of the noise, in units of log expression.
+        noise: standard deviation of the noise, in units of normalised expression.
 
     Raises:
         ValueError: on values out of range.
@@ -57,7 +57,7 @@ class ViewSettings:
 def augmented_view(
     counts: sp.csr_matrix,
     logged: bool,
-    target_sum: float,
+    normalisation: Normalisation,
     settings: ViewSettings,
     rng: np.random.Generator,
 ) -> np.ndarray:
@@ -69,7 +69,7 @@ def augmented_view(
         counts = counts.copy()
         keep = np.repeat(rng.uniform(settings.keep_min, 1, counts.shape[0]), np.diff(counts.indptr))
         counts.data = rng.binomial(np.rint(counts.data).astype(np.int64), keep).astype(np.float32)
-    x = LogExpression.of_counts(counts, target_sum, logged).rows(slice(None))
+    x = Expression.of_counts(counts, normalisation, logged).rows(slice(None))
     return disturb(x, settings, rng)
 
 
@@ -121,7 +121,7 @@ class ViewDataset(Dataset[list[DomainBatch]]):
         self,
         slides: Sequence[Slide],
         panel: Sequence[str],
-        target_sum: float,
+        normalisation: Normalisation,
         spots: int,
         views: ViewSettings,
         seed: int,
@@ -132,7 +132,7 @@ class ViewDataset(Dataset[list[DomainBatch]]):
         self.num_with_xy = len(slides)
         self.domains = [*self.st, *scrna]
         self.counts = [reindex(s, panel)[0] for s in self.domains]
-        self.target_sum, self.spots, self.views, self.seed = target_sum, spots, views, seed
+        self.normalisation, self.spots, self.views, self.seed = normalisation, spots, views, seed
 
     def __getitem__(self, index: int) -> list[DomainBatch]:
         rng = numpy_generator_for(self.seed, index)
@@ -150,7 +150,7 @@ class ViewDataset(Dataset[list[DomainBatch]]):
         counts = self.counts[number][rows]
         a, b = (
             torch.from_numpy(
-                augmented_view(counts, slide.is_logged, self.target_sum, self.views, rng)
+                augmented_view(counts, slide.is_logged, self.normalisation, self.views, rng)
             )
             for _ in range(2)
         )

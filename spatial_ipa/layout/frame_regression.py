@@ -26,8 +26,8 @@ changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
+from torch import Tensor
 
 from common.align import align
 from common.errors import UserError
@@ -79,44 +80,14 @@ class FrameRegression:
 
     @staticmethod
     def fit(slides: Sequence[EmbeddedSlide], seed: int = 0) -> FrameRegression:
-        """Register training slides and regress; of more than 16 slides, 16 drawn with ``seed``.
+        """Register training slides and regress on their ``h_frame``; of more than 16 slides, 16
+        drawn with ``seed``.
 
         Raises:
             ValueError: if there is no slide, one is empty or has embeddings that are not finite, or
                 all cells have the same embedding.
         """
-        if not slides:
-            raise UserError("slides is empty: a common frame needs at least one training slide")
-        for slide in slides:
-            if len(slide.xy) == 0:
-                raise UserError(f"slide {slide.name} has no cells")
-            slide.check_finite()
-        rng = numpy_generator_for(seed)
-        chosen = sorted(rng.permutation(len(slides))[:MAX_SLIDES].tolist())
-        h, xy = [], []
-        for slide in (slides[i] for i in chosen):
-            rows = rng.permutation(len(slide.xy))[: MAX_CELLS // len(chosen)]
-            h.append(np.asarray(slide.h[rows], dtype=np.float64))
-            xy.append(gauge_fix_array(slide.xy[rows]))
-        matched = min(_MATCHED, *(len(x) for x in xy))
-        rotations = slide_rotations(
-            [x[:_REGISTERED] for x in h], [x[:_REGISTERED] for x in xy], k=matched
-        )
-        features = np.concatenate(h)
-        target = np.concatenate([x @ r for x, r in zip(xy, rotations, strict=True)])
-        spread = 2 * float(features.var(axis=0).sum())  # mean squared distance of two cells
-        if not spread > 0:
-            raise UserError("all training cells have the same embedding: nothing to regress on")
-        gamma = 1 / (2 * spread)
-        kernel = Nystroem(
-            gamma=gamma,
-            n_components=min(MAX_CENTRES, len(features)),
-            random_state=int(rng.integers(2**31)),
-        )
-        ridge = Ridge(_PENALTY).fit(kernel.fit_transform(features), target)
-        weights = kernel.normalization_.T @ ridge.coef_.T
-        centres = kernel.components_.astype(np.float32)
-        return FrameRegression(centres, weights, np.asarray(ridge.intercept_), gamma)
+        return _Fit.of(slides, seed).frame
 
     def predict(self, h: np.ndarray) -> Array:
         """(n, 2) positions in the common frame of cells with embeddings (n, d), each by itself.
@@ -133,7 +104,26 @@ class FrameRegression:
             found[rows] = values @ self.weights + self.offset
         return found
 
-    def refine(self, placement: Placement, h: np.ndarray, seed: int = 0) -> Placement:
+    def on_tensors(self) -> Callable[[Tensor], Tensor]:
+        """:meth:`predict` of tensors (n, d), in their dtype and on their device."""
+        centres = torch.from_numpy(self.centres).double()
+        weights, offset = torch.from_numpy(self.weights), torch.from_numpy(self.offset)
+        gamma = self.gamma
+
+        @torch.no_grad()
+        def start(h: Tensor) -> Tensor:
+            c, w, o = (t.to(h.device) for t in (centres, weights, offset))
+            found = []
+            for rows in h.double().split(_BLOCK):
+                square = rows.square().sum(1)[:, None] + c.square().sum(1) - 2 * rows @ c.T
+                found.append((-gamma * square.clamp_min(0)).exp() @ w + o)
+            return torch.cat(found).to(h.dtype)
+
+        return start
+
+    def refine(
+        self, placement: Placement, h: np.ndarray, seed: int = 0, weight: float = 1.0
+    ) -> Placement:
         """Add the averaged regression to a layout; the draws move with their mean.
 
         All draws are moved alike and then brought to the scale of the sum, so their spread shrinks
@@ -143,10 +133,13 @@ class FrameRegression:
             placement: n cells, gauge-fixed.
             h: (n, d) their embeddings.
             seed: of the sample in which the neighbours of many cells are sought.
+            weight: of the regression beside the layout.
         """
         x = placement.xy.double()
         z = torch.from_numpy(self.averaged(h, seed)).to(x.device)
-        total = x + align(z, x, reflection=True).apply(z)  # both with the mean of x, which is 0
+        total = x + weight * align(z, x, reflection=True).apply(
+            z
+        )  # both with the mean of x, which is 0
         scale = total.square().sum(1).mean().sqrt()
         draws = (placement.draws.double() + (total - x)) / scale
         return Placement((total / scale).to(placement.xy), draws.to(placement.draws))
@@ -197,3 +190,109 @@ class FrameRegression:
             state["offset"].cpu().numpy(),
             float(state["gamma"]),
         )
+
+
+def cross_fit(
+    slides: Sequence[EmbeddedSlide], seed: int = 0
+) -> tuple[FrameRegression, list[EmbeddedSlide]]:
+    """The frame of training slides, and where each of their cells would start if it were new.
+
+    The start of a cell is the regression on its ``h`` with its whole fold left out of the fit, in
+    closed form: with Phi the kernel features and a column of ones, A = Phi' Phi + penalty (not on
+    the ones), w = A^-1 Phi' y and b a fold, the fit without it has the weights
+
+        w - A^-1 Phi_b' (I - Phi_b A^-1 Phi_b')^-1 (y_b - Phi_b w)
+
+    (the block form of the identity behind leave-one-out residuals, Cook and Weisberg, Residuals
+    and Influence in Regression, 1982).  Where a slide has no folds every cell is one of its own.
+
+    Returns:
+        The frame, as :meth:`FrameRegression.fit`, and the slides with their ``start``.
+
+    Raises:
+        ValueError: as :meth:`FrameRegression.fit`.
+    """
+    fit = _Fit.of(slides, seed)
+    phi = np.column_stack([np.ones(len(fit.target)), fit.kernel.transform(fit.features)])
+    penalty = _PENALTY * np.eye(phi.shape[1])
+    penalty[0, 0] = 0.0
+    inverse = np.linalg.inv(phi.T @ phi + penalty)
+    weights = inverse @ (phi.T @ fit.target)
+    found = []
+    for s, slide in enumerate(slides):
+        h = np.asarray(slide.h, dtype=np.float64)
+        start = np.empty((len(h), 2), dtype=np.float32)
+        fold = np.arange(len(h)) if slide.fold is None else slide.fold
+        order = np.argsort(fold, kind="stable")
+        ends = np.flatnonzero(np.diff(fold[order])) + 1
+        for cells in np.split(order, ends):
+            left = np.flatnonzero((fit.slide == s) & np.isin(fit.row, cells))
+            own = phi[left]
+            pulled = inverse @ own.T
+            residual = fit.target[left] - own @ weights
+            without = weights - pulled @ np.linalg.solve(np.eye(len(left)) - own @ pulled, residual)
+            there = np.column_stack([np.ones(len(cells)), fit.kernel.transform(h[cells])])
+            start[cells] = there @ without
+        found.append(replace(slide, start=start))
+    return fit.frame, found
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """What a frame was fitted to.
+
+    Attributes:
+        frame: the fit.
+        kernel: its kernel features.
+        features: (n, d) float64 embeddings of the cells fitted to.
+        target: (n, 2) their positions in the common frame.
+        slide: (n,) index of each cell's slide.
+        row: (n,) its row there.
+    """
+
+    frame: FrameRegression
+    kernel: Nystroem
+    features: Array
+    target: Array
+    slide: NDArray[np.intp]
+    row: NDArray[np.intp]
+
+    @staticmethod
+    def of(slides: Sequence[EmbeddedSlide], seed: int) -> _Fit:
+        """Register slides and regress; see :meth:`FrameRegression.fit`."""
+        if not slides:
+            raise UserError("slides is empty: a common frame needs at least one training slide")
+        for slide in slides:
+            if len(slide.xy) == 0:
+                raise UserError(f"slide {slide.name} has no cells")
+            slide.check_finite()
+        rng = numpy_generator_for(seed)
+        chosen = sorted(rng.permutation(len(slides))[:MAX_SLIDES].tolist())
+        h, xy, rows = [], [], []
+        for slide in (slides[i] for i in chosen):
+            row = rng.permutation(len(slide.xy))[: MAX_CELLS // len(chosen)]
+            known = slide.h if slide.h_frame is None else slide.h_frame
+            h.append(np.asarray(known[row], dtype=np.float64))
+            xy.append(gauge_fix_array(slide.xy[row]))
+            rows.append(row)
+        matched = min(_MATCHED, *(len(x) for x in xy))
+        rotations = slide_rotations(
+            [x[:_REGISTERED] for x in h], [x[:_REGISTERED] for x in xy], k=matched
+        )
+        features = np.concatenate(h)
+        target = np.concatenate([x @ r for x, r in zip(xy, rotations, strict=True)])
+        spread = 2 * float(features.var(axis=0).sum())  # mean squared distance of two cells
+        if not spread > 0:
+            raise UserError("all training cells have the same embedding: nothing to regress on")
+        gamma = 1 / (2 * spread)
+        kernel = Nystroem(
+            gamma=gamma,
+            n_components=min(MAX_CENTRES, len(features)),
+            random_state=int(rng.integers(2**31)),
+        )
+        ridge = Ridge(_PENALTY).fit(kernel.fit_transform(features), target)
+        weights = kernel.normalization_.T @ ridge.coef_.T
+        centres = kernel.components_.astype(np.float32)
+        frame = FrameRegression(centres, weights, np.asarray(ridge.intercept_), gamma)
+        number = np.repeat(chosen, [len(r) for r in rows])
+        return _Fit(frame, kernel, features, target, number, np.concatenate(rows))

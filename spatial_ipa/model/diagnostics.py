@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from common.graph.edges import EdgeList
-from common.sparse import attention_weights
+from common.sparse import attention_weights, edge_softmax
 from common.sparse.segments.blockwise import gather_dot
 from spatial_ipa.geometry.gauge import graph_mean
 from spatial_ipa.model.losses import collapse_diagnostics
 from spatial_ipa.model.minisets import Miniset
-from spatial_ipa.model.network import IPALiteModel, Layout
+from spatial_ipa.model.network import Layout
+from spatial_ipa.model.pair import Network
+from spatial_ipa.model.points import IPAPointsModel
 
 TOP = 30
 
@@ -71,20 +73,15 @@ def row_spearman(a: Tensor, b: Tensor, edges: EdgeList) -> Tensor:
 
 @torch.no_grad()
 def health_checks(
-    model: IPALiteModel, batch: Miniset, layout: Layout, edges: EdgeList, gate: Tensor | None
+    model: Network, batch: Miniset, layout: Layout, edges: EdgeList, gate: Tensor | None
 ) -> dict[str, Tensor]:
     """Scalars by name; those of a recycle end in its number."""
     known = batch.target.edges
     n = known.num_nodes
     is_true = torch.isin(edges.dst * n + edges.src, known.dst * n + known.src)
     values: dict[str, Tensor] = {}
-    for r, s in enumerate(layout.states):
-        _, q, k, _ = model.block.queries_keys_values(s)
-        x = layout.trajectory[r]
-        bias = model.block.distance_bias(x, edges, batch.target.graph, batch.num_graphs)
-        a = attention_weights(q, k, edges, gate=gate, beta=model.block.beta, bias=bias)  # (E, H)
-        qk = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
-        logit = qk if gate is None else qk + model.block.beta * gate[:, None]
+    for r, x in enumerate(layout.trajectory[:-1]):
+        a, logit, qk = _attention(model, batch, layout, r, edges, gate)
         mean_a = a.mean(1)
         values[f"attention_recall30/{r}"] = top_precision_recall(
             mean_a, is_true, known.in_degree, edges
@@ -94,7 +91,8 @@ def health_checks(
         entropy = -(a * a.clamp(min=1e-30).log()).sum(1) / a.shape[1]
         row = entropy.new_zeros(n).index_add(0, edges.dst, entropy)
         values[f"attention_entropy/{r}"] = row[edges.in_degree > 0].mean()
-        values[f"attention_vs_qk/{r}"] = row_spearman(mean_a, qk.mean(1), edges)
+        if qk is not None:
+            values[f"attention_vs_qk/{r}"] = row_spearman(mean_a, qk.mean(1), edges)
         if gate is not None:
             values[f"attention_vs_gate/{r}"] = row_spearman(mean_a, gate, edges)
         step = layout.trajectory[r + 1] - x
@@ -107,3 +105,19 @@ def health_checks(
     )
     values["eigenvalue_ratio"], values["median_distance"] = ratio.mean(), median.mean()
     return values
+
+
+def _attention(
+    model: Network, batch: Miniset, layout: Layout, r: int, edges: EdgeList, gate: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weights, logits and, of a model with states, q . k / sqrt(c) of a recycle, all (E, H)."""
+    x = layout.trajectory[r]
+    if isinstance(model, IPAPointsModel):
+        evidence = model.evidence_of(batch.h, layout.trajectory[0], edges, gate)
+        logit = model.block.logits(evidence, x, edges)
+        return edge_softmax(logit, edges), logit, None
+    _, q, k, _ = model.block.queries_keys_values(layout.states[r])
+    bias = model.block.distance_bias(x, edges, batch.target.graph, batch.num_graphs)
+    a = attention_weights(q, k, edges, gate=gate, beta=model.block.beta, bias=bias)
+    qk = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
+    return a, qk if gate is None else qk + model.block.beta * gate[:, None], qk

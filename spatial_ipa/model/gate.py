@@ -1,4 +1,4 @@
-"""EdgeGateSoft: one learned logit per candidate edge."""
+"""Edge gates: one learned logit per candidate edge."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from common.graph.edges import EdgeList
 from common.sparse import edge_gate
+from spatial_ipa.model.similarity import SIMILARITIES, similarity_features
 
 
 class EdgeGateSoft(nn.Module):
@@ -46,3 +47,31 @@ class EdgeGateSoft(nn.Module):
 
     def forward(self, h: Tensor, edges: EdgeList) -> Tensor:
         return edge_gate(h, edges, self.w1, self.b1, self.w2, self.b2, self.w3, self.b3)
+
+
+class SimilarityGate(nn.Module):
+    r"""A perceptron on how alike two cells are, by themselves and among their candidates,
+
+    .. math:: g_{ij} = \mathrm{MLP}(f_{ij})
+
+    with the four features f of :func:`~spatial_ipa.model.similarity.similarity_features`.  193
+    parameters at hidden = 32.  It cannot learn which directions of H belong to which part of the
+    training slides, as :class:`EdgeGateSoft` can.
+
+    Args:
+        hidden: width of the hidden layer.
+
+    Shapes:
+        h (N, d), E edges -> (E,) logits.
+    """
+
+    def __init__(self, hidden: int = 32) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(SIMILARITIES, hidden), nn.GELU(), nn.Linear(hidden, 1))
+
+    def forward(self, h: Tensor, edges: EdgeList) -> Tensor:
+        logit: Tensor = self.mlp(similarity_features(h, edges))[:, 0]
+        return logit
+
+
+EdgeGate = EdgeGateSoft | SimilarityGate

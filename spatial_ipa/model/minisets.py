@@ -8,7 +8,7 @@ run draws what the uninterrupted one would have drawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class Miniset:
         wanted: (E,) T_ref on the candidate edges, the gate's target.
         target: everything the layout is scored against.
         start_noise: (N, 2) standard normal noise for the model's start; None outside training.
+        start: (N, 2) positions by regression that did not see these cells, in RMS radii of the
+            tissue; None where the model is to find its own.
     """
 
     h: Tensor
@@ -40,6 +42,7 @@ class Miniset:
     wanted: Tensor
     target: Target
     start_noise: Tensor | None = None
+    start: Tensor | None = None
 
     @property
     def num_graphs(self) -> int:
@@ -52,6 +55,7 @@ class Miniset:
             self.wanted.to(device),
             self.target.to(device),
             None if self.start_noise is None else self.start_noise.to(device),
+            None if self.start is None else self.start.to(device),
         )
 
 
@@ -93,18 +97,21 @@ class Augmentation:
             wanted=item.wanted[kept],
             target=item.target,
             start_noise=torch.randn(item.h.shape[0], 2, generator=generator),
+            start=item.start,
         )
 
 
 def collate(items: Sequence[Miniset]) -> Miniset:
     """The disjoint union of minisets."""
     noise = [m.start_noise for m in items if m.start_noise is not None]
+    start = [m.start for m in items if m.start is not None]
     return Miniset(
         h=torch.cat([m.h for m in items]),
         candidates=EdgeList.disjoint_union([m.candidates for m in items]),
         wanted=torch.cat([m.wanted for m in items]),
         target=union_targets([m.target for m in items]),
         start_noise=torch.cat(noise) if noise else None,
+        start=torch.cat(start) if start else None,
     )
 
 
@@ -204,4 +211,6 @@ class MinisetDataset(Dataset[Miniset]):
             generator,
             self.num_rows,
         )
+        if slide.start is not None:
+            item = replace(item, start=torch.from_numpy(slide.start[chosen]))
         return item if self.augmentation is None else self.augmentation(item, generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from common.graph.edges import EdgeList
 from spatial_ipa.geometry.gauge import gauge_fix
 from spatial_ipa.model.block import DistanceTerm, IPALiteBlock
 
+Form = Literal["points", "states"]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -20,7 +23,8 @@ class Layout:
     Attributes:
         x: (N, 2) gauge-fixed coordinates.
         trajectory: R + 1 tensors (N, 2): the start and the result of each recycle.
-        states: R tensors (N, c_s): the states each recycle read, for diagnostics.
+        states: R tensors (N, c_s): the states each recycle read, for diagnostics; none of a model
+            without states.
     """
 
     x: Tensor
@@ -34,16 +38,19 @@ class NetworkSettings:
 
     Attributes:
         d_input: width of the embeddings H.
-        c_s: width of the states.
+        c_s: width of the states; only ``states`` has any.
         heads: attention heads.
-        c_head: width of a head.
+        c_head: width of a head; of ``states``.
         recycles: passes through the one shared block.
         noise_std: noise on the initial coordinates, where noise is given (in training).
         beta: weight of the gate logits in the attention.
-        distance_term: see :class:`~spatial_ipa.model.block.IPALiteBlock`.
+        distance_term: see :class:`~spatial_ipa.model.block.IPALiteBlock`; of ``states``.
+        form: ``points``: attention moves positions that start at the regression in the common frame
+            (:mod:`spatial_ipa.model.points`).  ``states``: attention moves states and positions,
+            both of which start at perceptrons of H (:class:`IPALiteModel`).
 
     Raises:
-        ValueError: on a width or number of passes below 1.
+        ValueError: on an unknown form, or a width or number of passes below 1.
     """
 
     d_input: int = 128
@@ -54,8 +61,11 @@ class NetworkSettings:
     noise_std: float = 0.05
     beta: float = 2.0
     distance_term: DistanceTerm = "none"
+    form: Form = "points"
 
     def __post_init__(self) -> None:
+        if self.form not in ("points", "states"):
+            raise UserError(f"form must be points or states, got {self.form!r}")
         for name in ("d_input", "c_s", "heads", "c_head", "recycles"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -89,6 +99,7 @@ class IPALiteModel(nn.Module):
         graph: Tensor | None = None,
         num_graphs: int = 1,
         start_noise: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Layout:
         """Place the nodes of one graph or of a disjoint union.
 
@@ -100,13 +111,14 @@ class IPALiteModel(nn.Module):
             num_graphs: B.
             start_noise: (N, 2) standard normal draws, scaled by ``noise_std`` and added to the
                 start; no noise when left out.
+            start: not used; this model computes its own from ``h``.
         """
         if graph is None:
             graph = torch.zeros(h.shape[0], dtype=torch.int64, device=h.device)
-        s, start = self.to_state(h), self.to_start(h)
+        s, own = self.to_state(h), self.to_start(h)
         if start_noise is not None:
-            start = start + self.noise_std * start_noise
-        x = gauge_fix(start, graph, num_graphs)
+            own = own + self.noise_std * start_noise
+        x = gauge_fix(own, graph, num_graphs)
         trajectory, states = [x], []
         for _ in range(self.recycles):
             states.append(s)

@@ -7,15 +7,15 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from common.errors import UserError
-from spatial_ipa.model.gate import EdgeGateSoft
+from spatial_ipa.model.gate import EdgeGate, EdgeGateSoft, SimilarityGate
 from spatial_ipa.model.network import IPALiteModel, NetworkSettings
+from spatial_ipa.model.points import IPAPointsModel
 
 GraphMode = Literal["gated", "candidates", "true"]
+Network = IPALiteModel | IPAPointsModel
 
 
-def build_pair(
-    network: NetworkSettings, graph: GraphMode
-) -> tuple[IPALiteModel, EdgeGateSoft | None]:
+def build_pair(network: NetworkSettings, graph: GraphMode) -> tuple[Network, EdgeGate | None]:
     """Fresh network and gate, drawn in this order from the global generator.
 
     Args:
@@ -34,15 +34,24 @@ def build_pair(
             "distance_term=monotone is for graph=true only: on candidate graphs it pulls "
             "wrong neighbours together (E_geo +0.20); use rbf or none"
         )
+    points = network.form == "points"
+    if points and network.distance_term != "none":
+        raise UserError(
+            f"distance_term={network.distance_term} is for form=states only: form=points has a "
+            "distance term of its own"
+        )
+    model = IPAPointsModel(network) if points else IPALiteModel(network)
     # Where it is not used the gate must not exist: DDP refuses parameters without gradient.
-    model = IPALiteModel(network)
-    return model, EdgeGateSoft(network.d_input) if graph == "gated" else None
+    if graph != "gated":
+        return model, None
+    return model, SimilarityGate() if points else EdgeGateSoft(network.d_input)
 
 
 def settings_of(hyperparameters: Mapping[str, Any]) -> tuple[NetworkSettings, GraphMode]:
     """Settings of network and graph from the hyperparameters of a checkpoint.
 
-    Those of earlier versions held the fields of :class:`NetworkSettings` side by side.
+    Those of earlier versions held the fields of :class:`NetworkSettings` side by side, and knew the
+    form ``states`` alone.
 
     Raises:
         ValueError: if there are none.
@@ -52,4 +61,4 @@ def settings_of(hyperparameters: Mapping[str, Any]) -> tuple[NetworkSettings, Gr
     found = {name: held[name] for name in names if name in held}
     if not found:
         raise UserError("it holds no settings of a network; train it anew")
-    return NetworkSettings(**found), hyperparameters.get("graph", "gated")
+    return NetworkSettings(**{"form": "states"} | found), hyperparameters.get("graph", "gated")

@@ -11,8 +11,8 @@ from common.errors import UserError
 from spatial_ipa.confidence.calibration import check_slides
 from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.data.slide import EmbeddedSlide
-from spatial_ipa.model.gate import EdgeGateSoft
-from spatial_ipa.model.network import IPALiteModel
+from spatial_ipa.model.gate import EdgeGate
+from spatial_ipa.model.pair import Network
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.embedded import EmbeddedPlacer
 
@@ -34,8 +34,8 @@ def check_completable(
 
 def complete_checkpoint(
     checkpoint: dict[str, Any],
-    network: IPALiteModel,
-    gate: EdgeGateSoft | None,
+    network: Network,
+    gate: EdgeGate | None,
     train: Sequence[EmbeddedSlide],
     val: Sequence[EmbeddedSlide],
     num_draws: int,

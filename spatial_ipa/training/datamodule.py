@@ -20,6 +20,7 @@ from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.cache import embed
 from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.stage import EncoderInputs, ensure_encoder
+from spatial_ipa.encoder.training_slides import embed_training
 from spatial_ipa.layout.outline import typical_aspect
 from spatial_ipa.model.minisets import Miniset, MinisetDataset, collate
 from spatial_ipa.placing.context import PlacementContext
@@ -168,14 +169,12 @@ class SlideDataModule(MinisetDataModule):
         check_split(encoder.split, train, val)
         cache = Path(self.encoder_file.cache)
         self.encoder = encoder
-        self.train, self.val = (
-            [
-                EmbeddedSlide(s.name, embed(encoder, s, "st", cache), s.xy)
-                for s in slides
-                if s.xy is not None
-            ]
-            for slides in (train, val)
-        )
+        self.train = embed_training(encoder, train, cache)
+        self.val = [
+            EmbeddedSlide(s.name, embed(encoder, s, "st", cache), s.xy)
+            for s in val
+            if s.xy is not None
+        ]
 
     def _read(self) -> tuple[list[Slide], list[Slide]]:
         files = self.inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tqdm.auto import tqdm
 
-from spatial_ipa.model.gate import EdgeGateSoft
+from spatial_ipa.model.gate import EdgeGate
 from spatial_ipa.model.losses import loss_gate
 from spatial_ipa.model.minisets import MinisetDataset
 
@@ -14,7 +14,7 @@ _FIRST_DRAW = 2**40
 
 
 def pretrain_gate(
-    gate: EdgeGateSoft,
+    gate: EdgeGate,
     dataset: MinisetDataset,
     steps: int,
     lr: float,
@@ -35,7 +35,7 @@ def pretrain_gate(
     Returns:
         The KL of each step, in nats.
     """
-    device = gate.w1.device
+    device = next(gate.parameters()).device
     optimizer = torch.optim.AdamW(gate.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     history = []

@@ -20,12 +20,13 @@ from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import make_plain
 from common.training.resuming import exact_resume
 from common.training.schedules import linear_ramp, ramp_reached
-from spatial_ipa.layout.frame_regression import FrameRegression
+from spatial_ipa.layout.frame_regression import FrameRegression, cross_fit
 from spatial_ipa.model.diagnostics import health_checks
 from spatial_ipa.model.losses import LossWeights, geometry_terms, loss_gate
 from spatial_ipa.model.minisets import Miniset
 from spatial_ipa.model.network import Layout, NetworkSettings
 from spatial_ipa.model.pair import GraphMode, build_pair
+from spatial_ipa.model.points import IPAPointsModel
 from spatial_ipa.placing.command import PredictionRequest
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.placer import Placer
@@ -39,7 +40,7 @@ MONITOR = "val/e_geo"
 
 
 class SpatialIPAModule(pl.LightningModule):
-    """IPALiteModel and EdgeGateSoft under the ramped energy
+    """Gate and network under the ramped energy
 
         w_rw L_RW + w_stress L_stress + w_repulsion L_rep + w_entropy L_ent
         + w_gate L_gate + w_procrustes L_procrustes
@@ -91,6 +92,11 @@ class SpatialIPAModule(pl.LightningModule):
         super().__init__()
         if calibration_draws < 0 or calibration_draws == 1:
             raise UserError(f"calibration_draws must be 0 or at least 2, got {calibration_draws}")
+        if network.form == "points" and not common_frame:
+            raise UserError(
+                "network.form=points starts in the common frame, so common_frame must be true; for "
+                "unrelated tissues set network.form to states"
+            )
         # Not the export: a checkpoint must not bring back the path of an earlier run.
         self.save_hyperparameters(ignore=["export", "calibration_draws"])
         make_plain(self)
@@ -113,7 +119,8 @@ class SpatialIPAModule(pl.LightningModule):
             raise UserError(
                 "trainer.max_epochs must be set, to at least 1: the cosine decay runs over it"
             )
-        if self.model.recycles < 2 and trainer.world_size > 1:
+        states = self.model.settings.form == "states"
+        if states and self.model.recycles < 2 and trainer.world_size > 1:
             raise UserError(
                 "model.init_args.network.recycles must be at least 2 on several processes: one "
                 "pass leaves the state update without gradient, which DDP refuses"
@@ -148,14 +155,16 @@ class SpatialIPAModule(pl.LightningModule):
         """Take the context of the data, refuse what could not be exported, pretrain the gate."""
         if self.export is not None:
             check_completable(data.train, data.val, self._draws_on(data))
-        with_frame = self.common_frame and self.graph != "true"
-        frame = FrameRegression.fit(data.train) if with_frame else None
-        self.context = replace(data.context, frame=frame)
+        frame = None
+        if self.common_frame:
+            frame, data.train = cross_fit(data.train)
+            self._start_at(frame)
+        self.context = replace(data.context, frame=None if self.graph == "true" else frame)
         # A resumed run restores the gate from its checkpoint right after this.
         steps = 0 if self.trainer.ckpt_path is not None else self.schedule.gate_steps
         if self.gate is not None and steps > 0:
             # Lightning moves the module to its device later only.
-            home = self.gate.w1.device
+            home = next(self.gate.parameters()).device
             self.gate.to(self.trainer.strategy.root_device)
             self.gate_history = pretrain_gate(
                 self.gate,
@@ -201,6 +210,12 @@ class SpatialIPAModule(pl.LightningModule):
         resumed = self.context is not None and self.trainer.state.fn == TrainerFn.FITTING
         epochs = self.trainer.max_epochs if resumed else None
         self.context = context_of(checkpoint, self.context, epochs)
+        if self.context is not None and self.context.frame is not None:
+            self._start_at(self.context.frame)
+
+    def _start_at(self, frame: FrameRegression) -> None:
+        if isinstance(self.model, IPAPointsModel):
+            self.model.start_at(frame.on_tensors())
 
     def forward(
         self, batch: Miniset, mode: GraphMode | None = None
@@ -210,7 +225,13 @@ class SpatialIPAModule(pl.LightningModule):
         edges = batch.target.edges if mode == "true" else batch.candidates
         gate = self.gate(batch.h, edges) if mode == "gated" and self.gate is not None else None
         layout = self.model(
-            batch.h, edges, gate, batch.target.graph, batch.num_graphs, batch.start_noise
+            batch.h,
+            edges,
+            gate,
+            batch.target.graph,
+            batch.num_graphs,
+            batch.start_noise,
+            batch.start,
         )
         return layout, edges, gate
 

@@ -60,7 +60,7 @@ class Schedule:
 
     Attributes:
         gate_steps: steps of gate pretraining.
-        lr: learning rate of AdamW.
+        lr: learning rate of AdamW; 5e-4 for network.form=states.
         lr_final: end of the cosine decay over ``trainer.max_epochs``.
         weight_decay: of AdamW.
         ramp_epochs: epochs in which the weight of the walks rises from 0 to its final value; with 0
@@ -71,8 +71,8 @@ class Schedule:
     """
 
     gate_steps: int = 500
-    lr: float = 5e-4
-    lr_final: float = 1e-5
+    lr: float = 1e-2
+    lr_final: float = 2e-4
     weight_decay: float = 5e-4
     ramp_epochs: int = 6
 

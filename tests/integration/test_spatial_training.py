@@ -301,7 +301,7 @@ def test_a_checkpoint_of_another_encoder_is_refused(
 ) -> None:
     encoder = load_encoder(tissue / "encoder.pt")
     with torch.no_grad():
-        encoder.encoder.third.weight.mul_(1.01)
+        encoder.encoder.out_scale.mul_(1.01)
     save_encoder(encoder, tmp_path / "other.pt")
     values = {"data.init_args.encoder.path": tmp_path / "other.pt"}
     arguments = fit_arguments(tissue, tmp_path, ckpt_path=last(trained), **values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from spatial_ipa.data.expression import Normalisation
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import Split
 from spatial_ipa.encoder.frozen import FrozenEncoder, ScRNAAdapter, SharedEncoder
@@ -23,4 +24,6 @@ def make_encoder(seed: int = 0) -> FrozenEncoder:
     adapter = ScRNAAdapter(len(slide.genes), 4, generator)
     adapter.shift.data.fill_(0.3)
     trunk = SharedEncoder(len(slide.genes), D, (24, 16), generator=generator)
-    return FrozenEncoder(trunk, adapter, slide.genes, Split.declare([slide], []), 1e4)
+    return FrozenEncoder(
+        trunk, adapter, slide.genes, Split.declare([slide], []), Normalisation("log")
+    )

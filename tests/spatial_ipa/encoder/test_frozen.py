@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tissue_expression import make_tissue_slide
 
-from spatial_ipa.data.expression import LogExpression, normalise
+from spatial_ipa.data.expression import Expression, Normalisation, normalise
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import Split
+from spatial_ipa.encoder.eigenmaps import fit_eigenmaps
 from spatial_ipa.encoder.frozen import (
     FrozenEncoder,
     ScRNAAdapter,
@@ -18,6 +20,9 @@ from spatial_ipa.encoder.frozen import (
     load_encoder,
     save_encoder,
 )
+from spatial_ipa.encoder.settings import StartSettings
+
+LOG = Normalisation("log")
 
 
 def make_slide(name: str, n: int = 60, num_genes: int = 40, seed: int = 0) -> Slide:
@@ -30,13 +35,13 @@ def make_slide(name: str, n: int = 60, num_genes: int = 40, seed: int = 0) -> Sl
 
 def make_frozen(slide: Slide, adapter: ScRNAAdapter | None = None) -> FrozenEncoder:
     encoder = SharedEncoder(len(slide.genes), 8, (32, 20), 0.3)
-    return FrozenEncoder(encoder, adapter, slide.genes, Split.declare([slide], []), 1e4)
+    return FrozenEncoder(encoder, adapter, slide.genes, Split.declare([slide], []), LOG)
 
 
 @pytest.mark.parametrize("logged", [False, True])
 def test_sparse_normalisation_equals_the_dense_one(logged: bool) -> None:
     counts = make_slide("a").counts
-    x = LogExpression.of_counts(counts, 1e4, logged)
+    x = Expression.of_counts(counts, LOG, logged)
     dense = normalise(counts, target_sum=1e4, logged=logged)
     np.testing.assert_allclose(x.rows(slice(None)), dense, atol=2e-6)
     np.testing.assert_allclose(np.concatenate(list(x.blocks(7))), x.rows(slice(None)))
@@ -49,7 +54,7 @@ def test_embedding_is_centred_per_slide() -> None:
     slide, other = make_slide("a"), make_slide("b", seed=5)
     encoder = SharedEncoder(40, 8, (32, 20))
     encoder.set_linear(torch.randn(40, 8), torch.Generator().manual_seed(0))
-    frozen = FrozenEncoder(encoder, None, slide.genes, Split.declare([slide], []), 1e4)
+    frozen = FrozenEncoder(encoder, None, slide.genes, Split.declare([slide], []), LOG)
     h = frozen.embed(other, "st")
     assert h.dtype == np.float32
     assert np.abs(h[~other.is_empty].mean(axis=0)).max() < 1e-4
@@ -130,16 +135,73 @@ def test_hash_covers_weights_panel_and_preprocessing() -> None:
     frozen = make_frozen(slide)
     split = frozen.split
     others = [
-        FrozenEncoder(SharedEncoder(40, 8, (32, 20)), None, slide.genes[::-1], split, 1e4),
-        FrozenEncoder(SharedEncoder(40, 8, (32, 20)), None, slide.genes, split, 1e3),
+        FrozenEncoder(SharedEncoder(40, 8, (32, 20)), None, slide.genes[::-1], split, LOG),
+        *(
+            FrozenEncoder(SharedEncoder(40, 8, (32, 20)), None, slide.genes, split, how)
+            for how in (Normalisation("log", 1e3), Normalisation("sqrt"))
+        ),
         FrozenEncoder(
             SharedEncoder(40, 8, (32, 20), generator=torch.Generator().manual_seed(9)),
-            None, slide.genes, split, 1e4,
+            None, slide.genes, split, LOG,
         ),
         make_frozen(slide, ScRNAAdapter(40, 4)),
     ]  # fmt: skip
-    assert len({frozen.weights_hash, *(o.weights_hash for o in others)}) == 5
+    assert len({frozen.weights_hash, *(o.weights_hash for o in others)}) == 6
     assert make_frozen(slide).weights_hash == frozen.weights_hash
+
+
+def make_kernel_frozen(smooth: int = 4) -> tuple[FrozenEncoder, Slide]:
+    """A kernel trunk on two small tissues, and a slide it has not seen."""
+    slides = [make_tissue_slide(seed) for seed in (0, 1)]
+    sqrt, panel = Normalisation("sqrt"), slides[0].genes
+    trunk = fit_eigenmaps(
+        [Expression.of_slide(s, panel, sqrt) for s in slides],
+        [s.xy for s in slides if s.xy is not None],
+        StartSettings("eigenmaps", rank=20, num_neighbours=8, smooth=smooth),
+        8,
+    )
+    split = Split.declare(slides, [])
+    return FrozenEncoder(trunk, None, panel, split, sqrt), make_tissue_slide(5)
+
+
+def test_a_kernel_trunk_is_saved_loaded_and_told_apart(tmp_path: Path) -> None:
+    frozen, slide = make_kernel_frozen()
+    save_encoder(frozen, tmp_path / "e.pt")
+    loaded = load_encoder(tmp_path / "e.pt")
+    assert loaded.weights_hash == frozen.weights_hash
+    assert np.array_equal(loaded.embed(slide, "st"), frozen.embed(slide, "st"))
+    assert loaded.normalisation == Normalisation("sqrt")
+    assert make_kernel_frozen(smooth=0)[0].weights_hash != frozen.weights_hash
+    state = frozen.state()
+    del state["tensors"]["encoder.targets"]
+    with pytest.raises(ValueError, match="damaged"):
+        FrozenEncoder.from_state(state)
+
+
+def test_blocks_of_rows_and_coordinates_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen, slide = make_kernel_frozen()
+    whole = frozen.embed(slide, "st")
+    filled = ~slide.is_empty
+    assert whole[filled].var(axis=0).mean() == pytest.approx(1, rel=1e-5)
+    norms = np.linalg.norm(whole, axis=1)
+    np.testing.assert_allclose(norms[filled], norms[0], rtol=1e-5)
+    assert not whole[~filled].any()
+    monkeypatch.setattr("spatial_ipa.encoder.frozen._BLOCK_ELEMENTS", 7 * 3 * 178)  # 7 rows
+    np.testing.assert_allclose(frozen.embed(slide, "st"), whole, atol=1e-5)
+    cells = Slide.build("cells", slide.counts, slide.genes, None)
+    np.testing.assert_allclose(frozen.embed(cells, "st"), whole, atol=1e-5)
+
+
+def test_an_encoder_of_version_2_is_still_read() -> None:
+    """It was written before the transform was recorded: the logarithm."""
+    slide = make_slide("a")
+    state = make_frozen(slide).state()
+    del state["transform"]
+    state["version"] = 2
+    loaded = FrozenEncoder.from_state(state)
+    assert loaded.normalisation == LOG
+    assert np.array_equal(loaded.embed(slide, "st"), make_frozen(slide).embed(slide, "st"))
+    assert loaded.weights_hash == make_frozen(slide).weights_hash
 
 
 def test_load_refuses_other_files(tmp_path: Path) -> None:

@@ -8,18 +8,18 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
-from spatial_ipa.data.expression import LogExpression
+from spatial_ipa.data.expression import Expression, Normalisation
 from spatial_ipa.encoder.spatial_pca import principal_components, spatial_components
 
 
-def make_data(seed: int, n: int = 150) -> tuple[LogExpression, np.ndarray]:
+def make_data(seed: int, n: int = 150) -> tuple[Expression, np.ndarray]:
     """Gene 0 follows position; genes 1 and 2 vary more, without any relation to it."""
     rng = np.random.default_rng(seed)
     xy = rng.random((n, 2))
     values = rng.normal(size=(n, 30)) * 0.3
     values[:, 0] = 2 * xy[:, 0]
     values[:, 1:3] = 2 * rng.normal(size=(n, 2))
-    return LogExpression.of_counts(sp.csr_matrix(values + 10), 1e4, logged=True), xy
+    return Expression.of_counts(sp.csr_matrix(values + 10), Normalisation("log"), logged=True), xy
 
 
 @pytest.mark.parametrize("n", [20, 150])

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from spatial_ipa.data.expression import Normalisation
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.views import ViewDataset, ViewSettings, augmented_view, disturb
 
+LOG = Normalisation("log")
 GENES = [f"g{i}" for i in range(120)]
 
 
@@ -36,18 +38,18 @@ def test_thinning_keeps_the_drawn_share_of_counts_and_only_counts() -> None:
     slide = make_slide(400)
     settings = ViewSettings(keep_min=0.4, gene_dropout=0.0, scale_jitter=0.0, noise=0.0)
     rng = np.random.default_rng(0)
-    view = augmented_view(slide.counts, False, 1e4, settings, rng)
-    plain = augmented_view(slide.counts, False, 1e4, NO_VIEWS, rng)
+    view = augmented_view(slide.counts, False, LOG, settings, rng)
+    plain = augmented_view(slide.counts, False, LOG, NO_VIEWS, rng)
     assert not np.allclose(view, plain)
     assert np.abs(view.mean(axis=0)).max() < 1e-4  # centred on itself
     logged = make_slide(logged=True)
-    views = [augmented_view(logged.counts, True, 1e4, s, rng) for s in (settings, NO_VIEWS)]
+    views = [augmented_view(logged.counts, True, LOG, s, rng) for s in (settings, NO_VIEWS)]
     np.testing.assert_array_equal(views[0], views[1])
 
 
 def test_draws_are_functions_of_seed_and_index() -> None:
     slides = [make_slide()]
-    make = [ViewDataset(slides, GENES, 1e4, 32, ViewSettings(), seed) for seed in (0, 0, 1)]
+    make = [ViewDataset(slides, GENES, LOG, 32, ViewSettings(), seed) for seed in (0, 0, 1)]
     a, b, c = (dataset[7][0].views[0] for dataset in make)
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
@@ -57,7 +59,7 @@ def test_draws_are_functions_of_seed_and_index() -> None:
 
 def test_slides_without_coordinates_never_come_first_or_carry_any() -> None:
     located, hidden = make_slide(), Slide.build("h", make_slide().counts, GENES, None)
-    dataset = ViewDataset([located], GENES, 1e4, 32, ViewSettings(), 0, without_xy=[hidden])
+    dataset = ViewDataset([located], GENES, LOG, 32, ViewSettings(), 0, without_xy=[hidden])
     for index in range(10):
         first, second = dataset[index]
         assert first.xy is not None

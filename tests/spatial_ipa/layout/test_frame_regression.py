@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import cdist
+from sklearn.linear_model import Ridge
 
 from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.gauge import gauge_fix_array
@@ -272,3 +273,48 @@ def flat(s: EmbeddedSlide) -> EmbeddedSlide:
 def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def refitted_start(slides: list[EmbeddedSlide], s: int, cells: np.ndarray) -> np.ndarray:
+    """The regression with some cells of a slide left out of the ridge problem, solved anew."""
+    fit = common_frame._Fit.of(slides, 0)
+    kept = ~((fit.slide == s) & np.isin(fit.row, cells))
+    ridge = Ridge(1.0).fit(fit.kernel.transform(fit.features[kept]), fit.target[kept])
+    return ridge.predict(fit.kernel.transform(slides[s].h[cells].astype(np.float64)))
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_starts_are_those_of_a_fit_without_the_fold(folds: bool) -> None:
+    slides = [slide(0, 60), slide(1, 70)]
+    if folds:
+        slides = [replace(s, fold=np.arange(len(s.xy)) % 5, h_frame=s.h + 0.01) for s in slides]
+    frame, started = common_frame.cross_fit(slides)
+    np.testing.assert_array_equal(frame.weights, FrameRegression.fit(slides).weights)
+    for s, cells in ((0, np.array([3])), (1, np.array([69]))):
+        if folds:
+            cells = np.flatnonzero(slides[s].fold == slides[s].fold[cells[0]])
+        start = started[s].start
+        assert start is not None
+        np.testing.assert_allclose(start[cells], refitted_start(slides, s, cells), atol=2e-5)
+
+
+def test_a_start_does_not_see_its_own_position() -> None:
+    """A cell moved far away pulls the fit towards itself, but not its own start."""
+    slides = [slide(0, 80)]
+    moved = slides[0].xy.copy()
+    moved[4] += 0.5
+    start = [common_frame.cross_fit([replace(s, xy=xy)])[1][0].start for s, xy in
+             ((slides[0], slides[0].xy), (slides[0], moved))]  # fmt: skip
+    assert start[0] is not None
+    assert start[1] is not None
+    own = np.linalg.norm(start[0][4] - start[1][4])
+    others = np.linalg.norm(np.delete(start[0] - start[1], 4, axis=0), axis=1)
+    assert own < np.quantile(others, 0.9)  # it moves by the gauge alone, as cells far from it do
+
+
+def test_the_frame_on_tensors_equals_that_on_arrays() -> None:
+    frame = FrameRegression.fit([slide(0), slide(1)])
+    h = slide(2).h
+    found = frame.on_tensors()(torch.from_numpy(h))
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), frame.predict(h), atol=1e-5)

@@ -34,7 +34,7 @@ def learnable_slide(name: str, n: int = 150, seed: int = 0) -> EmbeddedSlide:
 def test_an_approximate_gate_graph_holds_nearly_the_exact_one() -> None:
     pytest.importorskip("faiss")
     torch.manual_seed(0)
-    module = SpatialIPAModule(NetworkSettings(D))
+    module = SpatialIPAModule(NetworkSettings(D, form="states"))
     placer = Placer(module.model, module.gate, PlacementContext(None, 20, 100, 0.0))
     h = torch.from_numpy(learnable_slide("many", 3000).h)
     exact_weight, exact = placer.gate_graph(h)
@@ -50,7 +50,7 @@ def test_an_approximate_gate_graph_holds_nearly_the_exact_one() -> None:
 
 
 def test_what_is_placed_is_not_split() -> None:
-    module = SpatialIPAModule(NetworkSettings(D))
+    module = SpatialIPAModule(NetworkSettings(D, form="states"))
     placer = Placer(module.model, module.gate, PlacementContext(None, 20, 100, 0.0))
     with pytest.raises(ValueError, match="section_key splits slides that are trained on"):
         placer.place(ad.AnnData(np.ones((3, 2))), keys=SlideKeys(section_key="batch"))
@@ -64,7 +64,7 @@ def test_spots_beside_the_tissue_are_not_placed_and_the_result_says_so(keep: boo
     data = ad.AnnData(cells.counts, var={"var_names": cells.genes})
     data.obs["in_tissue"] = np.arange(40) < 30
     torch.manual_seed(0)
-    module = SpatialIPAModule(NetworkSettings(D))
+    module = SpatialIPAModule(NetworkSettings(D, form="states"))
     placer = Placer(module.model, module.gate, PlacementContext(encoder, 10, 40, 0.0))
     options = PlacementOptions(num_draws=2)
     with warnings.catch_warnings(record=True) as said:

@@ -12,8 +12,9 @@ import torch
 
 from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.layout import frame_regression as common_frame
-from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.network import Form, NetworkSettings
 from spatial_ipa.model.pair import GraphMode
+from spatial_ipa.placing.embedded import POINTS_FRAME_WEIGHT
 from spatial_ipa.placing.load import load
 from spatial_ipa.training.datamodule import MinisetDataModule, MinisetSettings, PlacementContext
 from spatial_ipa.training.module import SpatialIPAModule
@@ -47,19 +48,23 @@ def data() -> MinisetDataModule:
     return MinisetDataModule([slide(0), slide(1)], [slide(2)], settings)
 
 
-def untrained(common_frame: bool = True, graph: GraphMode = "gated") -> SpatialIPAModule:
+def untrained(
+    common_frame: bool = True, graph: GraphMode = "gated", form: Form = "states"
+) -> SpatialIPAModule:
     torch.manual_seed(0)
     return SpatialIPAModule(
-        NetworkSettings(D, 16, 2, 8, 2),
+        NetworkSettings(D, 16, 2, 8, 2, form=form),
         graph,
         schedule=Schedule(gate_steps=1),
         common_frame=common_frame,
     )
 
 
-def fitted(folder: Path, common_frame: bool = True, graph: GraphMode = "gated") -> SpatialIPAModule:
+def fitted(
+    folder: Path, common_frame: bool = True, graph: GraphMode = "gated", form: Form = "states"
+) -> SpatialIPAModule:
     """A very short fit on two slides, saved as ``model.ckpt``."""
-    module, used = untrained(common_frame, graph), trainer(folder)
+    module, used = untrained(common_frame, graph, form), trainer(folder)
     used.fit(module, datamodule=data())
     used.save_checkpoint(folder / "model.ckpt")
     return module
@@ -74,22 +79,23 @@ QUIET = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_t
 
 
 @QUIET
+@pytest.mark.parametrize(("form", "weight"), [("points", POINTS_FRAME_WEIGHT), ("states", 1.0)])
 @pytest.mark.parametrize("n", [80, 200])
 def test_a_module_refines_what_it_places(
-    n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n: int, form: Form, weight: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole and stitched; the refined layout is the plain one after `refine` with the same seed."""
     monkeypatch.setattr(common_frame, "_SAMPLE", 50)
-    fitted(tmp_path)
+    fitted(tmp_path, form=form)
     placer, h = load(tmp_path / "model.ckpt"), slide(3, n).h
     context = placer.context
     assert context.frame is not None
     refined = placer.layout(torch.from_numpy(h), "auto", 3, 5)
     without = replace(placer, context=replace(context, frame=None))
     plain = without.layout(torch.from_numpy(h), "auto", 3, 5)
-    assert not torch.allclose(plain.xy, refined.xy, atol=0.1)
-    torch.testing.assert_close(context.frame.refine(plain, h, 5).xy, refined.xy)
-    assert not torch.equal(context.frame.refine(plain, h, 6).xy, refined.xy)
+    assert not torch.allclose(plain.xy, refined.xy, atol=0.01)
+    torch.testing.assert_close(context.frame.refine(plain, h, 5, weight).xy, refined.xy)
+    assert not torch.equal(context.frame.refine(plain, h, 6, weight).xy, refined.xy)
 
 
 @QUIET
@@ -99,6 +105,28 @@ def test_without_common_frame(common_frame: bool, graph: GraphMode, tmp_path: Pa
     for context in (module.context, saved_context(tmp_path / "model.ckpt")):
         assert context is not None
         assert context.frame is None
+
+
+def test_points_without_a_common_frame_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"set network\.form to states"):
+        untrained(common_frame=False, form="points")
+
+
+@QUIET
+def test_points_validate_from_a_checkpoint_alone(tmp_path: Path) -> None:
+    """In a new module, whose frame only the checkpoint knows."""
+    module, h = fitted(tmp_path, form="points"), torch.from_numpy(slide(3).h)
+    fresh = untrained(form="points")
+    trainer(tmp_path).validate(
+        fresh,
+        datamodule=data(),
+        verbose=False,
+        ckpt_path=tmp_path / "model.ckpt",
+        weights_only=True,
+    )
+    assert torch.equal(
+        fresh.placer().layout(h, num_draws=2).xy, module.placer().layout(h, num_draws=2).xy
+    )
 
 
 @QUIET
@@ -115,8 +143,9 @@ def test_a_resumed_fit_follows_its_own_option(common_frame: bool, tmp_path: Path
 
 
 @QUIET
-def test_validation_after_a_fit_keeps_the_frame(tmp_path: Path) -> None:
-    module = fitted(tmp_path)
+@pytest.mark.parametrize("form", ["points", "states"])
+def test_validation_after_a_fit_keeps_the_frame(form: Form, tmp_path: Path) -> None:
+    module = fitted(tmp_path, form=form)
     before, h = module.context, torch.from_numpy(slide(3).h)
     assert before is not None
     placed = module.placer().layout(h, num_draws=2).xy

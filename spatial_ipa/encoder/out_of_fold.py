@@ -1,0 +1,124 @@
+"""H of the training slides as if it were that of new ones.
+
+A kernel trunk (:mod:`spatial_ipa.encoder.kernel_trunk`) knows the cells it was fitted to: in sample
+H of a training slide finds far more neighbours than H of any new slide, and what is trained on it
+trusts it too much.  Here the H of every cell comes from the regression without the targets of the
+cells that share its fold, in closed form (:mod:`spatial_ipa.encoder.kernel_ridge`).  The linear
+maps, the kernel widths and the directions of H stay those of all training cells.
+
+A slide left out as a whole has nothing in the columns of its own eigenmaps.  So similarities within
+it are those of a new slide, but its coordinates do not line up with those of other slides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.errors import UserError
+from spatial_ipa.data.expression import Expression
+from spatial_ipa.data.slide import Slide
+from spatial_ipa.encoder.eigenmaps import make_kernel, make_ridge
+from spatial_ipa.encoder.frozen import FrozenEncoder
+from spatial_ipa.encoder.kernel_ridge import Array
+from spatial_ipa.encoder.kernel_trunk import KernelTrunk
+
+_BLOCK = 4096  # cells predicted at once
+
+
+def embed_out_of_fold(
+    encoder: FrozenEncoder,
+    slides: Sequence[Slide],
+    folds: Sequence[NDArray[np.integer]] | None = None,
+) -> list[NDArray[np.float32]]:
+    """(n_s, d_out) float32 H of every training slide, each cell's without its own fold.
+
+    Args:
+        encoder: with a kernel trunk.
+        slides: all of its training slides, in any order; only their expression is looked at.
+        folds: (n_s,) fold of every cell of each slide; cells of one number are left out together,
+            also those of different slides.  None leaves every cell out alone.
+
+    Returns:
+        H with the mean taken out of each slide, and smoothed, as :meth:`FrozenEncoder.embed` does.
+
+    Raises:
+        ValueError: if the encoder has no kernel trunk, slides are not those of its training, or
+            folds do not fit them.
+    """
+    trunk = encoder.encoder
+    if not isinstance(trunk, KernelTrunk):
+        raise UserError("only an encoder of start.kind=eigenmaps can leave training cells out")
+    order = _training_order(encoder, slides)
+    if folds is None:
+        ends = np.cumsum([len(s) for s in slides])
+        folds = [np.arange(end - len(s), end) for s, end in zip(slides, ends, strict=True)]
+    if [len(f) for f in folds] != [len(s) for s in slides]:
+        raise UserError(
+            f"folds must give a number for every cell of {[len(s) for s in slides]}, got "
+            f"{[len(f) for f in folds]}"
+        )
+    expression = [
+        Expression.of_slide(slides[i], encoder.panel, encoder.normalisation) for i in order
+    ]
+    raw = _predict(trunk, expression, np.concatenate([np.asarray(folds[i]) for i in order]))
+    parts = np.split(raw, np.cumsum([len(x) for x in expression])[:-1])
+    found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(slides)
+    for i, x, part in zip(order, expression, parts, strict=True):
+        found[i] = encoder.finish(torch.from_numpy(part).float(), x.filled)
+    return found
+
+
+def _training_order(encoder: FrozenEncoder, slides: Sequence[Slide]) -> list[int]:
+    """Where the slides of the encoder's training are among ``slides``."""
+    given = [s.expression_hash for s in slides]
+    wanted = [identity.expression_hash for identity in encoder.split.train]
+    if sorted(given) != sorted(wanted):
+        known = ", ".join(identity.name for identity in encoder.split.train)
+        raise UserError(
+            f"slides must be those the encoder was trained on ({known}), got "
+            f"{', '.join(s.name for s in slides) or 'none'}"
+        )
+    return [given.index(h) for h in wanted]
+
+
+def _predict(
+    trunk: KernelTrunk, expression: Sequence[Expression], folds: NDArray[np.integer]
+) -> Array:
+    """(N, d_out) float64 of all cells of all slides, in order; cells without counts come out 0."""
+    starts = np.cumsum([0, *(len(x) for x in expression)])
+    used = starts[trunk.slide.cpu().numpy()] + trunk.row.cpu().numpy()  # (n,) cells fitted to
+    filled = np.concatenate([x.filled for x in expression])
+    maps, widths = trunk.maps.cpu().numpy(), trunk.widths.double().tolist()
+    scores = [np.concatenate([x.project(w) for x in expression]) for w in maps]
+    landmarks = trunk.landmark_rows.cpu().numpy()
+    ridge = make_ridge([z[used] for z in scores], widths, landmarks, float(trunk.penalty))
+    targets = trunk.targets.cpu().double().numpy()
+    at = [z[used[landmarks]] for z in scores]
+    position = np.full(len(folds), -1)
+    position[used] = np.arange(len(used))
+
+    found = np.zeros((len(folds), trunk.d_out))
+    found[used] = ridge.leave_one_out(targets)
+    whole = ridge.coefficients(targets)
+    order = np.argsort(folds, kind="stable")
+    _, first = np.unique(folds[order], return_index=True)
+    alone = []  # cells that were not fitted to, whose folds leave nothing out
+    for cells in np.split(order, first[1:]):
+        cells = cells[filled[cells]]
+        fitted = position[cells]
+        fitted = fitted[fitted >= 0]
+        if not fitted.size:
+            alone.append(cells)
+        elif len(cells) > 1:
+            found[cells] = make_kernel([z[cells] for z in scores], at, widths) @ ridge.without(
+                targets, fitted
+            )
+    for cells in np.array_split(
+        np.concatenate([np.empty(0, np.intp), *alone]), -(-len(folds) // _BLOCK)
+    ):
+        found[cells] = make_kernel([z[cells] for z in scores], at, widths) @ whole
+    return found * float(trunk.out_scale)
