@@ -137,7 +137,8 @@ def checks(root: Path = ROOT) -> tuple[tuple[str, ...], ...]:
         ("mypy", *our_packages(root)),
         ("lint-imports",),
         ("sphinx-build", "-W", "--keep-going", "-q", "docs", "docs/_build/html"),
-        ("pytest",),
+        # The work is spread over processes: two at least, and not as many as a large machine has.
+        ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"),
     )
 
 
