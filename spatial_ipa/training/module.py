@@ -159,7 +159,7 @@ class SpatialIPAModule(pl.LightningModule):
         if self.common_frame:
             frame, data.train = cross_fit(data.train)
             self._start_at(frame)
-        # Layouts on the true graph are averaged with nothing, but points start in the frame there too.
+        # Layouts on the true graph are averaged with nothing, but points start in it there, too.
         used = self.graph != "true" or isinstance(self.model, IPAPointsModel)
         self.context = replace(data.context, frame=frame if used else None)
         # A resumed run restores the gate from its checkpoint right after this.
