@@ -4,12 +4,14 @@
 * ``thinned``: the true graph, each of its edges kept with probability r, the share of them that is
   among the candidates: as many true edges, lost at random instead of where expression misleads.
 
-The network is trained on such edges and placed on them, without a gate, frame or outline, as the
-row ``true graph`` is.  Coordinates enter the edges, so this is no way to place new cells.
+The network is trained on such edges and placed on them without a gate, and nothing is done to the
+layout afterwards, as in the row ``true graph``.  Coordinates enter the edges, so this is no way to
+place new cells.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -24,7 +26,7 @@ from spatial_ipa.geometry.graphs import adaptive_k, spatial_graph
 from spatial_ipa.layout.stitched import place_stitched
 from spatial_ipa.layout.whole import place_whole
 from spatial_ipa.model.minisets import Miniset, MinisetDataset
-from spatial_ipa.model.network import IPALiteModel
+from spatial_ipa.model.pair import Network
 from spatial_ipa.model.targets import gate_target
 from spatial_ipa.training.datamodule import MinisetDataModule
 
@@ -60,8 +62,7 @@ class BoundedMinisets(Dataset[Miniset]):
         item = self.minisets[index]
         generator = generator_for(self.minisets.seed, 79, index)
         edges = bounded_edges(item.candidates, item.target.edges, self.bound, generator)
-        wanted = gate_target(item.target, edges)
-        return Miniset(item.h, edges, wanted, item.target, item.start_noise)
+        return replace(item, candidates=edges, wanted=gate_target(item.target, edges))
 
 
 class BoundedData(MinisetDataModule):
@@ -74,7 +75,7 @@ class BoundedData(MinisetDataModule):
 
 
 def place_bounded(
-    network: IPALiteModel,
+    network: Network,
     slide: EmbeddedSlide,
     bound: Bound,
     num_candidates: int,

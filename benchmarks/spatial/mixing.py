@@ -1,12 +1,15 @@
 """Do dissociated cells and spots share one embedding?  Mixing before and after alignment.
 
     python benchmarks/spatial/mixing.py --slides DATA/her2st/A[1-5].h5ad \
-        --heldout DATA/her2st/A6.h5ad --scrna DATA/scrna_breast/CID4465.h5ad --seeds 0 1 2
+        --heldout DATA/her2st/A6.h5ad --scrna DATA/scrna_breast/CID4465.h5ad --seeds 0 1 2 \
+        --start spatial --transform log
 
 Mixing is the share of a point's nearest neighbours in H that come from the other domain, over the
-share expected if domains were shuffled: 1 is perfect, 0 is apart.  "Before" is the encoder's start,
-spatial PCA with the adapter at the identity; "after" is the trained encoder, by the weight of the
-term that brings cells to spots.  ``--heldout`` slides say whether that costs neighbour recall.
+share expected if domains were shuffled: 1 is perfect, 0 is apart.  "Before" is the encoder's start
+with the adapter at the identity; "after" is the trained encoder, by the weight of the term that
+brings cells to spots.  ``--heldout`` slides say whether that costs neighbour recall.  ``--start``
+and ``--transform`` are those of the encoder: its defaults, or, as above, what the published figures
+are of.
 """
 
 from __future__ import annotations
@@ -16,30 +19,48 @@ import logging
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 
 from common.report.machine import describe_machine
 from common.training.trainer import quiet_trainer
+from spatial_ipa.data.expression import Transform
 from spatial_ipa.data.read import read_slide, read_slides
 from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.losses import domain_mixing
 from spatial_ipa.encoder.module import EncoderModule
-from spatial_ipa.encoder.settings import DrawSettings, EncoderWeights
+from spatial_ipa.encoder.settings import (
+    DrawSettings,
+    EncoderWeights,
+    GeneSettings,
+    Start,
+    StartSettings,
+)
 from spatial_ipa.geometry.graphs import adaptive_k
 from spatial_ipa.geometry.neighbours import neighbour_recall
 
 
-def train(slides: list[str], scrna: str, epochs: int, seed: int, w_scrna: float) -> FrozenEncoder:
+def train(args: argparse.Namespace, epochs: int, seed: int, w_scrna: float) -> FrozenEncoder:
     """The encoder of configs/spatial_ipa/encoder.yaml after so many epochs."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.pt"
         optimizer = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
-        data = EncoderDataModule(slides, scrna=[scrna], draws=DrawSettings(seed=seed))
-        weights = EncoderWeights(scrna=w_scrna)
-        module = EncoderModule(str(path), weights=weights, optimizer=optimizer, seed=seed)
+        data = EncoderDataModule(
+            args.slides,
+            scrna=[args.scrna],
+            genes=GeneSettings(transform=args.transform),
+            draws=DrawSettings(seed=seed),
+        )
+        module = EncoderModule(
+            str(path),
+            StartSettings(args.start),
+            weights=EncoderWeights(scrna=w_scrna),
+            optimizer=optimizer,
+            seed=seed,
+        )
         quiet_trainer(epochs).fit(module, datamodule=data)
         return load_encoder(path)
 
@@ -48,6 +69,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--slides", nargs="+", required=True)
     parser.add_argument("--scrna", required=True)
+    parser.add_argument("--start", choices=get_args(Start), default=StartSettings().kind)
+    parser.add_argument(
+        "--transform", choices=get_args(Transform), default=GeneSettings().transform
+    )
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--heldout", nargs="+", help="slides whose neighbour recall is reported")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 10.0])
@@ -66,7 +91,7 @@ def main() -> None:
     for label, epochs, weight in settings:
         rows = []
         for seed in args.seeds:
-            encoder = train(args.slides, args.scrna, epochs, seed, weight)
+            encoder = train(args, epochs, seed, weight)
             spots = [torch.from_numpy(encoder.embed(s, "st")) for s in slides]
             h = torch.from_numpy(encoder.embed(cells, "scrna"))
             st = torch.cat(spots)

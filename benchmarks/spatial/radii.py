@@ -25,6 +25,7 @@ from spatial_ipa.confidence.identifiability import slide_identifiability
 from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.data.read import read_slides
 from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.encoder.training_slides import embed_training
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.placing.load import load
 
@@ -40,14 +41,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     placer = load(args.checkpoint)
     encoder = placer.encoder
-    train, heldout = (
-        [
-            EmbeddedSlide(s.name, encoder.embed(s, "st"), s.xy)
-            for s in read_slides(paths)
-            if s.xy is not None
-        ]
-        for paths in (args.train, args.heldout)
-    )
+    train = embed_training(encoder, read_slides(args.train))
+    heldout = [
+        EmbeddedSlide(s.name, encoder.embed(s, "st"), s.xy)
+        for s in read_slides(args.heldout)
+        if s.xy is not None
+    ]
     check_slides(train, heldout)
     reference = ReferenceCells.sample(train)
 

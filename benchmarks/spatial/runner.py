@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from bounds import Bound, BoundedData, place_bounded
 from gate import gate_precision
-from shifts import Part
+from shifts import Part, turned
 from splits import Fold
 
 from common.rng import generator_for
@@ -94,23 +94,6 @@ class _SlidesInMemory(EncoderDataModule):
 
     def setup(self, stage: str) -> None:
         self.declare(*self.given)
-
-
-def turned(slide: Slide, seed: int, index: int) -> Slide:
-    """The slide in another pose: turned by a random angle, mirrored half of the time."""
-    assert slide.xy is not None
-    angle, mirror = torch.rand(2, generator=generator_for(seed, 77, index)).tolist()
-    c, s = np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)
-    turn = np.array([[c, -s], [s, c]]) @ np.diag([1.0, -1.0 if mirror < 0.5 else 1.0])
-    return Slide.build(
-        slide.name,
-        slide.counts,
-        slide.genes,
-        (slide.xy.astype(np.float64) @ turn).astype(np.float32),
-        obs_names=slide.obs_names,
-        is_logged=slide.is_logged,
-        patient=slide.patient,
-    )
 
 
 @lru_cache(maxsize=8)  # the folds of one split share slides, and so do their seeds

@@ -1,4 +1,4 @@
-"""What is done to a slide before it is trained on or predicted: thinned, cropped, dissociated.
+"""What is done to a slide before it is trained on or predicted: thinned, cropped, turned.
 
 Everything is exact and repeats itself: coordinates are compared as they stand in the file, random
 draws come from the name of the slide and of the change.
@@ -24,9 +24,10 @@ from typing import Literal
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from common.errors import UserError
-from common.rng import numpy_generator_for
+from common.rng import generator_for, numpy_generator_for
 from spatial_ipa.data.read import read_slide
 from spatial_ipa.data.slide import Slide
 
@@ -104,6 +105,23 @@ class Part:
             is_logged=slide.is_logged,
             patient=slide.patient,
         )
+
+
+def turned(slide: Slide, seed: int, index: int) -> Slide:
+    """The slide in another pose: turned by a random angle, mirrored half of the time."""
+    assert slide.xy is not None
+    angle, mirror = torch.rand(2, generator=generator_for(seed, 77, index)).tolist()
+    c, s = np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)
+    turn = np.array([[c, -s], [s, c]]) @ np.diag([1.0, -1.0 if mirror < 0.5 else 1.0])
+    return Slide.build(
+        slide.name,
+        slide.counts,
+        slide.genes,
+        (slide.xy.astype(np.float64) @ turn).astype(np.float32),
+        obs_names=slide.obs_names,
+        is_logged=slide.is_logged,
+        patient=slide.patient,
+    )
 
 
 def region_rows(xy: np.ndarray, region: Region) -> np.ndarray:

@@ -253,7 +253,8 @@ class EmbeddedSlide:
 
     def check_finite(self) -> None:
         """Raise ValueError, naming the slide, if embeddings hold NaN or infinity."""
-        if not np.isfinite(self.h).all():
+        known = [x for x in (self.h, self.h_frame) if x is not None]
+        if not all(np.isfinite(x).all() for x in known):
             raise UserError(f"slide {self.name}: embeddings hold NaN or infinity")
 
 

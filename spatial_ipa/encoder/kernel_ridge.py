@@ -19,6 +19,7 @@ Y_F - (I - S_FF)^-1 (Y - S Y)_F.  With all rows as landmarks both are the same f
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,8 +41,9 @@ class Ridge(Protocol):
     def predictions(self, targets: Array) -> Array:
         """(n, q) of the training rows, in sample."""
 
-    def without(self, targets: Array, rows: NDArray[np.intp]) -> Array:
-        """(m, q) coefficients of the regression that never saw the targets of some rows."""
+    def without(self, targets: Array, folds: Sequence[NDArray[np.intp]]) -> Iterator[Array]:
+        """(m, q) coefficients of the regression that never saw the targets of a fold's rows, fold
+        by fold."""
 
     def leave_one_out(self, targets: Array) -> Array:
         """(n, q) predictions of every row from all others."""
@@ -72,12 +74,13 @@ class ExactRidge:
     def predictions(self, targets: Array) -> Array:
         return targets - self.penalty * self.coefficients(targets)  # K G = I - c G
 
-    def without(self, targets: Array, rows: NDArray[np.intp]) -> Array:
+    def without(self, targets: Array, folds: Sequence[NDArray[np.intp]]) -> Iterator[Array]:
         full = self.coefficients(targets)
-        block = self.inverse[np.ix_(rows, rows)]
-        found: Array = full - self.inverse[:, rows] @ _solve(block, full[rows])
-        found[rows] = 0.0  # exactly
-        return found
+        for rows in folds:
+            block = self.inverse[np.ix_(rows, rows)]
+            found: Array = full - self.inverse[:, rows] @ _solve(block, full[rows])
+            found[rows] = 0.0  # exactly
+            yield found
 
     def leave_one_out(self, targets: Array) -> Array:
         return targets - self.coefficients(targets) / np.diag(self.inverse)[:, None]
@@ -116,16 +119,19 @@ class LandmarkRidge:
     def predictions(self, targets: Array) -> Array:
         return self.features @ self._weights(targets)
 
-    def without(self, targets: Array, rows: NDArray[np.intp]) -> Array:
-        phi = self.features[rows]
-        if len(rows) > len(self.lower):  # the smaller of two systems
-            left = self.features.T @ targets - phi.T @ targets[rows]
-            return self._on_landmarks(_solve(self.gram - phi.T @ phi, left))
-        weights = self._weights(targets)
-        spread = self._over_gram(phi.T)  # (m, |F|)
-        residual = targets[rows] - phi @ weights
-        error = _solve(np.eye(len(rows)) - phi @ spread, residual)
-        return self._on_landmarks(weights - spread @ error)
+    def without(self, targets: Array, folds: Sequence[NDArray[np.intp]]) -> Iterator[Array]:
+        moment = self.features.T @ targets
+        weights = self._over_gram(moment)
+        for rows in folds:
+            phi = self.features[rows]
+            if len(rows) > len(self.lower):  # the smaller of two systems
+                left = moment - phi.T @ targets[rows]
+                yield self._on_landmarks(_solve(self.gram - phi.T @ phi, left))
+                continue
+            spread = self._over_gram(phi.T)  # (m, |F|)
+            residual = targets[rows] - phi @ weights
+            error = _solve(np.eye(len(rows)) - phi @ spread, residual)
+            yield self._on_landmarks(weights - spread @ error)
 
     def leave_one_out(self, targets: Array) -> Array:
         half = scipy.linalg.solve_triangular(self.factor, self.features.T, lower=True)

@@ -79,8 +79,8 @@ def _training_order(encoder: FrozenEncoder, slides: Sequence[Slide]) -> list[int
     if sorted(given) != sorted(wanted):
         known = ", ".join(identity.name for identity in encoder.split.train)
         raise UserError(
-            f"slides must be those the encoder was trained on ({known}), got "
-            f"{', '.join(s.name for s in slides) or 'none'}"
+            f"slides must be all those the encoder was trained on ({known}), got "
+            f"{', '.join(s.name for s in slides) or 'none'}; give these, or train the encoder anew"
         )
     return [given.index(h) for h in wanted]
 
@@ -107,6 +107,7 @@ def _predict(
     order = np.argsort(folds, kind="stable")
     _, first = np.unique(folds[order], return_index=True)
     alone = []  # cells that were not fitted to, whose folds leave nothing out
+    several, left = [], []  # cells of a fold, and which of them were fitted to
     for cells in np.split(order, first[1:]):
         cells = cells[filled[cells]]
         fitted = position[cells]
@@ -114,9 +115,10 @@ def _predict(
         if not fitted.size:
             alone.append(cells)
         elif len(cells) > 1:
-            found[cells] = make_kernel([z[cells] for z in scores], at, widths) @ ridge.without(
-                targets, fitted
-            )
+            several.append(cells)
+            left.append(fitted)
+    for cells, without in zip(several, ridge.without(targets, left), strict=True):
+        found[cells] = make_kernel([z[cells] for z in scores], at, widths) @ without
     for cells in np.array_split(
         np.concatenate([np.empty(0, np.intp), *alone]), -(-len(folds) // _BLOCK)
     ):

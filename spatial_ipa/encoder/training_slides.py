@@ -28,7 +28,10 @@ def embed_training(
     Args:
         encoder: trained on these slides.
         slides: all of them, with coordinates.
-        cache_dir: cache of embeddings; None computes without one.
+        cache_dir: cache of embeddings in sample; None computes without one.
+
+    Raises:
+        ValueError: as :func:`~spatial_ipa.encoder.out_of_fold.embed_out_of_fold`.
     """
     located = [(s, s.xy) for s in slides if s.xy is not None]
     parts = [spatial_blocks(xy) for _, xy in located]

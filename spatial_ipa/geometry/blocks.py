@@ -23,10 +23,11 @@ def spatial_blocks(
 
     Args:
         xy: (n, 2) coordinates in any unit and pose.
-        num_blocks: parts; of fewer than eight cells each, fewer parts are made.
+        num_blocks: parts; of fewer than eight cells each, fewer parts are made, but of two cells or
+            more at least two: a slide left out whole leaves nothing to fit to.
         seed: of the first centres.
     """
-    count = max(1, min(num_blocks, len(xy) // _FEWEST))
+    count = max(min(2, len(xy)), min(num_blocks, len(xy) // _FEWEST))
     points = np.asarray(xy, dtype=np.float64)
     found = KMeans(count, n_init=1, random_state=seed).fit_predict(points - points.mean(axis=0))
     return found.astype(np.int64)

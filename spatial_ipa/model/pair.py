@@ -40,7 +40,7 @@ def build_pair(network: NetworkSettings, graph: GraphMode) -> tuple[Network, Edg
             f"distance_term={network.distance_term} is for form=states only: form=points has a "
             "distance term of its own"
         )
-    model = IPAPointsModel(network) if points else IPALiteModel(network)
+    model = IPAPointsModel(network, graph == "gated") if points else IPALiteModel(network)
     # Where it is not used the gate must not exist: DDP refuses parameters without gradient.
     if graph != "gated":
         return model, None

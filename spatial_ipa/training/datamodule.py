@@ -19,6 +19,7 @@ from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.cache import embed
 from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
+from spatial_ipa.encoder.kernel_trunk import KernelTrunk
 from spatial_ipa.encoder.stage import EncoderInputs, ensure_encoder
 from spatial_ipa.encoder.training_slides import embed_training
 from spatial_ipa.layout.outline import typical_aspect
@@ -160,7 +161,9 @@ class SlideDataModule(MinisetDataModule):
         path = Path(self.encoder_file.path)
         ensure_encoder(path, self.encoder_file.config, self.inputs)
         encoder = load_encoder(path)
-        for slide in slides[0] + slides[1]:
+        # Those of training slides out of fold are not kept in the cache.
+        kernel = isinstance(encoder.encoder, KernelTrunk)
+        for slide in slides[1] if kernel else slides[0] + slides[1]:
             embed(encoder, slide, "st", Path(self.encoder_file.cache))
 
     def setup(self, stage: str) -> None:

@@ -19,6 +19,7 @@ def pretrain_gate(
     steps: int,
     lr: float,
     weight_decay: float,
+    device: torch.device | None = None,
 ) -> list[float]:
     """Train the gate on KL(T_ref || row-softmax of its logits), one miniset a step.
 
@@ -26,16 +27,20 @@ def pretrain_gate(
     gets the same result, on a GPU up to the rounding of its scattered sums.
 
     Args:
-        gate: trained in place, on its own device.
+        gate: trained in place.
         dataset: augmented training minisets.
         steps: AdamW steps with cosine decay to 0.
         lr: initial rate.
         weight_decay: of AdamW.
+        device: where it is trained, to be brought back afterwards: Lightning moves a module to its
+            device later only.  None for where it is.
 
     Returns:
         The KL of each step, in nats.
     """
-    device = next(gate.parameters()).device
+    home = next(gate.parameters()).device
+    device = home if device is None else device
+    gate.to(device)
     optimizer = torch.optim.AdamW(gate.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     history = []
@@ -51,4 +56,5 @@ def pretrain_gate(
         schedule.step()
         history.append(float(loss.detach()))
         bar.set_postfix(kl=f"{history[-1]:.3f}", refresh=False)
+    gate.to(home)
     return history

@@ -74,7 +74,7 @@ class SpatialIPAModule(pl.LightningModule):
         >>> import spatial_ipa
         >>> module = spatial_ipa.SpatialIPAModule()
         >>> sum(p.numel() for p in module.parameters())
-        191731
+        661
     """
 
     convert_hyperparameters = staticmethod(regroup_hyperparameters)
@@ -159,21 +159,17 @@ class SpatialIPAModule(pl.LightningModule):
         if self.common_frame:
             frame, data.train = cross_fit(data.train)
             self._start_at(frame)
-        self.context = replace(data.context, frame=None if self.graph == "true" else frame)
+        # Layouts on the true graph are averaged with nothing, but points start in it there, too.
+        used = self.graph != "true" or isinstance(self.model, IPAPointsModel)
+        self.context = replace(data.context, frame=frame if used else None)
         # A resumed run restores the gate from its checkpoint right after this.
         steps = 0 if self.trainer.ckpt_path is not None else self.schedule.gate_steps
         if self.gate is not None and steps > 0:
-            # Lightning moves the module to its device later only.
-            home = next(self.gate.parameters()).device
-            self.gate.to(self.trainer.strategy.root_device)
+            rates = self.schedule.lr, self.schedule.weight_decay
+            device = self.trainer.strategy.root_device
             self.gate_history = pretrain_gate(
-                self.gate,
-                data.train_dataset(),
-                steps,
-                self.schedule.lr,
-                self.schedule.weight_decay,
+                self.gate, data.train_dataset(), steps, *rates, device=device
             )
-            self.gate.to(home)
 
     def on_fit_start(self) -> None:
         for step, value in enumerate(self.gate_history):
@@ -224,15 +220,8 @@ class SpatialIPAModule(pl.LightningModule):
         mode = mode or self.graph
         edges = batch.target.edges if mode == "true" else batch.candidates
         gate = self.gate(batch.h, edges) if mode == "gated" and self.gate is not None else None
-        layout = self.model(
-            batch.h,
-            edges,
-            gate,
-            batch.target.graph,
-            batch.num_graphs,
-            batch.start_noise,
-            batch.start,
-        )
+        graphs = batch.target.graph, batch.num_graphs
+        layout = self.model(batch.h, edges, gate, *graphs, batch.start_noise, batch.start)
         return layout, edges, gate
 
     def weights_now(self) -> LossWeights:
@@ -297,15 +286,10 @@ class SpatialIPAModule(pl.LightningModule):
         return request.run(self.placer(), write=self.trainer.is_global_zero)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        schedule = self.schedule
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay
-        )
-        epochs = self.trainer.max_epochs
+        s, epochs = self.schedule, self.trainer.max_epochs
         assert epochs is not None, "checked in setup"
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, T_max=epochs, eta_min=schedule.lr_final
-        )
+        optimizer = torch.optim.AdamW(self.parameters(), s.lr, weight_decay=s.weight_decay)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, s.lr_final)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay}}
 
     def transfer_batch_to_device(

@@ -103,7 +103,11 @@ class EncoderFile:
 def regroup_hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
     """Hyperparameters of a checkpoint that stand one by one, as the module's constructor has them.
 
-    ``rw_cap`` and ``w_procrustes`` are the weights of the walks and of the Procrustes error.
+    ``rw_cap`` and ``w_procrustes`` are the weights of the walks and of the Procrustes error.  A
+    network without a form is of the one that was the only one.
     """
     weights = {"rw_cap": ("weights", "rw"), "w_procrustes": ("weights", "procrustes")}
-    return regroup(found, {"network": NetworkSettings, "schedule": Schedule}, weights)
+    given = regroup(found, {"network": NetworkSettings, "schedule": Schedule}, weights)
+    if "network" in given:
+        given["network"] = {"form": "states", **given["network"]}
+    return given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -61,7 +62,8 @@ def test_thinning_keeps_as_many_true_edges_as_the_candidates_hold(bounds: Module
 
 
 def test_minisets_have_these_edges_and_their_targets(bounds: ModuleType) -> None:
-    minisets = MinisetDataset([slide()], 3, 96, 120, 50, seed=1)
+    given = slide()
+    minisets = MinisetDataset([replace(given, start=given.h[:, :2])], 3, 96, 120, 50, seed=1)
     bounded = bounds.BoundedMinisets(minisets, "oracle")
     plain, item = minisets[2], bounded[2]
     assert len(bounded) == 3
@@ -69,6 +71,8 @@ def test_minisets_have_these_edges_and_their_targets(bounds: ModuleType) -> None
     assert item.wanted.shape == (item.candidates.num_edges,)
     assert (item.wanted > 0).all()
     assert torch.equal(item.h, plain.h)
+    assert item.start is not None
+    assert torch.equal(item.start, plain.h[:, :2])
 
 
 class Watching(nn.Module):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from spatial_ipa.data.slide import Slide
+from spatial_ipa.data.slide import EmbeddedSlide, Slide
+from spatial_ipa.geometry.blocks import spatial_blocks
 
 
 @pytest.fixture(scope="module")
@@ -23,24 +24,25 @@ def runner(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
 def args(folder: Path) -> Namespace:
     return Namespace(
         per_epoch=4, batch_size=2, size_max=96, noise_h=0.1, w_procrustes=0.0, common_frame=True,
-        epochs=8, num_draws=2, out=str(folder), tag="t",
+        form="points", epochs=8, num_draws=2, out=str(folder), tag="t",
     )  # fmt: skip
 
 
 def prepared(runner: ModuleType, folder: Path) -> Any:
     """A runner of slides whose embeddings are the position and noise."""
     rng = np.random.default_rng(0)
-    slides, h = [], []
+    slides, embedded = [], []
     for i in range(3):
         xy = rng.random((120, 2)) * [2.0, 1.0]
-        h.append(np.hstack([xy, 0.1 * rng.standard_normal((120, 2))]).astype(np.float32))
+        h = np.hstack([xy, 0.1 * rng.standard_normal((120, 2))]).astype(np.float32)
         slide = Slide.build(f"s{i}", np.ones((120, 2)), ["a", "b"], xy.astype(np.float32))
         slides.append(runner.turned(slide, 0, i))
+        embedded.append(EmbeddedSlide(slide.name, h, slides[-1].xy, fold=spatial_blocks(xy)))
     made = runner.Runner.__new__(runner.Runner)
     made.args, made.seed, made._scorers = args(folder), 0, {}
     made.train, made.test = slides[:2], slides[2:]
     made.fold = runner.Fold("f", (), ())
-    made.embeddings = lambda features: h
+    made.embedded = lambda features: embedded
     return made
 
 

@@ -49,11 +49,16 @@ def test_with_all_rows_as_landmarks_both_are_the_same_function(
     kernel: np.ndarray, targets: np.ndarray
 ) -> None:
     exact, all_rows = ExactRidge.fit(kernel, PENALTY), LandmarkRidge.fit(kernel, kernel, PENALTY)
-    rows = np.array([3, 7, 20])
+    folds = [np.array([3, 7, 20]), np.array([5])]
     for a, b in (
         (exact.predictions(targets), all_rows.predictions(targets)),
         (exact.leave_one_out(targets), all_rows.leave_one_out(targets)),
-        (kernel @ exact.without(targets, rows), kernel @ all_rows.without(targets, rows)),
+        *(
+            (kernel @ a, kernel @ b)
+            for a, b in zip(
+                exact.without(targets, folds), all_rows.without(targets, folds), strict=True
+            )
+        ),
     ):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -66,10 +71,10 @@ def test_what_is_left_out_is_predicted_as_by_a_fit_without_it(
     left_out = np.array(rows)
     seen = np.setdiff1d(np.arange(N), left_out)
     refit = np.linalg.solve(kernel[np.ix_(seen, seen)] + PENALTY * np.eye(len(seen)), targets[seen])
-    found = ExactRidge.fit(kernel, PENALTY).without(targets, left_out)
+    (found,) = ExactRidge.fit(kernel, PENALTY).without(targets, [left_out])
     np.testing.assert_allclose(found[seen], refit, atol=1e-10)
     assert not found[left_out].any()
-    few = LandmarkRidge.fit(kernel[:, :M], kernel[:M, :M], PENALTY).without(targets, left_out)
+    (few,) = LandmarkRidge.fit(kernel[:, :M], kernel[:M, :M], PENALTY).without(targets, [left_out])
     expected = kernel[:, :M] @ landmark_fit(kernel, targets, seen)
     np.testing.assert_allclose(kernel[:, :M] @ few, expected, atol=1e-5)
 
@@ -83,7 +88,8 @@ def test_leave_one_out_is_every_row_left_out_in_turn(
     if not exact:
         basis = kernel[:, :M]
         ridge = LandmarkRidge.fit(basis, kernel[:M, :M], PENALTY)
-    expected = [basis[i] @ ridge.without(targets, np.array([i])) for i in range(N)]
+    without = ridge.without(targets, list(np.arange(N)[:, None]))
+    expected = [row @ coefficients for row, coefficients in zip(basis, without, strict=True)]
     np.testing.assert_allclose(ridge.leave_one_out(targets), expected, atol=1e-8)
 
 

@@ -17,8 +17,8 @@ def test_parts_are_contiguous_and_none_is_missing() -> None:
     assert (nearest == part).mean() > 0.95
 
 
-@pytest.mark.parametrize(("n", "parts"), [(5, 1), (8, 1), (40, 5), (1000, 30)])
-def test_parts_hold_eight_cells_on_average(n: int, parts: int) -> None:
+@pytest.mark.parametrize(("n", "parts"), [(1, 1), (2, 2), (15, 2), (40, 5), (1000, 30)])
+def test_parts_hold_eight_cells_on_average_and_are_at_least_two(n: int, parts: int) -> None:
     xy = np.random.default_rng(0).uniform(0, 1, (n, 2))
     assert spatial_blocks(xy).max() + 1 == parts
 

@@ -12,6 +12,7 @@ import torch
 
 from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.layout import frame_regression as common_frame
+from spatial_ipa.layout.outline import towards_outline
 from spatial_ipa.model.network import Form, NetworkSettings
 from spatial_ipa.model.pair import GraphMode
 from spatial_ipa.placing.embedded import POINTS_FRAME_WEIGHT
@@ -113,20 +114,44 @@ def test_points_without_a_common_frame_are_refused() -> None:
 
 
 @QUIET
-def test_points_validate_from_a_checkpoint_alone(tmp_path: Path) -> None:
-    """In a new module, whose frame only the checkpoint knows."""
-    module, h = fitted(tmp_path, form="points"), torch.from_numpy(slide(3).h)
-    fresh = untrained(form="points")
-    trainer(tmp_path).validate(
+@pytest.mark.parametrize("graph", ["gated", "candidates", "true"])
+def test_points_validate_from_a_checkpoint_alone(graph: GraphMode, tmp_path: Path) -> None:
+    """In a new module, whose frame only the checkpoint knows; with the true graph, too."""
+    module, h = fitted(tmp_path, graph=graph, form="points"), torch.from_numpy(slide(3).h)
+    fresh = untrained(graph=graph, form="points")
+    used = trainer(tmp_path)
+    used.validate(
         fresh,
         datamodule=data(),
         verbose=False,
         ckpt_path=tmp_path / "model.ckpt",
         weights_only=True,
     )
-    assert torch.equal(
-        fresh.placer().layout(h, num_draws=2).xy, module.placer().layout(h, num_draws=2).xy
-    )
+    assert used.callback_metrics["val/e_geo"].isfinite()
+    if graph != "true":
+        placed = fresh.placer().layout(h, num_draws=2).xy
+        assert torch.equal(placed, module.placer().layout(h, num_draws=2).xy)
+
+
+@QUIET
+def test_points_without_a_gate_are_placed_from_a_file(tmp_path: Path) -> None:
+    module, h = fitted(tmp_path, graph="candidates", form="points"), torch.from_numpy(slide(3).h)
+    placer = load(tmp_path / "model.ckpt")
+    assert placer.gate is None
+    assert torch.equal(placer.layout(h, num_draws=2).xy, module.placer().layout(h, num_draws=2).xy)
+
+
+@QUIET
+def test_states_without_a_common_frame_are_placed_and_stretched_alone(tmp_path: Path) -> None:
+    """From the file: the network's layout after the outline step, and nothing else."""
+    fitted(tmp_path, common_frame=False)
+    placer, h = load(tmp_path / "model.ckpt"), torch.from_numpy(slide(3).h)
+    aspect = placer.context.aspect
+    assert aspect is not None
+    plain = replace(placer, context=replace(placer.context, aspect=None)).layout(h, num_draws=2)
+    found = placer.layout(h, num_draws=2)
+    assert torch.equal(found.xy, towards_outline(plain, aspect).xy)
+    assert not torch.equal(found.xy, plain.xy)
 
 
 @QUIET

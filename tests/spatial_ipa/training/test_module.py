@@ -14,6 +14,7 @@ from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.model.losses import LossWeights, geometry_terms, loss_gate
 from spatial_ipa.model.minisets import Augmentation, MinisetDataset, collate
 from spatial_ipa.model.network import Form, NetworkSettings
+from spatial_ipa.model.pair import GraphMode
 from spatial_ipa.training.module import SpatialIPAModule
 
 D = 8
@@ -30,6 +31,25 @@ def learnable_slide(name: str, n: int = 150, seed: int = 0) -> EmbeddedSlide:
 
 
 FORMS = pytest.mark.parametrize("form", ["points", "states"])
+
+
+class MidTraining(SpatialIPAModule):
+    """A module past its ramp, without a trainer."""
+
+    current_epoch = 9
+
+    def log(self, *args: object, **options: object) -> None:
+        pass
+
+
+@FORMS
+@pytest.mark.parametrize("graph", ["gated", "candidates", "true"])
+def test_every_parameter_gets_a_gradient(form: Form, graph: GraphMode) -> None:
+    """DDP refuses those that do not."""
+    data = MinisetDataset([learnable_slide("a")], 2, 60, 80, 40, 0, None, Augmentation())
+    module = MidTraining(NetworkSettings(D, form=form), graph)
+    module.training_step(collate([data[0], data[1]]), 0).backward()
+    assert [name for name, p in module.named_parameters() if p.grad is None] == []
 
 
 @FORMS
@@ -52,15 +72,6 @@ def test_two_threads_give_the_same_gradients_every_time(form: Form, two_threads:
     assert len(found[0]) == len(list(module.parameters()))
     for again in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], again, strict=True))
-
-
-class MidTraining(SpatialIPAModule):
-    """A module past its ramp, without a trainer."""
-
-    current_epoch = 9
-
-    def log(self, *args: object, **options: object) -> None:
-        pass
 
 
 @FORMS
@@ -87,3 +98,13 @@ def test_one_recycle_is_refused_on_several_processes() -> None:
         else:
             with pytest.raises(ValueError, match="recycles must be at least 2 on several proc"):
                 module.check_settings(trainer)
+
+
+def test_settings_of_before_there_were_forms_are_of_states() -> None:
+    """Grouped or one by one; those of today keep theirs, and checkpoints without a network too."""
+    convert = SpatialIPAModule.convert_hyperparameters
+    for found in ({"network": {"c_s": 16}}, {"c_s": 16}):
+        assert convert(found)["network"] == {"c_s": 16, "form": "states"}
+    now = {"network": {"heads": 2, "form": "points"}, "graph": "gated"}
+    assert convert(now) == now
+    assert convert({"graph": "gated"}) == {"graph": "gated"}
