@@ -26,3 +26,12 @@ def test_notebook_holds_no_output_and_checks_something(path: Path) -> None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     assert code[-1].source.startswith("assert ")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_log_of_a_training_is_not_shown(path: Path) -> None:
+    """``%%capture`` does not catch what a training writes from a process of its own."""
+    cells = nbformat.read(path, as_version=4).cells
+    fits = [cell for cell in cells if cell.cell_type == "code" and ".fit(" in cell.source]
+    assert fits
+    assert all("remove-output" in cell.metadata.get("tags", []) for cell in fits)
