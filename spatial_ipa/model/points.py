@@ -57,10 +57,9 @@ class PointAttention(nn.Module):
 
     def __init__(self, heads: int, beta: float | None = 2.0) -> None:
         super().__init__()
-        self.heads, self.initial_beta = heads, beta
+        self.heads, self._initial_beta = heads, beta
         self.sharpness = nn.Parameter(torch.empty(heads))
-        gated = None if beta is None else nn.Parameter(torch.empty(heads))
-        self.register_parameter("beta", gated)
+        self.beta = None if beta is None else nn.Parameter(torch.empty(heads))
         self.gamma = nn.Parameter(torch.empty(heads))
         self.mlp = nn.Sequential(
             nn.Linear(SIMILARITIES + DISTANCES, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, heads)
@@ -73,8 +72,8 @@ class PointAttention(nn.Module):
         """A block that changes nothing, but for the first layer, which stays as it is drawn."""
         low, high = (torch.tensor(value).log().item() for value in _SHARPNESS)
         self.sharpness.copy_(torch.linspace(low, high, self.heads).exp())
-        if self.beta is not None:
-            self.beta.fill_(self.initial_beta)
+        if self.beta is not None and self._initial_beta is not None:
+            self.beta.fill_(self._initial_beta)
         for parameter in (self.gamma, *self.mlp[2].parameters(), self.alpha):
             parameter.zero_()
 
