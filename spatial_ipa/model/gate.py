@@ -54,7 +54,7 @@ class SimilarityGate(nn.Module):
 
     .. math:: g_{ij} = \mathrm{MLP}(f_{ij})
 
-    with the four features f of :func:`~spatial_ipa.model.similarity.similarity_features`.  193
+    with the four features f of :func:`~spatial_ipa.model.similarity.similarity_features`.  192
     parameters at hidden = 32.  It cannot learn which directions of H belong to which part of the
     training slides, as :class:`EdgeGateSoft` can.
 
@@ -67,7 +67,7 @@ class SimilarityGate(nn.Module):
 
     def __init__(self, hidden: int = 32) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(SIMILARITIES, hidden), nn.GELU(), nn.Linear(hidden, 1))
+        self.mlp = nn.Sequential(nn.Linear(SIMILARITIES, hidden), nn.GELU(), nn.Linear(hidden, 1, bias=False))
 
     def forward(self, h: Tensor, edges: EdgeList) -> Tensor:
         logit: Tensor = self.mlp(similarity_features(h, edges))[:, 0]

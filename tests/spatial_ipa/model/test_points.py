@@ -37,9 +37,9 @@ def example(n: int = 24, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Edg
 def test_parameter_counts() -> None:
     """Per head: sharpness, beta, gamma and alpha; the perceptrons 9 -> 32 -> 4 and 4 -> 32 -> 1."""
     model = IPAPointsModel()
-    assert sum(p.numel() for p in model.parameters()) == 4 * 4 + 9 * 32 + 32 + 32 * 4 + 4
+    assert sum(p.numel() for p in model.parameters()) == 4 * 4 + 9 * 32 + 32 + 32 * 4
     gate = SimilarityGate()
-    assert sum(p.numel() for p in gate.parameters()) == 4 * 32 + 32 + 32 + 1
+    assert sum(p.numel() for p in gate.parameters()) == 4 * 32 + 32 + 32
 
 
 def test_a_fresh_model_returns_its_start() -> None:
@@ -65,7 +65,7 @@ def test_a_recycle_equals_loops_over_cells() -> None:
             for e in rows:
                 distance = float((x[i] - x[edges.src[e]]).square().sum())
                 inner = functional.gelu(features[e] @ block.mlp[0].weight.T + block.mlp[0].bias)
-                learned = inner @ block.mlp[2].weight[head] + block.mlp[2].bias[head]
+                learned = inner @ block.mlp[2].weight[head]
                 scores.append(
                     block.sharpness[head] * features[e, 0]
                     + block.beta[head] * logit[e]
