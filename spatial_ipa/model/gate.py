@@ -67,7 +67,9 @@ class SimilarityGate(nn.Module):
 
     def __init__(self, hidden: int = 32) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(SIMILARITIES, hidden), nn.GELU(), nn.Linear(hidden, 1, bias=False))
+        self.mlp = nn.Sequential(
+            nn.Linear(SIMILARITIES, hidden), nn.GELU(), nn.Linear(hidden, 1, bias=False)
+        )
 
     def forward(self, h: Tensor, edges: EdgeList) -> Tensor:
         logit: Tensor = self.mlp(similarity_features(h, edges))[:, 0]
