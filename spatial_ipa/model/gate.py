@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from common.graph.edges import EdgeList
 from common.sparse import edge_gate
-from spatial_ipa.model.similarity import SIMILARITIES, similarity_features
+from spatial_ipa.model.similarity import cosines
+
+_SHARPNESS = 5.0  # before training
 
 
 class EdgeGateSoft(nn.Module):
@@ -50,30 +52,25 @@ class EdgeGateSoft(nn.Module):
 
 
 class SimilarityGate(nn.Module):
-    r"""A perceptron on how alike two cells are, by themselves and among their candidates,
+    r"""The cosine of two embeddings, with a sharpness that its KL calibrates,
 
-    .. math:: g_{ij} = \mathrm{MLP}(f_{ij})
+    .. math:: g_{ij} = e^w \cos(h_i, h_j)
 
-    with the four features f of :func:`~spatial_ipa.model.similarity.similarity_features`.  192
-    parameters at hidden = 32.  It cannot learn which directions of H belong to which part of the
-    training slides, as :class:`EdgeGateSoft` can.
-
-    Args:
-        hidden: width of the hidden layer.
+    One parameter.  Perceptrons in its place ranked neighbours worse than the cosine alone: average
+    precision by cell 0.613 against 0.631 with the features of :mod:`spatial_ipa.model.similarity`
+    (her2st A, six slides left out), 0.490 against 0.511 for :class:`EdgeGateSoft` (A1, the encoder
+    before kernel eigenmaps).
 
     Shapes:
         h (N, d), E edges -> (E,) logits.
     """
 
-    def __init__(self, hidden: int = 32) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(SIMILARITIES, hidden), nn.GELU(), nn.Linear(hidden, 1, bias=False)
-        )
+        self.log_sharpness = nn.Parameter(torch.tensor(_SHARPNESS).log())
 
     def forward(self, h: Tensor, edges: EdgeList) -> Tensor:
-        logit: Tensor = self.mlp(similarity_features(h, edges))[:, 0]
-        return logit
+        return self.log_sharpness.exp() * cosines(h, edges)
 
 
 EdgeGate = EdgeGateSoft | SimilarityGate

@@ -26,6 +26,13 @@ _FLOOR = 1e-6
 
 
 @torch.no_grad()
+def cosines(h: Tensor, edges: EdgeList) -> Tensor:
+    """(E,) cosine of h_i and h_j of each edge (j, i); no gradient passes to ``h`` (N, d)."""
+    unit = torch.nn.functional.normalize(h, dim=1)
+    return gather_dot(unit, unit, edges)
+
+
+@torch.no_grad()
 def similarity_features(h: Tensor, edges: EdgeList) -> Tensor:
     """(E, 4) of the edge (j, i): cosine c of h_i and h_j, its score z_i = (c - mean) / sd among the
     in-edges of i, the score of the same c among those of j, and c z_i.
@@ -34,8 +41,7 @@ def similarity_features(h: Tensor, edges: EdgeList) -> Tensor:
         h: (N, d) embeddings; no gradient passes to them.
         edges: candidates.  A cell without in-edges scores 0, as does one with a single one.
     """
-    unit = torch.nn.functional.normalize(h, dim=1)
-    cosine = gather_dot(unit, unit, edges)
+    cosine = cosines(h, edges)
     n = edges.num_nodes
     mean = graph_mean(cosine, edges.dst, n)
     spread = graph_mean((cosine - mean[edges.dst]).square(), edges.dst, n).sqrt()

@@ -74,7 +74,7 @@ class SpatialIPAModule(pl.LightningModule):
         >>> import spatial_ipa
         >>> module = spatial_ipa.SpatialIPAModule()
         >>> sum(p.numel() for p in module.parameters())
-        656
+        465
     """
 
     convert_hyperparameters = staticmethod(regroup_hyperparameters)

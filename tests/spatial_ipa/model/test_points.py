@@ -20,7 +20,7 @@ def shaken(heads: int = 2, recycles: int = 2) -> tuple[IPAPointsModel, Similarit
     """Model and gate in float64, none of whose weights is 0."""
     torch.manual_seed(0)
     model = IPAPointsModel(NetworkSettings(5, heads=heads, recycles=recycles)).double()
-    gate = SimilarityGate(4).double()
+    gate = SimilarityGate().double()
     generator = torch.Generator().manual_seed(1)
     for parameter in (*model.parameters(), *gate.parameters()):
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -35,11 +35,17 @@ def example(n: int = 24, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Edg
 
 
 def test_parameter_counts() -> None:
-    """Per head: sharpness, beta, gamma and alpha; the perceptrons 9 -> 32 -> 4 and 4 -> 32 -> 1."""
+    """Per head: sharpness, beta, gamma and alpha; the perceptron 9 -> 32 -> 4."""
     model = IPAPointsModel()
     assert sum(p.numel() for p in model.parameters()) == 4 * 4 + 9 * 32 + 32 + 32 * 4
-    gate = SimilarityGate()
-    assert sum(p.numel() for p in gate.parameters()) == 4 * 32 + 32 + 32
+    assert sum(p.numel() for p in SimilarityGate().parameters()) == 1
+
+
+def test_the_gate_ranks_as_the_cosine_does() -> None:
+    h, _, edges = example()
+    gate, unit = SimilarityGate().double(), torch.nn.functional.normalize(h, dim=1)
+    cosine = (unit[edges.dst] * unit[edges.src]).sum(1)
+    torch.testing.assert_close(gate(h, edges), 5 * cosine)
 
 
 def test_a_fresh_model_returns_its_start() -> None:
