@@ -320,10 +320,6 @@ def test_two_processes_equal_one(tissue: Path, trained: Path, tmp_path: Path) ->
         **{f"{MINISETS}.batch_size".replace(".", "__"): 4},
     )
     one, two = weights(last(trained)), weights(last(tmp_path / "ddp"))
-    # A shift of all logits of a row is removed by the softmax: these gradients are rounding noise,
-    # which Adam blows up to steps of the learning rate.
-    for free in ("model.block.mlp.2.bias", "gate.mlp.2.bias"):
-        assert (one.pop(free) - two.pop(free)).abs().max() < 3 * 1e-2
     assert_same(one, two, rtol=2e-3, atol=2e-5)
 
 
