@@ -73,9 +73,10 @@ class Venv:
         return self.folder / "edgewise-stamp.json"
 
     def works(self) -> bool:
+        """Whether it was made to its end: one that was stopped in the middle has no pip yet."""
         if not Path(self.python).exists():
             return False
-        return subprocess.run([self.python, "-c", ""], capture_output=True).returncode == 0
+        return subprocess.run(self.pip("--version"), capture_output=True).returncode == 0
 
     def torch_version(self) -> str | None:
         """Read from the file, local tag included (``2.13.0+cpu``): importing takes seconds."""

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from venv import EnvBuilder
 
 import pytest
 
@@ -90,3 +91,12 @@ def test_the_compiler_may_be_named(monkeypatch):
     assert find_compiler() == sys.executable
     monkeypatch.setenv("CXX", "there-is-none")
     assert find_compiler() is None
+
+
+def test_an_environment_that_was_stopped_in_the_middle_does_not_work(tmp_path):
+    """SIGTERM while it is made leaves a Python without pip; setting up again makes it anew."""
+    half, whole = Venv(tmp_path / "half"), Venv(tmp_path / "whole")
+    for venv, pip in ((half, False), (whole, True)):
+        EnvBuilder(with_pip=pip, symlinks=True).create(venv.folder)
+    assert not half.works()
+    assert whole.works()
