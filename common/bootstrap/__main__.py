@@ -137,7 +137,7 @@ def checks(root: Path = ROOT) -> tuple[tuple[str, ...], ...]:
         ("mypy", *our_packages(root)),
         ("lint-imports",),
         ("sphinx-build", "-W", "--keep-going", "-q", "docs", "docs/_build/html"),
-        # The work is spread over processes: two at least, and not as many as a large machine has.
+        # A process for each core, but not as many as a large machine has.
         ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"),
     )
 

@@ -42,7 +42,7 @@ from spatial_ipa.encoder.kernel_ridge import Array, ExactRidge, LandmarkRidge, R
 from spatial_ipa.encoder.kernel_trunk import KernelTrunk, gaussian_kernel
 from spatial_ipa.encoder.moran import gene_weights
 from spatial_ipa.encoder.settings import StartSettings
-from spatial_ipa.encoder.spatial_pca import principal_components, spatial_components
+from spatial_ipa.encoder.starts import linear_start
 from spatial_ipa.geometry.graphs import adaptive_k
 
 _EIGENMAPS = 64  # per slide,
@@ -218,15 +218,7 @@ def _linear_maps(
     found = []
     for weights in (np.ones(len(slides[0].mean)), gene_weights(slides, coordinates)):
         weighted = [s.weighted(weights) for s in slides]
-        basis = principal_components(weighted, settings.rank, seed)
-        directions, _ = spatial_components(
-            weighted,
-            coordinates,
-            basis,
-            num_components=d_out,
-            num_neighbours=settings.num_neighbours,
-            ridge=settings.ridge,
-        )
+        directions = linear_start(weighted, coordinates, settings, d_out, seed).numpy()
         found.append(directions * weights[:, None].astype(np.float32))
     width = max(w.shape[1] for w in found)
     return np.stack([np.pad(w, ((0, 0), (0, width - w.shape[1]))) for w in found])

@@ -13,6 +13,7 @@ it are those of a new slide, but its coordinates do not line up with those of ot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from spatial_ipa.data.expression import Expression
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.encoder.eigenmaps import make_kernel, make_ridge
 from spatial_ipa.encoder.frozen import FrozenEncoder
-from spatial_ipa.encoder.kernel_ridge import Array
+from spatial_ipa.encoder.kernel_ridge import Array, Ridge
 from spatial_ipa.encoder.kernel_trunk import KernelTrunk
 
 _BLOCK = 4096  # cells predicted at once
@@ -36,40 +37,135 @@ def embed_out_of_fold(
 ) -> list[NDArray[np.float32]]:
     """(n_s, d_out) float32 H of every training slide, each cell's without its own fold.
 
+    For several foldings of the same slides keep an :class:`OutOfFold`.
+
     Args:
         encoder: with a kernel trunk.
         slides: all of its training slides, in any order; only their expression is looked at.
-        folds: (n_s,) fold of every cell of each slide; cells of one number are left out together,
-            also those of different slides.  None leaves every cell out alone.
-
-    Returns:
-        H with the mean taken out of each slide, and smoothed, as :meth:`FrozenEncoder.embed` does.
+        folds: as of :meth:`OutOfFold.embed`.
 
     Raises:
-        ValueError: if the encoder has no kernel trunk, slides are not those of its training, or
-            folds do not fit them.
+        ValueError: as :meth:`OutOfFold.of` and :meth:`OutOfFold.embed`.
     """
-    trunk = encoder.encoder
-    if not isinstance(trunk, KernelTrunk):
-        raise UserError("only an encoder of start.kind=eigenmaps can leave training cells out")
-    order = _training_order(encoder, slides)
-    if folds is None:
-        ends = np.cumsum([len(s) for s in slides])
-        folds = [np.arange(end - len(s), end) for s, end in zip(slides, ends, strict=True)]
-    if [len(f) for f in folds] != [len(s) for s in slides]:
-        raise UserError(
-            f"folds must give a number for every cell of {[len(s) for s in slides]}, got "
-            f"{[len(f) for f in folds]}"
+    return OutOfFold.of(encoder, slides).embed(folds)
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """An encoder and all its training slides, with the regression solved once.
+
+    Attributes:
+        encoder: with a kernel trunk.
+        order: where the slides of its training are among those given.
+        filled: (n_s,) bool of each slide in the order of training, rows with counts.
+        scores: two (N, r) float64 linear scores of all cells, in that order.
+        used: (n,) rows of them that were fitted to.
+        ridge: the regression on those.
+    """
+
+    encoder: FrozenEncoder
+    order: list[int]
+    filled: list[NDArray[np.bool_]]
+    scores: list[Array]
+    used: NDArray[np.intp]
+    ridge: Ridge
+
+    @staticmethod
+    def of(encoder: FrozenEncoder, slides: Sequence[Slide]) -> OutOfFold:
+        """Solve the regression of an encoder on its training slides again.
+
+        Args:
+            encoder: with a kernel trunk.
+            slides: all of its training slides, in any order; only their expression is looked at.
+
+        Raises:
+            ValueError: if the encoder has no kernel trunk, or slides are not those of its training.
+        """
+        trunk = encoder.encoder
+        if not isinstance(trunk, KernelTrunk):
+            raise UserError("only an encoder of start.kind=eigenmaps can leave training cells out")
+        order = _training_order(encoder, slides)
+        expression = [
+            Expression.of_slide(slides[i], encoder.panel, encoder.normalisation) for i in order
+        ]
+        starts = np.cumsum([0, *(len(x) for x in expression)])
+        used = starts[trunk.slide.cpu().numpy()] + trunk.row.cpu().numpy()
+        scores = [
+            np.concatenate([x.project(w) for x in expression]) for w in trunk.maps.cpu().numpy()
+        ]
+        ridge = make_ridge(
+            [z[used] for z in scores],
+            trunk.widths.double().tolist(),
+            trunk.landmark_rows.cpu().numpy(),
+            float(trunk.penalty),
         )
-    expression = [
-        Expression.of_slide(slides[i], encoder.panel, encoder.normalisation) for i in order
-    ]
-    raw = _predict(trunk, expression, np.concatenate([np.asarray(folds[i]) for i in order]))
-    parts = np.split(raw, np.cumsum([len(x) for x in expression])[:-1])
-    found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(slides)
-    for i, x, part in zip(order, expression, parts, strict=True):
-        found[i] = encoder.finish(torch.from_numpy(part).float(), x.filled)
-    return found
+        return OutOfFold(encoder, order, [x.filled for x in expression], scores, used, ridge)
+
+    def embed(
+        self, folds: Sequence[NDArray[np.integer]] | None = None
+    ) -> list[NDArray[np.float32]]:
+        """H of every slide, in the order they were given.
+
+        Args:
+            folds: (n_s,) fold of every cell of each slide as given; cells of one number are left
+                out together, also those of different slides.  None leaves every cell out alone.
+
+        Returns:
+            (n_s, d_out) float32 with the mean taken out of each slide, and smoothed, as
+            :meth:`FrozenEncoder.embed` does.
+
+        Raises:
+            ValueError: if folds do not fit the slides.
+        """
+        sizes = [0] * len(self.order)
+        for i, filled in zip(self.order, self.filled, strict=True):
+            sizes[i] = len(filled)
+        if folds is None:
+            folds = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+        if [len(f) for f in folds] != sizes:
+            raise UserError(
+                f"folds must give a number for every cell of {sizes}, got {[len(f) for f in folds]}"
+            )
+        raw = self._predict(np.concatenate([np.asarray(folds[i]) for i in self.order]))
+        parts = np.split(raw, np.cumsum([len(f) for f in self.filled])[:-1])
+        found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(sizes)
+        for i, filled, part in zip(self.order, self.filled, parts, strict=True):
+            found[i] = self.encoder.finish(torch.from_numpy(part).float(), filled)
+        return found
+
+    def _predict(self, folds: NDArray[np.integer]) -> Array:
+        """(N, d_out) float64 of all cells, in order; cells without counts come out 0."""
+        trunk, scores, ridge = self.encoder.encoder, self.scores, self.ridge
+        assert isinstance(trunk, KernelTrunk), "checked in of"
+        filled, widths = np.concatenate(self.filled), trunk.widths.double().tolist()
+        targets = trunk.targets.cpu().double().numpy()
+        at = [z[self.used[trunk.landmark_rows.cpu().numpy()]] for z in scores]
+        position = np.full(len(folds), -1)
+        position[self.used] = np.arange(len(self.used))
+
+        found = np.zeros((len(folds), trunk.d_out))
+        found[self.used] = ridge.leave_one_out(targets)
+        whole = ridge.coefficients(targets)
+        order = np.argsort(folds, kind="stable")
+        _, first = np.unique(folds[order], return_index=True)
+        alone = []  # cells that were not fitted to, whose folds leave nothing out
+        several, left = [], []  # cells of a fold, and which of them were fitted to
+        for cells in np.split(order, first[1:]):
+            cells = cells[filled[cells]]
+            fitted = position[cells]
+            fitted = fitted[fitted >= 0]
+            if not fitted.size:
+                alone.append(cells)
+            elif len(cells) > 1:
+                several.append(cells)
+                left.append(fitted)
+        for cells, without in zip(several, ridge.without(targets, left), strict=True):
+            found[cells] = make_kernel([z[cells] for z in scores], at, widths) @ without
+        for cells in np.array_split(
+            np.concatenate([np.empty(0, np.intp), *alone]), -(-len(folds) // _BLOCK)
+        ):
+            found[cells] = make_kernel([z[cells] for z in scores], at, widths) @ whole
+        return found * float(trunk.out_scale)
 
 
 def _training_order(encoder: FrozenEncoder, slides: Sequence[Slide]) -> list[int]:
@@ -83,44 +179,3 @@ def _training_order(encoder: FrozenEncoder, slides: Sequence[Slide]) -> list[int
             f"{', '.join(s.name for s in slides) or 'none'}; give these, or train the encoder anew"
         )
     return [given.index(h) for h in wanted]
-
-
-def _predict(
-    trunk: KernelTrunk, expression: Sequence[Expression], folds: NDArray[np.integer]
-) -> Array:
-    """(N, d_out) float64 of all cells of all slides, in order; cells without counts come out 0."""
-    starts = np.cumsum([0, *(len(x) for x in expression)])
-    used = starts[trunk.slide.cpu().numpy()] + trunk.row.cpu().numpy()  # (n,) cells fitted to
-    filled = np.concatenate([x.filled for x in expression])
-    maps, widths = trunk.maps.cpu().numpy(), trunk.widths.double().tolist()
-    scores = [np.concatenate([x.project(w) for x in expression]) for w in maps]
-    landmarks = trunk.landmark_rows.cpu().numpy()
-    ridge = make_ridge([z[used] for z in scores], widths, landmarks, float(trunk.penalty))
-    targets = trunk.targets.cpu().double().numpy()
-    at = [z[used[landmarks]] for z in scores]
-    position = np.full(len(folds), -1)
-    position[used] = np.arange(len(used))
-
-    found = np.zeros((len(folds), trunk.d_out))
-    found[used] = ridge.leave_one_out(targets)
-    whole = ridge.coefficients(targets)
-    order = np.argsort(folds, kind="stable")
-    _, first = np.unique(folds[order], return_index=True)
-    alone = []  # cells that were not fitted to, whose folds leave nothing out
-    several, left = [], []  # cells of a fold, and which of them were fitted to
-    for cells in np.split(order, first[1:]):
-        cells = cells[filled[cells]]
-        fitted = position[cells]
-        fitted = fitted[fitted >= 0]
-        if not fitted.size:
-            alone.append(cells)
-        elif len(cells) > 1:
-            several.append(cells)
-            left.append(fitted)
-    for cells, without in zip(several, ridge.without(targets, left), strict=True):
-        found[cells] = make_kernel([z[cells] for z in scores], at, widths) @ without
-    for cells in np.array_split(
-        np.concatenate([np.empty(0, np.intp), *alone]), -(-len(folds) // _BLOCK)
-    ):
-        found[cells] = make_kernel([z[cells] for z in scores], at, widths) @ whole
-    return found * float(trunk.out_scale)

@@ -1,4 +1,4 @@
-"""The linear map that an MLP trunk starts as."""
+"""The linear map an MLP trunk starts as, and by which the kernels of eigenmaps compare cells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def linear_start(
     Args:
         slides: training slides.
         coordinates: (n_s, 2) of each.
-        start: ``spatial`` or ``pca``, and how.
+        start: how; of all kinds but ``pca`` it is spatial PCA.
         width: most components, r <= width.
         seed: of the randomised decompositions.
     """

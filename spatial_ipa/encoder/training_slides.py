@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.encoder.cache import embed
 from spatial_ipa.encoder.frozen import FrozenEncoder
 from spatial_ipa.encoder.kernel_trunk import KernelTrunk
-from spatial_ipa.encoder.out_of_fold import embed_out_of_fold
+from spatial_ipa.encoder.out_of_fold import OutOfFold
 from spatial_ipa.geometry.blocks import spatial_blocks
 
 
@@ -31,7 +30,7 @@ def embed_training(
         cache_dir: cache of embeddings in sample; None computes without one.
 
     Raises:
-        ValueError: as :func:`~spatial_ipa.encoder.out_of_fold.embed_out_of_fold`.
+        ValueError: as :func:`~spatial_ipa.encoder.out_of_fold.OutOfFold.of`.
     """
     located = [(s, s.xy) for s in slides if s.xy is not None]
     parts = [spatial_blocks(xy) for _, xy in located]
@@ -43,9 +42,9 @@ def embed_training(
     # Numbers that no two slides share, or parts of several slides would be left out together.
     first = np.cumsum([0, *(int(p.max()) + 1 for p in parts)])
     folds = [p + f for p, f in zip(parts, first, strict=False)]
-    alone = embed_out_of_fold(encoder, [s for s, _ in located])
-    found = embed_out_of_fold(encoder, [s for s, _ in located], folds)
+    left_out = OutOfFold.of(encoder, [s for s, _ in located])
+    found, alone = left_out.embed(folds), left_out.embed()
     return [
-        replace(EmbeddedSlide(s.name, h, xy, fold=fold), h_frame=known)
+        EmbeddedSlide(s.name, h, xy, known, fold)
         for (s, xy), h, known, fold in zip(located, found, alone, parts, strict=True)
     ]

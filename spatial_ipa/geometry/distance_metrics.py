@@ -31,28 +31,17 @@ those as even as the tissue: compare them with those of the truth.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
 from spatial_ipa.geometry.gauge import Array, gauge_fix_array
-from spatial_ipa.geometry.neighbours import CHUNK, FULL_SIZE, TIE, point_distances
+from spatial_ipa.geometry.neighbours import CHUNK, TIE, point_distances, some_pairs, some_points
 from spatial_ipa.geometry.ranking import average_precision, roc_auc
 
 NEAR = 50
 """Neighbours by which the radius of near pairs is set."""
 
 _SHELLS, _INNER = 10, 5
-_DRAWN_PAIRS = 2_000_000
-
-
-def some_pairs(n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """All pairs i < j of n points; of more than 6,000 points 2,000,000 drawn pairs i != j."""
-    if n <= FULL_SIZE:
-        first, second = np.triu_indices(n, k=1)
-        return first, second
-    rng = np.random.default_rng(seed)
-    first = rng.integers(n, size=_DRAWN_PAIRS)
-    return first, (first + rng.integers(1, n, size=first.size)) % n  # never i itself
 
 
 def pair_distances(pred: Array, target: Array, seed: int) -> tuple[Array, Array]:
@@ -101,9 +90,7 @@ def balanced_precision(pred: Array, target: Array, radius: float, seed: int) -> 
 
     Points that have no near ones, or only such, are left out; NaN if none is left.
     """
-    n, points = len(target), np.arange(len(target))
-    if n > FULL_SIZE:
-        points = np.random.default_rng(seed).choice(n, FULL_SIZE, replace=False)
+    n, points = len(target), some_points(len(target), seed)
     placed, found = gauge_fix_array(pred), []
     for block in np.array_split(points, -(-len(points) * n // CHUNK)):
         true_near = point_distances(target[block], target) <= radius

@@ -50,7 +50,7 @@ from spatial_ipa.geometry.distance_metrics import (
 )
 from spatial_ipa.geometry.gauge import Array, checked_pair, gauge_fix_array, procrustes_rotation
 from spatial_ipa.geometry.graphs import adaptive_k
-from spatial_ipa.geometry.neighbours import CHUNK, FULL_SIZE, nearest_weight
+from spatial_ipa.geometry.neighbours import CHUNK, nearest_weight, some_points
 
 MIN_POINTS = 41
 """Trustworthiness at 20 neighbours is defined for more than twice as many points."""
@@ -114,9 +114,7 @@ def layout_recall(
     n = len(p)
     if not 1 <= k < n:
         raise UserError(f"k must lie in [1, n - 1] = [1, {n - 1}], got {k}")
-    rows = np.arange(n)
-    if n > FULL_SIZE:
-        rows = np.random.default_rng(seed).choice(n, FULL_SIZE, replace=False)
+    rows = some_points(n, seed)
     hits = true_count = 0.0
     for block in np.array_split(rows, -(-len(rows) * n // CHUNK)):
         true = nearest_weight(t, block, k) > 0
@@ -142,9 +140,7 @@ class LayoutPair:
         self.seed, n = seed, len(self.pred)
         if n < MIN_POINTS:
             raise UserError(f"layout_metrics needs at least {MIN_POINTS} points, got {n}")
-        self.some = np.arange(n)
-        if n > FULL_SIZE:  # trustworthiness ranks all pairs of points: n^2 memory
-            self.some = np.random.default_rng(seed).choice(n, FULL_SIZE, replace=False)
+        self.some = some_points(n, seed)  # trustworthiness ranks all pairs of points: n^2 memory
         self._recall: dict[int, tuple[float, float]] = {}
 
     def recall(self, k: int) -> tuple[float, float]:

@@ -21,8 +21,27 @@ TIE = 1e-6
 FULL_SIZE = 6000
 """Up to here every pair and every row is used, above it seeded samples of this many."""
 
+_DRAWN_PAIRS = 2_000_000
+
 CHUNK = 1 << 22
 """Distances held at once: 32 MB."""
+
+
+def some_points(n: int, seed: int) -> NDArray[np.intp]:
+    """All n points in order; of more than 6,000 so many drawn with ``seed``."""
+    if n <= FULL_SIZE:
+        return np.arange(n)
+    return np.random.default_rng(seed).choice(n, FULL_SIZE, replace=False)
+
+
+def some_pairs(n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """All pairs i < j of n points; of more than 6,000 points 2,000,000 drawn pairs i != j."""
+    if n <= FULL_SIZE:
+        first, second = np.triu_indices(n, k=1)
+        return first, second
+    rng = np.random.default_rng(seed)
+    first = rng.integers(n, size=_DRAWN_PAIRS)
+    return first, (first + rng.integers(1, n, size=first.size)) % n  # never i itself
 
 
 def nearest(
@@ -89,9 +108,7 @@ def neighbour_recall(
     for name, k in (("k_true", k_true), ("k_candidates", k_candidates)):
         if not 1 <= k < n:
             raise UserError(f"{name} must lie in [1, n - 1] = [1, {n - 1}], got {k}")
-    rows = np.arange(n)
-    if n > FULL_SIZE:
-        rows = np.random.default_rng(seed).choice(n, FULL_SIZE, replace=False)
+    rows = some_points(n, seed)
     found = NearestNeighbors(n_neighbors=k_candidates + 1).fit(h).kneighbors(h[rows])[1]
     # Among coincident embeddings a point may come after others, or not at all: drop it by name.
     others = found != rows[:, None]

@@ -114,10 +114,11 @@ class FrameRegression:
         def start(h: Tensor) -> Tensor:
             c, w, o = (t.to(h.device) for t in (centres, weights, offset))
             found = []
-            for rows in h.double().split(_BLOCK):
+            for block in h.split(_BLOCK):
+                rows = block.double()
                 square = rows.square().sum(1)[:, None] + c.square().sum(1) - 2 * rows @ c.T
-                found.append((-gamma * square.clamp_min(0)).exp() @ w + o)
-            return torch.cat(found).to(h.dtype)
+                found.append(((-gamma * square.clamp_min(0)).exp() @ w + o).to(h.dtype))
+            return torch.cat(found)
 
         return start
 
@@ -137,9 +138,8 @@ class FrameRegression:
         """
         x = placement.xy.double()
         z = torch.from_numpy(self.averaged(h, seed)).to(x.device)
-        total = x + weight * align(z, x, reflection=True).apply(
-            z
-        )  # both with the mean of x, which is 0
+        # Both have the mean of x, which is 0.
+        total = x + weight * align(z, x, reflection=True).apply(z)
         scale = total.square().sum(1).mean().sqrt()
         draws = (placement.draws.double() + (total - x)) / scale
         return Placement((total / scale).to(placement.xy), draws.to(placement.draws))

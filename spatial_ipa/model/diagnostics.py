@@ -113,8 +113,8 @@ def _attention(
     """Weights, logits and, of a model with states, q . k / sqrt(c) of a recycle, all (E, H)."""
     x = layout.trajectory[r]
     if isinstance(model, IPAPointsModel):
-        evidence = model.evidence_of(batch.h, layout.trajectory[0], edges, gate)
-        logit = model.block.logits(evidence, x, edges)
+        assert layout.evidence is not None, "of a model without states"
+        logit = model.block.logits(layout.evidence, x, edges)
         return edge_softmax(logit, edges), logit, None
     _, q, k, _ = model.block.queries_keys_values(layout.states[r])
     bias = model.block.distance_bias(x, edges, batch.target.graph, batch.num_graphs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,11 +26,13 @@ class Layout:
         trajectory: R + 1 tensors (N, 2): the start and the result of each recycle.
         states: R tensors (N, c_s): the states each recycle read, for diagnostics; none of a model
             without states.
+        evidence: (E, H) what such a model reads in every recycle; None of one with states.
     """
 
     x: Tensor
     trajectory: list[Tensor]
     states: list[Tensor]
+    evidence: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -71,25 +74,17 @@ class NetworkSettings:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-class IPALiteModel(nn.Module):
-    """One attention block, its weights shared over the recycles.
-
-    ``s = MLP(H)``, ``X = gauge_fix(MLP(H))``, then ``recycles`` times block and gauge fixing.
-    154,674 parameters by default, 154,678 with the monotone distance term.
+class RecycledNetwork(nn.Module, ABC):
+    """A start, and ``recycles`` times one block and gauge fixing: what all forms share.
 
     Args:
         settings: widths, depth and weights; see :class:`NetworkSettings`.
     """
 
-    def __init__(self, settings: NetworkSettings = NetworkSettings()) -> None:
+    def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
-        c = settings
-        self.settings, self.recycles, self.noise_std = c, c.recycles, c.noise_std
-        self.to_state = nn.Sequential(
-            nn.Linear(c.d_input, 2 * c.c_s), nn.GELU(), nn.Linear(2 * c.c_s, c.c_s)
-        )
-        self.to_start = nn.Sequential(nn.Linear(c.d_input, c.c_s), nn.GELU(), nn.Linear(c.c_s, 2))
-        self.block = IPALiteBlock(c.c_s, c.heads, c.c_head, c.beta, c.distance_term)
+        self.settings, self.recycles = settings, settings.recycles
+        self.noise_std = settings.noise_std
 
     def forward(
         self,
@@ -111,18 +106,87 @@ class IPALiteModel(nn.Module):
             num_graphs: B.
             start_noise: (N, 2) standard normal draws, scaled by ``noise_std`` and added to the
                 start; no noise when left out.
-            start: not used; this model computes its own from ``h``.
+            start: (N, 2) positions by regression, in RMS radii of the tissue; computed from ``h``
+                when left out, and not used by a form that has a start of its own.
         """
         if graph is None:
             graph = torch.zeros(h.shape[0], dtype=torch.int64, device=h.device)
-        s, own = self.to_state(h), self.to_start(h)
+        first = self.first_positions(h, start)
         if start_noise is not None:
-            own = own + self.noise_std * start_noise
-        x = gauge_fix(own, graph, num_graphs)
-        trajectory, states = [x], []
+            first = first + self.noise_std * start_noise
+        x = gauge_fix(first, graph, num_graphs)
+        carried = self.first_state(h, x, edges, gate)
+        trajectory, read = [x], []
         for _ in range(self.recycles):
-            states.append(s)
-            s, x = self.block(s, x, edges, gate, graph, num_graphs)
+            read.append(carried)
+            carried, x = self.recycle(carried, x, edges, gate, graph, num_graphs)
             x = gauge_fix(x, graph, num_graphs)
             trajectory.append(x)
-        return Layout(x, trajectory, states)
+        return self.layout(trajectory, read)
+
+    @abstractmethod
+    def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
+        """(N, 2) positions before noise and gauge fixing."""
+
+    @abstractmethod
+    def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
+        """What the first recycle reads beside positions."""
+
+    @abstractmethod
+    def recycle(
+        self,
+        carried: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> tuple[Tensor, Tensor]:
+        """What the next recycle reads, and positions (N, 2) before gauge fixing."""
+
+    @abstractmethod
+    def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
+        """The result, from the positions and from what each recycle read beside them."""
+
+
+class IPALiteModel(RecycledNetwork):
+    """One attention block, its weights shared over the recycles.
+
+    ``s = MLP(H)``, ``X = gauge_fix(MLP(H))``, then ``recycles`` times block and gauge fixing.
+    154,674 parameters by default, 154,678 with the monotone distance term.
+
+    Args:
+        settings: widths, depth and weights; see :class:`NetworkSettings`.
+    """
+
+    def __init__(self, settings: NetworkSettings = NetworkSettings()) -> None:
+        super().__init__(settings)
+        c = settings
+        self.to_state = nn.Sequential(
+            nn.Linear(c.d_input, 2 * c.c_s), nn.GELU(), nn.Linear(2 * c.c_s, c.c_s)
+        )
+        self.to_start = nn.Sequential(nn.Linear(c.d_input, c.c_s), nn.GELU(), nn.Linear(c.c_s, 2))
+        self.block = IPALiteBlock(c.c_s, c.heads, c.c_head, c.beta, c.distance_term)
+
+    def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
+        own: Tensor = self.to_start(h)
+        return own
+
+    def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
+        state: Tensor = self.to_state(h)
+        return state
+
+    def recycle(
+        self,
+        carried: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> tuple[Tensor, Tensor]:
+        state, moved = self.block(carried, x, edges, gate, graph, num_graphs)
+        return state, moved
+
+    def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
+        return Layout(trajectory[-1], trajectory, read)

@@ -26,9 +26,8 @@ from torch.nn import functional
 from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.sparse import neighbor_attention
-from spatial_ipa.geometry.gauge import gauge_fix
 from spatial_ipa.geometry.walks import squared_distance
-from spatial_ipa.model.network import Layout, NetworkSettings
+from spatial_ipa.model.network import Layout, NetworkSettings, RecycledNetwork
 from spatial_ipa.model.similarity import (
     DISTANCES,
     SIMILARITIES,
@@ -106,7 +105,7 @@ class PointAttention(nn.Module):
         return x + step
 
 
-class IPAPointsModel(nn.Module):
+class IPAPointsModel(RecycledNetwork):
     """Start by regression, then ``recycles`` times block and gauge fixing.
 
     464 parameters by default, 460 without a gate.
@@ -117,9 +116,7 @@ class IPAPointsModel(nn.Module):
     """
 
     def __init__(self, settings: NetworkSettings = NetworkSettings(), gated: bool = True) -> None:
-        super().__init__()
-        self.settings, self.recycles = settings, settings.recycles
-        self.noise_std = settings.noise_std
+        super().__init__(settings)
         self.block = PointAttention(settings.heads, settings.beta if gated else None)
         self.start_of: Callable[[Tensor], Tensor] | None = None
 
@@ -130,51 +127,31 @@ class IPAPointsModel(nn.Module):
         """
         self.start_of = regression
 
-    def evidence_of(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
-        """(E, H) what embeddings, gauge-fixed start (N, 2) and gate say, before any recycle."""
+    def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
+        if start is not None:
+            return start
+        if self.start_of is None:
+            raise UserError(
+                "network.form=points starts at positions by regression; it has none before "
+                "its training slides are known"
+            )
+        return self.start_of(h)
+
+    def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
+        """(E, H) what embeddings, start and gate say; no recycle changes it."""
         return self.block.evidence(self.block.features(h, x, edges), gate)
 
-    def forward(
+    def recycle(
         self,
-        h: Tensor,
+        carried: Tensor,
+        x: Tensor,
         edges: EdgeList,
         gate: Tensor | None,
-        graph: Tensor | None = None,
-        num_graphs: int = 1,
-        start_noise: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> Layout:
-        """Place the nodes of one graph or of a disjoint union.
+        graph: Tensor,
+        num_graphs: int,
+    ) -> tuple[Tensor, Tensor]:
+        moved: Tensor = self.block(carried, x, edges)
+        return carried, moved
 
-        Args:
-            h: (N, d_input) embeddings.
-            edges: the graph to attend over.
-            gate: (E,) gate logits, or None for plain attention.
-            graph: (N,) graph of each node; one graph when left out.
-            num_graphs: B.
-            start_noise: (N, 2) standard normal draws, scaled by ``noise_std`` and added to the
-                start; no noise when left out.
-            start: (N, 2) positions by regression, in RMS radii of the tissue; computed from ``h``
-                when left out.
-
-        Raises:
-            ValueError: without ``start`` before :meth:`start_at`.
-        """
-        if graph is None:
-            graph = torch.zeros(h.shape[0], dtype=torch.int64, device=h.device)
-        if start is None:
-            if self.start_of is None:
-                raise UserError(
-                    "network.form=points starts at positions by regression; it has none before "
-                    "its training slides are known"
-                )
-            start = self.start_of(h)
-        if start_noise is not None:
-            start = start + self.noise_std * start_noise
-        x = gauge_fix(start, graph, num_graphs)
-        evidence = self.evidence_of(h, x, edges, gate)
-        trajectory = [x]
-        for _ in range(self.recycles):
-            x = gauge_fix(self.block(evidence, x, edges), graph, num_graphs)
-            trajectory.append(x)
-        return Layout(x, trajectory, [])
+    def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
+        return Layout(trajectory[-1], trajectory, [], read[0])

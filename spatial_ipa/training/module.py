@@ -20,7 +20,7 @@ from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import make_plain
 from common.training.resuming import exact_resume
 from common.training.schedules import linear_ramp, ramp_reached
-from spatial_ipa.layout.frame_regression import FrameRegression, cross_fit
+from spatial_ipa.layout.frame_regression import cross_fit
 from spatial_ipa.model.diagnostics import health_checks
 from spatial_ipa.model.losses import LossWeights, geometry_terms, loss_gate
 from spatial_ipa.model.minisets import Miniset
@@ -29,6 +29,7 @@ from spatial_ipa.model.pair import GraphMode, build_pair
 from spatial_ipa.model.points import IPAPointsModel
 from spatial_ipa.placing.command import PredictionRequest
 from spatial_ipa.placing.context import PlacementContext
+from spatial_ipa.placing.embedded import start_at
 from spatial_ipa.placing.placer import Placer
 from spatial_ipa.training.checkpoints import check_completable, complete_checkpoint, context_of
 from spatial_ipa.training.datamodule import MinisetDataModule
@@ -158,7 +159,7 @@ class SpatialIPAModule(pl.LightningModule):
         frame = None
         if self.common_frame:
             frame, data.train = cross_fit(data.train)
-            self._start_at(frame)
+            start_at(self.model, frame)
         # Layouts on the true graph are averaged with nothing, but points start in it there, too.
         used = self.graph != "true" or isinstance(self.model, IPAPointsModel)
         self.context = replace(data.context, frame=frame if used else None)
@@ -206,12 +207,8 @@ class SpatialIPAModule(pl.LightningModule):
         resumed = self.context is not None and self.trainer.state.fn == TrainerFn.FITTING
         epochs = self.trainer.max_epochs if resumed else None
         self.context = context_of(checkpoint, self.context, epochs)
-        if self.context is not None and self.context.frame is not None:
-            self._start_at(self.context.frame)
-
-    def _start_at(self, frame: FrameRegression) -> None:
-        if isinstance(self.model, IPAPointsModel):
-            self.model.start_at(frame.on_tensors())
+        if self.context is not None:
+            start_at(self.model, self.context.frame)
 
     def forward(
         self, batch: Miniset, mode: GraphMode | None = None

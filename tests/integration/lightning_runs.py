@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,6 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PATH = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])  # the second for KillInEpoch
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
 COMMAND = [sys.executable, "-m", "common.cli"]
+
+
+# Writes a checkpoint after every step.
+EVERY_STEP = json.dumps(
+    {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"filename": "{step}", "save_top_k": -1, "every_n_train_steps": 1},
+    }
+)
 
 
 def lightning(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -56,6 +65,36 @@ def on_two_ranks(*commands: list[str], cwd: Path) -> None:
             rank.kill()
     texts = [(cwd / f"rank_{rank}.txt").read_text()[-3000:] for rank in range(2)]
     assert codes == [0, 0], "\n".join(texts)
+
+
+def resumed_on_two_ranks(
+    arguments: Callable[..., list[str]], name: str, folder: Path, settings: Mapping[str, object]
+) -> tuple[Path, Path]:
+    """Fit two epochs on two ranks, and once more from the checkpoint after the third step.
+
+    Args:
+        arguments: of the command, from a folder and settings.
+        name: of the logger.
+        folder: for both.
+        settings: beyond epochs and devices.
+
+    Returns:
+        The folders of the whole fit and of the resumed one.
+    """
+    whole, resumed = folder / "whole", folder / "resumed"
+    checkpoint = whole / name / "version_0/checkpoints/step=3.ckpt"
+    both = {
+        **settings,
+        "trainer.max_epochs": 2,
+        "trainer.devices": 2,
+        "trainer.strategy": "ddp",
+    }
+    on_two_ranks(
+        ["fit", *arguments(whole, **both), f"--trainer.callbacks+={EVERY_STEP}"],
+        ["fit", *arguments(resumed, ckpt_path=checkpoint, **both)],
+        cwd=folder,
+    )
+    return whole, resumed
 
 
 def options(values: Mapping[str, object]) -> list[str]:

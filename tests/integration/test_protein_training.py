@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from lightning_runs import (
+    EVERY_STEP,
     ROOT,
     assert_refused,
     assert_same,
     killed_fit,
     last,
     lightning,
-    on_two_ranks,
     options,
+    resumed_on_two_ranks,
     weights,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -72,14 +72,6 @@ def fit(out: Path, **extra: object) -> Path:
     return out / "model.ckpt"
 
 
-EVERY_STEP = json.dumps(
-    {
-        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {"filename": "{step}", "save_top_k": -1, "every_n_train_steps": 1},
-    }
-)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an uninterrupted single-process run of three epochs, with all its steps."""
@@ -127,19 +119,8 @@ def test_two_ranks_go_on_exactly_in_mid_epoch(tmp_path: Path) -> None:
 
     The last epoch is not the best one, so the export and last.ckpt are of different epochs.
     """
-    settings = {
-        f"{DATA}.draws.batch_proteins": 2,
-        "trainer.max_epochs": 2,
-        "trainer.devices": 2,
-        "trainer.strategy": "ddp",
-    }
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    checkpoint = whole / "protein_cvae/version_0/checkpoints/step=3.ckpt"
-    on_two_ranks(
-        ["fit", *fit_arguments(whole, **settings), f"--trainer.callbacks+={EVERY_STEP}"],
-        ["fit", *fit_arguments(resumed, ckpt_path=checkpoint, **settings)],
-        cwd=tmp_path,
-    )
+    settings = {f"{DATA}.draws.batch_proteins": 2}
+    whole, resumed = resumed_on_two_ranks(fit_arguments, "protein_cvae", tmp_path, settings)
     assert torch.load(last(whole), weights_only=True)["global_step"] == 4
     assert torch.load(whole / "model.ckpt", weights_only=True)["global_step"] == 2
     for of in (last, lambda folder: folder / "model.ckpt"):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -15,14 +15,15 @@ import pytest
 import torch
 import yaml
 from lightning_runs import (
+    EVERY_STEP,
     ROOT,
     assert_refused,
     assert_same,
     killed_fit,
     last,
     lightning,
-    on_two_ranks,
     options,
+    resumed_on_two_ranks,
     weights,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -199,14 +200,6 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert_same(whole["state_dict"], resumed["state_dict"], rtol=0, atol=0)
 
 
-EVERY_STEP = json.dumps(
-    {
-        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {"filename": "{step}", "save_top_k": -1, "every_n_train_steps": 1},
-    }
-)
-
-
 def test_a_checkpoint_in_mid_epoch_goes_on_exactly(tissue: Path, tmp_path: Path) -> None:
     """In the second of two epochs of four steps, with loader processes."""
     settings = {f"{MINISETS}.batch_size": 2, "trainer.max_epochs": 2, f"{MODEL}.export": "null"}
@@ -226,17 +219,9 @@ def test_two_ranks_go_on_exactly_in_mid_epoch(tissue: Path, tmp_path: Path) -> N
         f"{MINISETS}.batch_size": 2,
         f"{MINISETS}.val_per_slide": 3,
         f"{MODEL}.export": "null",
-        "trainer.max_epochs": 2,
-        "trainer.devices": 2,
-        "trainer.strategy": "ddp",
     }
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    checkpoint = whole / "spatial_ipa/version_0/checkpoints/step=3.ckpt"
-    on_two_ranks(
-        ["fit", *fit_arguments(tissue, whole, **settings), f"--trainer.callbacks+={EVERY_STEP}"],
-        ["fit", *fit_arguments(tissue, resumed, ckpt_path=checkpoint, **settings)],
-        cwd=tmp_path,
-    )
+    arguments = partial(fit_arguments, tissue)
+    whole, resumed = resumed_on_two_ranks(arguments, "spatial_ipa", tmp_path, settings)
     assert torch.load(last(whole), weights_only=True)["global_step"] == 4
     assert_same(weights(last(whole)), weights(last(resumed)), rtol=0, atol=0)
 

@@ -12,8 +12,8 @@ from scipy.spatial.distance import cdist, pdist
 from scipy.stats import spearmanr
 from sklearn.manifold import trustworthiness
 
-from spatial_ipa.geometry import distance_metrics
 from spatial_ipa.geometry import metrics as M
+from spatial_ipa.geometry import neighbours
 from spatial_ipa.geometry.gauge import gauge_fix_array, procrustes_rotation
 from spatial_ipa.geometry.neighbours import neighbour_recall
 
@@ -62,7 +62,7 @@ def test_spearman_equals_scipy_on_an_exact_grid() -> None:
 def test_spearman_of_a_sample_is_near_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     pred, target = noisy(300)
     full = M.distance_spearman(pred, target)
-    monkeypatch.setattr(distance_metrics, "FULL_SIZE", 299)
+    monkeypatch.setattr(neighbours, "FULL_SIZE", 299)
     sampled = M.distance_spearman(pred, target, seed=3)
     assert sampled != full
     assert sampled == pytest.approx(full, abs=5e-3)
@@ -87,7 +87,7 @@ def test_recall_over_several_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch)
 def test_recall_of_sampled_rows_is_near_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     pred, target = noisy(600)
     full, _ = M.layout_recall(pred, target, 90)
-    monkeypatch.setattr(M, "FULL_SIZE", 300)
+    monkeypatch.setattr(neighbours, "FULL_SIZE", 300)
     sampled, chance = M.layout_recall(pred, target, 90, seed=1)
     assert sampled == pytest.approx(full, abs=0.03)
     assert chance == pytest.approx(90 / 599, abs=1e-12)
