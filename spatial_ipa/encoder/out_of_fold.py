@@ -30,26 +30,6 @@ from spatial_ipa.encoder.kernel_trunk import KernelTrunk
 _BLOCK = 4096  # cells predicted at once
 
 
-def embed_out_of_fold(
-    encoder: FrozenEncoder,
-    slides: Sequence[Slide],
-    folds: Sequence[NDArray[np.integer]] | None = None,
-) -> list[NDArray[np.float32]]:
-    """(n_s, d_out) float32 H of every training slide, each cell's without its own fold.
-
-    For several foldings of the same slides keep an :class:`OutOfFold`.
-
-    Args:
-        encoder: with a kernel trunk.
-        slides: all of its training slides, in any order; only their expression is looked at.
-        folds: as of :meth:`OutOfFold.embed`.
-
-    Raises:
-        ValueError: as :meth:`OutOfFold.of` and :meth:`OutOfFold.embed`.
-    """
-    return OutOfFold.of(encoder, slides).embed(folds)
-
-
 @dataclass(frozen=True, eq=False)
 class OutOfFold:
     """An encoder and all its training slides, with the regression solved once.

@@ -15,7 +15,7 @@ from spatial_ipa.encoder import eigenmaps
 from spatial_ipa.encoder.eigenmaps import fit_eigenmaps
 from spatial_ipa.encoder.frozen import FrozenEncoder
 from spatial_ipa.encoder.kernel_trunk import KernelTrunk
-from spatial_ipa.encoder.out_of_fold import embed_out_of_fold
+from spatial_ipa.encoder.out_of_fold import OutOfFold
 from spatial_ipa.encoder.settings import StartSettings
 from spatial_ipa.geometry.graphs import adaptive_k
 from spatial_ipa.geometry.neighbours import neighbour_recall
@@ -78,12 +78,12 @@ def test_each_fold_is_predicted_by_a_fit_without_it(
         rng = np.random.default_rng(0)
         folds = [np.minimum(rng.integers(0, 9, n), 5) for n in (70, 90)]
         folds[0][10] = 100
-    found = embed_out_of_fold(encoder, slides, folds)
+    found = OutOfFold.of(encoder, slides).embed(folds)
     for a, b in zip(found, refitted(encoder, slides, folds), strict=True):
         np.testing.assert_allclose(a, b, atol=5e-3)
         assert a.dtype == np.float32
     if scheme == "cells":
-        for a, b in zip(found, embed_out_of_fold(encoder, slides), strict=True):
+        for a, b in zip(found, OutOfFold.of(encoder, slides).embed(), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
@@ -96,7 +96,7 @@ def test_cells_that_were_not_fitted_to_are_predicted_too(
         [np.arange(70), 70 + np.arange(90)],
         [np.arange(70) % 3, np.arange(90) % 3],
     ):
-        found = embed_out_of_fold(encoder, slides, folds)
+        found = OutOfFold.of(encoder, slides).embed(folds)
         for a, b in zip(found, refitted(encoder, slides, folds), strict=True):
             np.testing.assert_allclose(a, b, atol=5e-3)
 
@@ -106,8 +106,8 @@ def test_out_of_fold_finds_fewer_neighbours_than_in_sample(slides: list[Slide]) 
     encoder = make_frozen(slides)
     k = adaptive_k(90)
     recall = []
-    by_cell = embed_out_of_fold(encoder, slides[::-1])[0]
-    by_slide = embed_out_of_fold(encoder, slides, [np.zeros(70, int), np.ones(90, int)])[1]
+    by_cell = OutOfFold.of(encoder, slides[::-1]).embed()[0]
+    by_slide = OutOfFold.of(encoder, slides).embed([np.zeros(70, int), np.ones(90, int)])[1]
     for h in (encoder.embed(slides[1], "st"), by_cell, by_slide):
         assert slides[1].xy is not None
         recall.append(neighbour_recall(h, slides[1].xy, k, k))
@@ -122,8 +122,8 @@ def test_wrong_slides_folds_and_encoders_are_refused(slides: list[Slide]) -> Non
     with pytest.raises(
         ValueError, match=r"trained on \(tissue_0, tissue_1\), got tissue_0; give these"
     ):
-        embed_out_of_fold(encoder, slides[:1])
+        OutOfFold.of(encoder, slides[:1]).embed()
     with pytest.raises(ValueError, match=r"every cell of \[70, 90\], got \[70, 89\]"):
-        embed_out_of_fold(encoder, slides, [np.zeros(70, int), np.zeros(89, int)])
+        OutOfFold.of(encoder, slides).embed([np.zeros(70, int), np.zeros(89, int)])
     with pytest.raises(ValueError, match=r"start\.kind=eigenmaps"):
-        embed_out_of_fold(make_encoder(), slides)
+        OutOfFold.of(make_encoder(), slides).embed()

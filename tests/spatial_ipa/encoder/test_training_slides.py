@@ -15,7 +15,7 @@ from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import Split
 from spatial_ipa.encoder.eigenmaps import fit_eigenmaps
 from spatial_ipa.encoder.frozen import FrozenEncoder
-from spatial_ipa.encoder.out_of_fold import embed_out_of_fold
+from spatial_ipa.encoder.out_of_fold import OutOfFold
 from spatial_ipa.encoder.settings import StartSettings
 from spatial_ipa.encoder.training_slides import embed_training
 from spatial_ipa.geometry.blocks import spatial_blocks
@@ -47,8 +47,8 @@ def test_parts_of_different_slides_are_left_out_apart(
     parts = [spatial_blocks(s.xy) for s in given if s.xy is not None]
     assert set(parts[0]) & set(parts[1])
     folds = [parts[0], 1000 + parts[1]]
-    alone, without = embed_out_of_fold(encoder, given), embed_out_of_fold(encoder, given, folds)
-    together = embed_out_of_fold(encoder, given, parts)
+    alone, without = OutOfFold.of(encoder, given).embed(), OutOfFold.of(encoder, given).embed(folds)
+    together = OutOfFold.of(encoder, given).embed(parts)
     found = embed_training(encoder, given)
     assert [s.name for s in found] == ["tissue_1", "tissue_0"]
     for slide, part, h, known, other in zip(found, parts, without, alone, together, strict=True):
