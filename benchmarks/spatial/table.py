@@ -262,6 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--form", choices=["points", "states"], default="points")
     parser.add_argument("--w-procrustes", type=float, default=0.0)
     parser.add_argument("--common-frame", action=argparse.BooleanOptionalAction, default=True)
+    modes = ("auto", "whole", "stitched")
+    parser.add_argument("--modes", nargs="+", choices=modes, default=["whole", "stitched"])
     parser.add_argument("--num-draws", type=int, default=16)
     parser.add_argument("--oracle-steps", type=int, default=2000)
     args = parser.parse_args(arguments)

@@ -106,8 +106,11 @@ class RecycledNetwork(nn.Module, ABC):
             num_graphs: B.
             start_noise: (N, 2) standard normal draws, scaled by ``noise_std`` and added to the
                 start; no noise when left out.
-            start: (N, 2) positions by regression, in RMS radii of the tissue; computed from ``h``
-                when left out, and not used by a form that has a start of its own.
+            start: (N, 2) positions by regression, in RMS radii of the tissue; not used by a form
+                that has a start of its own.
+
+        Raises:
+            ValueError: if a form without a start of its own is given none.
         """
         if graph is None:
             graph = torch.zeros(h.shape[0], dtype=torch.int64, device=h.device)

@@ -17,8 +17,6 @@ learn by heart from a few training slides.  Turning or mirroring the start turns
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -118,24 +116,14 @@ class IPAPointsModel(RecycledNetwork):
     def __init__(self, settings: NetworkSettings = NetworkSettings(), gated: bool = True) -> None:
         super().__init__(settings)
         self.block = PointAttention(settings.heads, settings.beta if gated else None)
-        self.start_of: Callable[[Tensor], Tensor] | None = None
-
-    def start_at(self, regression: Callable[[Tensor], Tensor]) -> None:
-        """Take what says where new cells start: (N, d_input) embeddings to (N, 2) positions.
-
-        It is no parameter; a checkpoint holds it in its placement context.
-        """
-        self.start_of = regression
 
     def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
-        if start is not None:
-            return start
-        if self.start_of is None:
+        if start is None:
             raise UserError(
-                "network.form=points starts at positions by regression; it has none before "
-                "its training slides are known"
+                "network.form=points starts at positions by regression in the common frame of its "
+                "training slides, and none were given"
             )
-        return self.start_of(h)
+        return start
 
     def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
         """(E, H) what embeddings, start and gate say; no recycle changes it."""

@@ -20,7 +20,7 @@ from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import make_plain
 from common.training.resuming import exact_resume
 from common.training.schedules import linear_ramp, ramp_reached
-from spatial_ipa.layout.frame_regression import cross_fit
+from spatial_ipa.layout.frame_fit import cross_fit
 from spatial_ipa.model.diagnostics import health_checks
 from spatial_ipa.model.losses import LossWeights, geometry_terms, loss_gate
 from spatial_ipa.model.minisets import Miniset
@@ -29,7 +29,6 @@ from spatial_ipa.model.pair import GraphMode, build_pair
 from spatial_ipa.model.points import IPAPointsModel
 from spatial_ipa.placing.command import PredictionRequest
 from spatial_ipa.placing.context import PlacementContext
-from spatial_ipa.placing.embedded import start_at
 from spatial_ipa.placing.placer import Placer
 from spatial_ipa.training.checkpoints import check_completable, complete_checkpoint, context_of
 from spatial_ipa.training.datamodule import MinisetDataModule
@@ -151,6 +150,8 @@ class SpatialIPAModule(pl.LightningModule):
             self._prepare_fit(data)
         elif self.context is None:
             self.context = data.context
+        elif self.context.frame is not None:
+            data.start_at(self.context.frame)
 
     def _prepare_fit(self, data: MinisetDataModule) -> None:
         """Take the context of the data, refuse what could not be exported, pretrain the gate."""
@@ -159,7 +160,7 @@ class SpatialIPAModule(pl.LightningModule):
         frame = None
         if self.common_frame:
             frame, data.train = cross_fit(data.train)
-            start_at(self.model, frame)
+            data.start_at(frame)
         # Layouts on the true graph are averaged with nothing, but points start in it there, too.
         used = self.graph != "true" or isinstance(self.model, IPAPointsModel)
         self.context = replace(data.context, frame=frame if used else None)
@@ -207,8 +208,10 @@ class SpatialIPAModule(pl.LightningModule):
         resumed = self.context is not None and self.trainer.state.fn == TrainerFn.FITTING
         epochs = self.trainer.max_epochs if resumed else None
         self.context = context_of(checkpoint, self.context, epochs)
-        if self.context is not None:
-            start_at(self.model, self.context.frame)
+        frame = None if self.context is None else self.context.frame
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, MinisetDataModule) and frame is not None:
+            data.start_at(frame)
 
     def forward(
         self, batch: Miniset, mode: GraphMode | None = None

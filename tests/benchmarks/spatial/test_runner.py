@@ -24,7 +24,7 @@ def runner(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
 def args(folder: Path) -> Namespace:
     return Namespace(
         per_epoch=4, batch_size=2, size_max=96, noise_h=0.1, w_procrustes=0.0, common_frame=True,
-        form="points", epochs=8, num_draws=2, out=str(folder), tag="t",
+        form="points", epochs=8, num_draws=2, out=str(folder), tag="t", modes=["whole", "stitched"],
     )  # fmt: skip
 
 
