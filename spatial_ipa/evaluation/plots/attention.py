@@ -101,12 +101,16 @@ def focus_figure(trace: Trace, cells: Mapping[str, int] | None = None) -> Figure
         for cell in cells.values()
     ]
     figure, axis, origins = _mosaic(panels, (_LABEL, _LABEL))
-    crosses = [
-        trace.xy[cell] + origin
-        for cell, row in zip(cells.values(), origins, strict=True)
-        for origin in row
-    ]
-    axis.scatter(*np.array(crosses).T, s=40, c=INK, marker="x", linewidths=1.2, label="_cells")
+    crosses = np.array(
+        [
+            trace.xy[cell] + origin
+            for cell, row in zip(cells.values(), origins, strict=True)
+            for origin in row
+        ]
+    )
+    axis.scatter(
+        crosses[:, 0], crosses[:, 1], s=40, c=INK, marker="x", linewidths=1.2, label="_cells"
+    )
     for (name, cell), row in zip(cells.items(), origins, strict=True):
         axis.annotate(
             f"{name}\ncell {trace.rows[cell]}", (axis.get_xlim()[0], row[0][1]), xytext=(-4, 0),
@@ -116,8 +120,9 @@ def focus_figure(trace: Trace, cells: Mapping[str, int] | None = None) -> Figure
     width = figure.get_figwidth()
     place = ((width - _LABEL + 0.15) / width, 0.25, 0.12 / width, 0.5)
     figure.colorbar(
-        drawn, cax=figure.add_axes(place), label="attention over even attention", extend="max"
-    )
+        drawn, cax=figure.add_axes(place), label="attention over even attention", extend="max",
+        ticks=top * np.linspace(0, 1, 5) ** 2, format="%.1f",
+    )  # fmt: skip
     figure.suptitle(trace.name, fontsize="large", weight="bold")
     return figure
 
@@ -190,7 +195,7 @@ def _mosaic(
     )
     colours = np.concatenate([panel.colours for row in panels for panel in row])
     dots = dot_size((low[0], high[0]), (low[1], high[1]), len(panels[0][0].points), _PANEL)
-    axis.scatter(*cloud.T, s=dots, c=colours, linewidths=0, label="_panels")
+    axis.scatter(cloud[:, 0], cloud[:, 1], s=dots, c=colours, linewidths=0, label="_panels")
     middle = (low[0] + high[0]) / 2
     for row, places in zip(panels, origins, strict=True):
         for panel, origin in zip(row, places, strict=True):
