@@ -158,8 +158,9 @@ def focus(trace: Trace, cells: Mapping[str, int] | None = None) -> Figure:
     Example:
         >>> import spatial_ipa
         >>> trace = spatial_ipa.load(example_checkpoint).trace(example_adata)
-        >>> len(spatial_ipa.pl.focus(trace).axes)  # five cells, four heads, a colour bar
-        21
+        >>> figure = spatial_ipa.pl.focus(trace, {"first": 0})
+        >>> [text.get_text()[:6] for text in figure.axes[0].texts]
+        ['head 0', 'head 1', 'head 2', 'head 3', 'first\\n']
     """
     return focus_figure(trace, None if cells is None else dict(cells))
 
@@ -174,8 +175,8 @@ def progression(trace: Trace) -> Figure:
         >>> import spatial_ipa
         >>> trace = spatial_ipa.load(example_checkpoint).trace(example_adata)
         >>> figure = spatial_ipa.pl.progression(trace)
-        >>> figure.axes[1].get_title().splitlines()[0]
-        'start'
+        >>> [text.get_text().split(":")[0] for text in figure.axes[0].texts[:3]]
+        ['true positions', 'start', 'recycle 0']
     """
     return progression_figure(trace)
 

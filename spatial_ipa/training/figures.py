@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning.pytorch as pl
 from torch import Tensor
 
-from common.report.figures import log_figure
+from common.report.figures import log_drawing, log_figure
 from spatial_ipa.evaluation.plots.attention import focus_cells, focus_figure, progression_figure
 from spatial_ipa.evaluation.plots.layouts import layout_figure
 from spatial_ipa.model.targets import Target
@@ -42,7 +42,5 @@ def log_trace(trainer: pl.Trainer, trace: Trace) -> None:
         trainer: the running trainer, of which :func:`shows_figures` is true.
         trace: of the first graph of a validation batch.
     """
-    progression = progression_figure(trace)
-    focus = focus_figure(trace, focus_cells(trace.xy, _CELLS))
-    for name, figure in (("val/progression", progression), ("val/focus", focus)):
-        log_figure(trainer, name, figure, dpi=int(figure.dpi))
+    log_drawing(trainer, "val/progression", progression_figure(trace))
+    log_drawing(trainer, "val/focus", focus_figure(trace, focus_cells(trace.xy, _CELLS)))
