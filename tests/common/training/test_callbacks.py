@@ -175,9 +175,10 @@ def test_figures_reach_disk_and_tensorboard(log, tmp_path):
     assert len(images) == 2
     drawn = imread(io.BytesIO(images[1].encoded_image_string))
     assert drawn.shape == (100, 150, 3), "as large as the figure says"
-    assert np.ptp(drawn) == 1, "not empty"
+    assert np.ptp(drawn) > 0.9, "not empty"
     if log is log_drawing:  # one drawing for both
-        np.testing.assert_array_equal(imread(log_dir / "figures" / names[1]), drawn)
+        kept = imread(log_dir / "figures" / names[1])
+        np.testing.assert_array_equal(kept[..., :3], drawn)
 
 
 def test_a_failed_figure_leaves_the_old_file(tmp_path):
