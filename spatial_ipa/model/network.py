@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.graph.edges import EdgeList
+from common.sparse import attention_weights
+from common.sparse.segments.blockwise import gather_dot
 from spatial_ipa.geometry.gauge import gauge_fix
 from spatial_ipa.model.block import DistanceTerm, IPALiteBlock
 
@@ -33,6 +35,28 @@ class Layout:
     trajectory: list[Tensor]
     states: list[Tensor]
     evidence: Tensor | None = None
+
+    def read(self, recycle: int) -> Tensor:
+        """What a recycle read beside positions."""
+        return self.states[recycle] if self.evidence is None else self.evidence
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of one recycle, per edge and head.
+
+    Attributes:
+        weights: (E, H), a softmax over the in-edges of each node.
+        logits: (E, H).
+        qk: (E, H) q . k / sqrt(c), a part of the logits; None of a model without states.
+        distance: (E, H) the distance term, the part of the logits that depends on positions; None
+            where there is none.
+    """
+
+    weights: Tensor
+    logits: Tensor
+    qk: Tensor | None = None
+    distance: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +151,44 @@ class RecycledNetwork(nn.Module, ABC):
             trajectory.append(x)
         return self.layout(trajectory, read)
 
+    def attention(
+        self,
+        layout: Layout,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor | None = None,
+        num_graphs: int = 1,
+        recycle: int = -1,
+    ) -> Attention:
+        """What each node attended to; arrays of E x H, and of E x H x c with states.
+
+        Args:
+            layout: what the model returned for these edges and this gate.
+            edges: as they were given to the model, as are ``gate``, ``graph`` and ``num_graphs``.
+            recycle: its number; negative ones count from the end, and the last one is taken when
+                left out.
+
+        Raises:
+            IndexError: if there is no such recycle.
+        """
+        r = range(self.recycles)[recycle]
+        x = layout.trajectory[r]
+        if graph is None:
+            graph = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+        return self.attention_at(layout.read(r), x, edges, gate, graph, num_graphs)
+
+    @abstractmethod
+    def attention_at(
+        self,
+        carried: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attention:
+        """The attention of a recycle that reads ``carried`` and the positions x (N, 2)."""
+
     @abstractmethod
     def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
         """(N, 2) positions before noise and gauge fixing."""
@@ -193,3 +255,20 @@ class IPALiteModel(RecycledNetwork):
 
     def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
         return Layout(trajectory[-1], trajectory, read)
+
+    def attention_at(
+        self,
+        carried: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attention:
+        block = self.block
+        _, q, k, _ = block.queries_keys_values(carried)
+        distance = block.distance_bias(x, edges, graph, num_graphs)
+        weights = attention_weights(q, k, edges, gate=gate, beta=block.beta, bias=distance)
+        qk = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
+        logits = qk if gate is None else qk + block.beta * gate[:, None]
+        return Attention(weights, logits if distance is None else logits + distance, qk, distance)

@@ -23,9 +23,9 @@ from torch.nn import functional
 
 from common.errors import UserError
 from common.graph.edges import EdgeList
-from common.sparse import neighbor_attention
+from common.sparse import edge_softmax, neighbor_attention
 from spatial_ipa.geometry.walks import squared_distance
-from spatial_ipa.model.network import Layout, NetworkSettings, RecycledNetwork
+from spatial_ipa.model.network import Attention, Layout, NetworkSettings, RecycledNetwork
 from spatial_ipa.model.similarity import (
     DISTANCES,
     SIMILARITIES,
@@ -91,8 +91,12 @@ class PointAttention(nn.Module):
 
     def logits(self, evidence: Tensor, x: Tensor, edges: EdgeList) -> Tensor:
         """(E, H) logits at the positions x (N, 2)."""
+        return evidence + self.distance_term(x, edges)
+
+    def distance_term(self, x: Tensor, edges: EdgeList) -> Tensor:
+        """(E, H) the part of the logits that positions give."""
         square = squared_distance(x, edges.dst, edges.src)
-        return evidence - functional.softplus(self.gamma) * square[:, None]
+        return -functional.softplus(self.gamma) * square[:, None]
 
     def forward(self, evidence: Tensor, x: Tensor, edges: EdgeList) -> Tensor:
         # The fused kernel adds q . k to the bias: there are no states here, so both are zero.
@@ -140,6 +144,19 @@ class IPAPointsModel(RecycledNetwork):
     ) -> tuple[Tensor, Tensor]:
         moved: Tensor = self.block(carried, x, edges)
         return carried, moved
+
+    def attention_at(
+        self,
+        carried: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attention:
+        distance = self.block.distance_term(x, edges)
+        logits = carried + distance
+        return Attention(edge_softmax(logits, edges), logits, distance=distance)
 
     def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
         return Layout(trajectory[-1], trajectory, [], read[0])

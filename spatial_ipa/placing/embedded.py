@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.files.identity import tensor_hash
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
+from common.rng import generator_for
 from common.sparse import edge_softmax
 from spatial_ipa.confidence.calibration import calibrate_slides
 from spatial_ipa.confidence.reference_cells import ReferenceCells
@@ -24,8 +25,10 @@ from spatial_ipa.layout.placement import Placement
 from spatial_ipa.layout.stitched import place_stitched
 from spatial_ipa.layout.whole import place_whole
 from spatial_ipa.model.gate import EdgeGate
+from spatial_ipa.model.minisets import build_miniset, draw_members
 from spatial_ipa.model.pair import Network
 from spatial_ipa.model.points import IPAPointsModel
+from spatial_ipa.model.trace import Trace, trace_network
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.options import InferenceMode
 
@@ -138,6 +141,25 @@ class EmbeddedPlacer:
         edges = knn_edges(h, self.context.num_candidates, approximate_above=approximate_above)
         logit = h.new_zeros(edges.num_edges) if self.gate is None else self.gate(h, edges)
         return edge_softmax(logit, edges), edges
+
+    def trace_embedded(self, name: str, h: Tensor, xy: Tensor, seed: int = 0) -> Trace:
+        """What the network does with cells of known positions (:mod:`spatial_ipa.model.trace`).
+
+        Args:
+            name: of the slide.
+            h: (n, d) embeddings.
+            xy: (n, 2) true positions, in any unit and pose; the network does not see them.
+            seed: of the subset: of a slide larger than the minisets of the training the trace is of
+                a random subset of their largest size, which is what stitched placement passes on.
+
+        Raises:
+            ValueError: on fewer than 8 cells, or positions that coincide.
+        """
+        generator = generator_for(seed)
+        rows = draw_members(len(h), self.context.size, self.context.size, generator)
+        chosen = h[rows.to(h.device)].to(self.device), xy[rows].to(self.device)
+        batch = build_miniset(*chosen, self.context.num_candidates, generator)
+        return trace_network(name, self.network, self.gate, batch, rows.numpy())
 
     def with_reference(self, train: Sequence[EmbeddedSlide]) -> Self:
         """The same with a sample of the training cells, by which new cells are judged."""

@@ -27,12 +27,13 @@ from spatial_ipa.model.minisets import Miniset
 from spatial_ipa.model.network import Layout, NetworkSettings
 from spatial_ipa.model.pair import GraphMode, build_pair
 from spatial_ipa.model.points import IPAPointsModel
+from spatial_ipa.model.trace import first_graph
 from spatial_ipa.placing.command import PredictionRequest
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.placer import Placer
 from spatial_ipa.training.checkpoints import check_completable, complete_checkpoint, context_of
 from spatial_ipa.training.datamodule import MinisetDataModule
-from spatial_ipa.training.figures import log_layout
+from spatial_ipa.training.figures import log_layout, log_trace, shows_figures
 from spatial_ipa.training.gate_pretraining import pretrain_gate
 from spatial_ipa.training.settings import Schedule, regroup_hyperparameters
 
@@ -245,7 +246,7 @@ class SpatialIPAModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Miniset, batch_idx: int) -> None:
-        scores, health, layout = self._scores(batch)
+        scores, health, passed = self._scores(batch)
         values = {f"val/{name}": value for name, value in scores.items()}
         # The walk weight that the epoch just trained with decides whether it may be selected; the
         # weights that `lightning validate` looks at are what they are.
@@ -256,8 +257,16 @@ class SpatialIPAModule(pl.LightningModule):
         ):
             values[MONITOR] = values["val/e_geo_own_graph"]
         self.log_dict(values | health, batch_size=batch.num_graphs, sync_dist=True)
-        if batch_idx == 0:
-            log_layout(self.trainer, batch.target, layout.x)
+        if batch_idx == 0 and shows_figures(self.trainer):
+            self._show(batch, *passed)
+
+    def _show(self, batch: Miniset, layout: Layout, edges: EdgeList, gate: Tensor | None) -> None:
+        """Log figures of the first graph of a validation batch."""
+        log_layout(self.trainer, batch.target, layout.x)
+        graphs = batch.target.graph, batch.num_graphs
+        attention = self.model.attention(layout, edges, gate, *graphs)
+        name = f"validation, epoch {self.current_epoch}"
+        log_trace(self.trainer, first_graph(name, batch, layout, edges, attention))
 
     def test_step(self, batch: Miniset, batch_idx: int) -> None:
         scores, health, _ = self._scores(batch)
@@ -265,9 +274,11 @@ class SpatialIPAModule(pl.LightningModule):
         values = {f"test/{name}": value for name, value in scores.items()}
         self.log_dict(values | health, batch_size=batch.num_graphs, sync_dist=True)
 
-    def _scores(self, batch: Miniset) -> tuple[dict[str, Tensor], dict[str, Tensor], Layout]:
-        """Scores of the layouts of a batch by name, its ``health/...`` checks, and the layout."""
-        layout, edges, gate = self(batch)
+    def _scores(
+        self, batch: Miniset
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[Layout, EdgeList, Tensor | None]]:
+        """Scores of the layouts of a batch by name, its ``health/...`` checks, and its forward."""
+        layout, edges, gate = passed = self(batch)
         terms = geometry_terms(layout.x, batch.target)
         true_layout, _, _ = self(batch, mode="true")
         scores = {
@@ -279,7 +290,7 @@ class SpatialIPAModule(pl.LightningModule):
         if gate is not None:
             scores["gate_kl"] = loss_gate(gate, edges, batch.wanted, batch.target).mean()
         checks = health_checks(self.model, batch, layout, edges, gate)
-        return scores, {f"health/{name}": value for name, value in checks.items()}, layout
+        return scores, {f"health/{name}": value for name, value in checks.items()}, passed
 
     def predict_step(self, request: PredictionRequest, batch_idx: int) -> dict[str, str]:
         """Place the cells of one file and write the result, on rank zero."""
