@@ -22,11 +22,20 @@ The layout x (mean 0, RMS radius 1) and z, turned or mirrored onto x, are then a
 brought back into gauge.  z keeps its own scale: a regression that explains little is short and
 counts for little, so nothing has to be weighed.  Up to four cells z is the same for all and
 changes nothing.
+
+Where expression occurs at several places, the frame also holds the regressions of
+:mod:`spatial_ipa.layout.charts`.  With f_m their positions of a cell and p_m their masses, averaged
+over neighbours as z is, places that are one are merged, and hypothesis m of a cell is
+
+    x + c (f_m - sum_k p_k f_k) R,
+
+R turning z onto x and c the scale at which z fits x best.  The mean of the hypotheses under their
+masses is the layout itself, and a cell with a single place has a single hypothesis, the layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +54,14 @@ from common.rng import numpy_generator_for
 from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.geometry.neighbours import nearest
+from spatial_ipa.layout.charts import (
+    Charts,
+    TrainingCells,
+    cut,
+    fit_charts,
+    merged,
+    nearest_outside,
+)
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.layout.registration import slide_rotations
 
@@ -60,6 +77,8 @@ _PENALTY = 1.0
 _MATCHED = 10  # mutual neighbours of two slides
 # Neighbours averaged over: this share of the cells they are sought among, and at least so many.
 _SAMPLE, _SHARE, _FEWEST = 4096, 0.02, 3
+_JUDGED = 1024  # training cells that charts are chosen by
+_FIFTHS = 5
 _BLOCK = 8192  # new cells at once
 
 
@@ -71,12 +90,14 @@ class FrameRegression:
     weights: (m, 2) float64, of their kernels.
     offset: (2,) float64.
     gamma: 1 / (2 s^2).
+    charts: for 2 and more hypotheses, in order; empty where none were fitted.
     """
 
     centres: np.ndarray
     weights: Array
     offset: Array
     gamma: float
+    charts: tuple[Charts, ...] = ()
 
     @staticmethod
     def fit(slides: Sequence[EmbeddedSlide], seed: int = 0) -> FrameRegression:
@@ -95,14 +116,19 @@ class FrameRegression:
         Raises:
             ValueError: if the width differs from that of the training cells.
         """
-        if h.ndim != 2 or h.shape[1] != self.centres.shape[1]:
-            raise UserError(f"h must have shape (n, {self.centres.shape[1]}), got {h.shape}")
-        centres, found = self.centres.astype(np.float64), np.empty((len(h), 2))
-        for start in range(0, len(h), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            values = rbf_kernel(h[rows].astype(np.float64), centres, gamma=self.gamma)
+        found = np.empty((len(h), 2))
+        for rows, values in self._kernels(h):
             found[rows] = values @ self.weights + self.offset
         return found
+
+    def _kernels(self, h: np.ndarray) -> Iterator[tuple[slice, Array]]:
+        """Blocks of rows of h (n, d) and their (rows, m) kernel values."""
+        if h.ndim != 2 or h.shape[1] != self.centres.shape[1]:
+            raise UserError(f"h must have shape (n, {self.centres.shape[1]}), got {h.shape}")
+        centres = self.centres.astype(np.float64)
+        for start in range(0, len(h), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            yield rows, rbf_kernel(h[rows].astype(np.float64), centres, gamma=self.gamma)
 
     def on_tensors(self) -> Callable[[Tensor], Tensor]:
         """:meth:`predict` of tensors (n, d), in their dtype and on their device."""
@@ -149,22 +175,61 @@ class FrameRegression:
 
         Arguments are those of :meth:`refine`.
         """
-        found, n = self.predict(h), len(h)
-        rows = np.arange(n)
-        if n > _SAMPLE:
-            rows = np.sort(numpy_generator_for(seed, 79).permutation(n)[:_SAMPLE])
-        k = min(max(round(_SHARE * len(rows)), _FEWEST), len(rows) - 1)
-        averaged = np.empty_like(found)
-        for start in range(0, n, _BLOCK):
-            block = slice(start, start + _BLOCK)
-            # One more than wanted: a cell of the sample is its own nearest.
-            _, index = nearest(h[block], h[rows], k + 1)
-            near, own = rows[index], np.arange(n)[block, None]
-            others = near != own
-            others[others.all(axis=1), -1] = False
-            total = (found[near] * others[:, :, None]).sum(axis=1) + found[block]
-            averaged[block] = total / (k + 1)
-        return averaged
+        return _averaged(self.predict(h), h, seed)
+
+    def hypotheses(
+        self, placement: Placement, h: np.ndarray, count: int, seed: int = 0
+    ) -> tuple[Array, Array]:
+        """Several positions of each cell, in the pose and unit of a layout.
+
+        Args:
+            placement: n cells, gauge-fixed, as :meth:`refine` leaves them.
+            h: (n, d) their embeddings.
+            count: M, hypotheses per cell.
+            seed: as :meth:`refine`.
+
+        Returns:
+            (n, M, 2) by falling weight and (n, M) weights, which sum to 1.  A weight of 0 says that
+            there is no such place; its position is that of the first.
+
+        Raises:
+            ValueError: as :meth:`charts_for`.
+        """
+        charts, x = self.charts_for(count), placement.xy.double().cpu()
+        several, weight = np.repeat(x.numpy()[:, None], count, axis=1), np.zeros((len(h), count))
+        if charts is None:
+            weight[:, 0] = 1.0
+            return several, weight
+        m = len(charts)
+        found = np.empty((len(h), 2 + 3 * m))
+        for rows, values in self._kernels(h):
+            position, mass = charts.of_kernels(values)
+            mean = values @ self.weights + self.offset
+            found[rows] = np.hstack([mean, position.reshape(len(mean), -1), mass])
+        found = _averaged(found, h, seed)
+        position, mass = merged(found[:, 2:-m].reshape(-1, m, 2), found[:, -m:], charts.spread)
+        shift = position - (position * mass[:, :, None]).sum(axis=1, keepdims=True)
+        onto = align(torch.from_numpy(found[:, :2]), x, scale=True, reflection=True)
+        shift = (onto.scale * torch.from_numpy(shift) @ onto.rotation.mT).numpy()
+        # Places that are not there lie where the first does.
+        several += np.concatenate([shift, np.repeat(shift[:, :1], count - m, axis=1)], axis=1)
+        weight[:, :m] = mass
+        return several, weight
+
+    def charts_for(self, count: int) -> Charts | None:
+        """The likeliest charts for at most so many hypotheses; None where one place is likelier.
+
+        Raises:
+            ValueError: if there are none for so many.
+        """
+        if count in map(len, self.charts):
+            best = max((c for c in self.charts if len(c) <= count), key=lambda c: c.gain)
+            return best if best.gain > 0 else None
+        raise UserError(
+            f"num_hypotheses={count}, but the checkpoint holds no charts for it: it is of an "
+            "earlier version, or of too few training cells; fit the model anew, or set "
+            "num_hypotheses to 1"
+        )
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain types only, for ``torch.load(weights_only=True)``."""
@@ -174,11 +239,12 @@ class FrameRegression:
             "weights": torch.from_numpy(self.weights),
             "offset": torch.from_numpy(self.offset),
             "gamma": self.gamma,
+            "charts": [charts.state() for charts in self.charts],
         }
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> FrameRegression:
-        """Rebuild what :meth:`state` gave.
+        """Rebuild what :meth:`state` gave; that of earlier versions has no charts.
 
         Raises:
             ValueError: if the state is of another version.
@@ -189,7 +255,28 @@ class FrameRegression:
             state["weights"].cpu().numpy(),
             state["offset"].cpu().numpy(),
             float(state["gamma"]),
+            tuple(Charts.from_state(charts) for charts in state.get("charts", ())),
         )
+
+
+def _averaged(found: Array, h: np.ndarray, seed: int) -> Array:
+    """(n, c) mean of ``found`` (n, c) over each cell and its nearest in H; at least 2 cells."""
+    n = len(h)
+    rows = np.arange(n)
+    if n > _SAMPLE:
+        rows = np.sort(numpy_generator_for(seed, 79).permutation(n)[:_SAMPLE])
+    k = min(max(round(_SHARE * len(rows)), _FEWEST), len(rows) - 1)
+    averaged = np.empty_like(found)
+    for start in range(0, n, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        # One more than wanted: a cell of the sample is its own nearest.
+        _, index = nearest(h[block], h[rows], k + 1)
+        near, own = rows[index], np.arange(n)[block, None]
+        others = near != own
+        others[others.all(axis=1), -1] = False
+        total = (found[near] * others[:, :, None]).sum(axis=1) + found[block]
+        averaged[block] = total / (k + 1)
+    return averaged
 
 
 def cross_fit(
@@ -207,7 +294,8 @@ def cross_fit(
     and Influence in Regression, 1982).  Where a slide has no folds every cell is one of its own.
 
     Returns:
-        The frame, as :meth:`FrameRegression.fit`, and the slides with their ``start``.
+        The frame, as :meth:`FrameRegression.fit` but with charts, and the slides with their
+        ``start``.
 
     Raises:
         ValueError: as :meth:`FrameRegression.fit`.
@@ -234,7 +322,38 @@ def cross_fit(
             there = np.column_stack([np.ones(len(cells)), fit.kernel.transform(h[cells])])
             start[cells] = there @ without
         found.append(replace(slide, start=start))
-    return fit.frame, found
+    new, fold = _as_new(fit, slides)
+    regions = cut(fit.target, *_left_out_neighbours(fit, new, fold, seed))
+    alone = len(np.unique(fit.slide)) == 1
+    group = np.unique(fold % _FIFTHS if alone else fit.slide, return_inverse=True)[1]
+    there = np.column_stack([np.ones(len(new)), fit.kernel.transform(new)])
+    fitted = TrainingCells(phi, there, fit.target, group)
+    charts = tuple(fit_charts(fitted, penalty, fit.kernel.normalization_.T, r) for r in regions)
+    return replace(fit.frame, charts=charts), found
+
+
+def _as_new(fit: _Fit, slides: Sequence[EmbeddedSlide]) -> tuple[Array, NDArray[np.intp]]:
+    """(n, d) the ``h`` of the cells fitted to, and (n,) their folds, numbered over all slides."""
+    h, fold = fit.features.copy(), fit.row.copy()
+    for s, slide in enumerate(slides):
+        own = fit.slide == s
+        h[own] = slide.h[fold[own]]
+        if slide.fold is not None:
+            fold[own] = slide.fold[fold[own]]
+    return h, np.unique(np.column_stack([fit.slide, fold]), axis=0, return_inverse=True)[1]
+
+
+def _left_out_neighbours(
+    fit: _Fit, new: Array, fold: NDArray[np.intp], seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Up to 1024 cells (q,), and of each the nearest among them (q, k) outside of its fold.
+
+    A cell is sought for by the H that leaves its fold out, among those that leave one cell out, as
+    a new cell would be.
+    """
+    sample = np.sort(numpy_generator_for(seed, 83).permutation(len(new))[:_JUDGED])
+    near = nearest_outside(new[sample], fit.features[sample], fold[sample])
+    return sample, sample[near]
 
 
 @dataclass(frozen=True, eq=False)
