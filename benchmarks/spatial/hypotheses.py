@@ -10,24 +10,26 @@ layout, X_spatial_ipa.  ``better, cell`` is the error of the nearer of a cell's 
 (:mod:`spatial_ipa.geometry.several`), ``better, layout`` that of the better of both as layouts.  In
 the same measure as ``better, cell``, pairs of positions that know less:
 
-    mirrored   the layout, and its mirror image about the line through its centre (of 18) that gives
+    mirrored   the layout, and its mirror image about the line through its centre (of 12) that gives
                the lowest error: chosen by the true positions;
-    two sides  the layout moved to both sides by one vector for all cells, of 18 directions and
-               lengths 0.2, 0.4, ..., 1 the one with the lowest error: chosen by the true positions;
+    two sides  the layout moved to both sides by one vector for all cells: of 12 directions and
+               lengths 0.25, 0.5, 0.75, 1 what gives the lowest error, chosen by the true positions;
     permuted   the hypotheses' shifts from the layout, each given to another cell;
     turned     the same, each turned by an angle of its own.
 
 ``gain`` and ``trust`` are those of :mod:`spatial_ipa.layout.charts`; without a gain there is one
-place per cell.  ``weight 2`` is the mean weight of the second hypothesis, ``one place`` the share
-of cells whose second has weight 0, ``nearer`` the share of other cells whose first is the nearer one,
-and beside it the mean weight of these.  Permutations are drawn five times and averaged.
+place per cell.  ``weight 2`` is the mean weight of the second hypothesis, ``one place`` the
+share of cells whose second has weight 0, ``nearer`` the share of other cells whose first is the
+nearer one, and beside it the mean weight of these.  Permutations are drawn three times and
+averaged; larger slides are scored on 1,000 random cells.  With ``--untrained`` the network is as it
+is drawn, so the layout is the regression.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +46,18 @@ from spatial_ipa.evaluation.scorer import SlideScorer
 from spatial_ipa.geometry.several import best_layout_rmse, nearest_hypothesis
 from spatial_ipa.placing.placer import Placer
 
-_DRAWS = 5
+_DRAWS, _SCORED = 3, 1000
 _QUICK = [
     "--model.init_args.schedule.gate_steps=100",
     "--model.init_args.schedule.ramp_epochs=2",
     "--data.init_args.minisets.val_per_slide=4",
+]
+_NO_STEPS = [
+    "--model.init_args.schedule.gate_steps=0",
+    "--model.init_args.schedule.lr=0",
+    "--model.init_args.schedule.lr_final=0",
+    "--model.init_args.calibration_draws=0",
+    "--trainer.limit_train_batches=1",
 ]
 
 Array = np.ndarray
@@ -64,11 +73,11 @@ def trivial(xy: Array, shift: Array, true: Array, seed: int) -> dict[str, float]
         seed: of the permutations.
     """
     xy = xy - xy.mean(axis=0)
-    angles = np.pi * np.arange(18) / 18
+    angles = np.pi * np.arange(12) / 12
     normals = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     mirrored = [np.stack([xy, xy - 2 * np.outer(xy @ u, u)], axis=1) for u in normals]
     sides = [
-        np.stack([xy + c * u, xy - c * u], axis=1) for u in normals for c in np.linspace(0.2, 1, 5)
+        np.stack([xy + c * u, xy - c * u], axis=1) for u in normals for c in (0.25, 0.5, 0.75, 1.0)
     ]
     permuted, turned = [], []
     for draw in range(_DRAWS):
@@ -99,8 +108,10 @@ def judge(model: Placer, slide: Slide, count: int, seed: int) -> dict[str, float
     placement = model.layout(h, seed=seed)
     found, weight = model.hypotheses(placement, h, count, seed)
     xy = placement.xy.double().numpy()
-    apart, better = nearest_hypothesis(found, slide.xy)
-    scores = SlideScorer(slide.xy).score(xy)
+    some = np.sort(np.random.default_rng(0).permutation(len(xy))[:_SCORED])
+    xy, found, weight, true = xy[some], found[some], weight[some], slide.xy[some]
+    apart, better = nearest_hypothesis(found, true)
+    scores = SlideScorer(true).score(xy)
     several = weight[:, 1] > 0
     single = scores["procrustes_rmse"]
     charts = model.context.charts_for(count)
@@ -111,8 +122,8 @@ def judge(model: Placer, slide: Slide, count: int, seed: int) -> dict[str, float
         "layout": single,
         "better, cell": better,
         "ratio": better / single,
-        "better, layout": best_layout_rmse(found, slide.xy),
-        **trivial(xy, found - xy[:, None], slide.xy, seed),
+        "better, layout": best_layout_rmse(found, true),
+        **trivial(xy, found - xy[:, None], true, seed),
         "gain": max(c.gain for c in model.context.frame.charts if len(c) <= count),
         "trust": np.nan if charts is None else charts.trust,
         "weight 2": weight[:, 1].mean(),
@@ -128,15 +139,31 @@ def models(args: argparse.Namespace) -> Iterator[tuple[str, int, Placer, list[Sl
         spec = TissueSpec(num_cells=0, mirror_symmetric=not args.single, seed=seed)
         folder = args.out / f"{'single' if args.single else 'mirror'}_{seed}"
         files = write_tissue(spec, folder / "tissue", overwrite=True).slides
-        model = spatial_ipa.fit(
-            files[:2], validation=files[2:3], out=folder, epochs=4, seed=seed, overrides=_QUICK
-        )
+        model = fit(args, files[:2], folder, seed, files[2:3], _QUICK, 4)
         yield folder.name, seed, model, read_slides(files[3])
     if args.fit:
         heldout = read_slides(args.heldout)
         for seed in args.seeds:
             folder = args.out / f"{heldout[0].name}_{seed}"
-            yield f"seed {seed}", seed, spatial_ipa.fit(args.fit, out=folder, seed=seed), heldout
+            yield f"seed {seed}", seed, fit(args, args.fit, folder, seed), heldout
+
+
+def fit(
+    args: argparse.Namespace,
+    slides: Sequence[str | Path],
+    folder: Path,
+    seed: int,
+    validation: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
+    epochs: int | None = None,
+) -> Placer:
+    """A model of these slides, as it is drawn with ``--untrained``."""
+    if args.untrained:
+        folder = folder.with_name(f"{folder.name}_untrained")
+        return spatial_ipa.fit(slides, out=folder, epochs=1, seed=seed, overrides=_NO_STEPS)
+    return spatial_ipa.fit(
+        slides, validation=validation, out=folder, epochs=epochs, seed=seed, overrides=overrides
+    )
 
 
 def main() -> None:
@@ -146,6 +173,7 @@ def main() -> None:
     parser.add_argument("--fit", nargs="*", default=[], help="training slides")
     parser.add_argument("--heldout", nargs="*", default=[], help="slides to place")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--untrained", action="store_true", help="no step of training")
     parser.add_argument("--hypotheses", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/hypotheses"))
     args = parser.parse_args()

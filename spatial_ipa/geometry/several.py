@@ -10,7 +10,7 @@ to be compared with what as many trivial ones reach.  The best of M whole layout
 question, ``best_layout_rmse``: it asks that one m is right for all points.
 
 S is found by turns: each point takes its nearest hypothesis, S is fitted to these, until nothing
-changes (as iterative closest point does, Besl and McKay, IEEE PAMI 14:239, 1992), from 24
+changes (as iterative closest point does, Besl and McKay, IEEE PAMI 14:239, 1992), from 12
 directions with and without mirroring, from each layout by itself and from their mean.  That is an
 upper bound of the minimum.
 """
@@ -24,7 +24,7 @@ from common.errors import UserError
 from spatial_ipa.geometry.gauge import Array, checked_layout, gauge_fix_array
 from spatial_ipa.geometry.metrics import procrustes_rmse
 
-_DIRECTIONS, _ROUNDS = 24, 100
+_DIRECTIONS, _ROUNDS = 12, 100
 
 
 def nearest_hypothesis(hypotheses: ArrayLike, target: ArrayLike) -> tuple[Array, float]:

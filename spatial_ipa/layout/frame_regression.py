@@ -27,10 +27,10 @@ Where expression occurs at several places, the frame also holds the regressions 
 :mod:`spatial_ipa.layout.charts`.  With f_m their positions of a cell and p_m their masses, averaged
 over neighbours as z is, places that are one are merged, and hypothesis m of a cell is
 
-    x + c (f_m - sum_k p_k f_k) R,
+    x + c (f_m - z) R,
 
-R turning z onto x and c the scale at which z fits x best.  The mean of the hypotheses under their
-masses is the layout itself, and a cell with a single place has a single hypothesis, the layout.
+R turning z onto x and c the scale at which z fits x best: the place that the mean is exchanged for,
+and what the layout has beyond the regression.  A cell with a single place stays at x.
 """
 
 from __future__ import annotations
@@ -208,8 +208,8 @@ class FrameRegression:
             found[rows] = np.hstack([mean, position.reshape(len(mean), -1), mass])
         found = _averaged(found, h, seed)
         position, mass = merged(found[:, 2:-m].reshape(-1, m, 2), found[:, -m:], charts.spread)
-        shift = position - (position * mass[:, :, None]).sum(axis=1, keepdims=True)
         onto = align(torch.from_numpy(found[:, :2]), x, scale=True, reflection=True)
+        shift = np.where(mass[:, 1:2, None] > 0, position - found[:, None, :2], 0.0)
         shift = (onto.scale * torch.from_numpy(shift) @ onto.rotation.mT).numpy()
         # Places that are not there lie where the first does.
         several += np.concatenate([shift, np.repeat(shift[:, :1], count - m, axis=1)], axis=1)

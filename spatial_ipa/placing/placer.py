@@ -77,7 +77,7 @@ class Placer(EmbeddedPlacer):
                 positions, weight = self.hypotheses(placement, h, count, options.seed)
                 hypotheses = positions.astype(np.float32)
                 charts = context.charts_for(count)
-                about = {"charts": {} if charts is None else charts.summary()}
+                about = {"charts": {"regions": 1} if charts is None else charts.summary()}
         with clock.stage("judge"):
             columns, judged = judge_cells(context, h.cpu().numpy(), placement, options)
             if count > 1:
