@@ -11,8 +11,12 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import multivariate_normal
+from sklearn.decomposition import PCA
 
+from spatial_ipa.data.expression import normalise
+from spatial_ipa.data.simulation.tissue import TissueSpec, simulate_tissue
 from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.geometry.blocks import spatial_blocks
 from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.geometry.metrics import procrustes_rmse
 from spatial_ipa.geometry.several import nearest_hypothesis
@@ -104,6 +108,34 @@ def test_the_nearer_of_two_is_right_where_the_layout_collapses(fold: Fold) -> No
     assert single_error > 0.5
     assert nearest_hypothesis(found, true)[1] < 0.5 * single_error
     assert 0.3 < weight[:, 1].mean() <= 0.5  # both places are as likely
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_on_simulated_tissue_the_nearer_of_two_beats_the_layout_and_its_mirror_image(
+    seed: int,
+) -> None:
+    """The mirror image is about whichever of 12 lines suits the true positions best."""
+    spec = TissueSpec(num_slides=3, num_genes=200, num_cells=0, mirror_symmetric=True, seed=seed)
+    slides = simulate_tissue(spec).slides
+    log = [normalise(s.X, logged=False) for s in slides]
+    pca = PCA(10, random_state=0).fit(np.concatenate(log[:2]))
+    embedded = [
+        EmbeddedSlide(f"s{i}", pca.transform(x).astype(np.float32), s.obsm["spatial"],
+                      fold=spatial_blocks(s.obsm["spatial"]))
+        for i, (x, s) in enumerate(zip(log, slides, strict=True))
+    ]  # fmt: skip
+    frame, _ = cross_fit(embedded[:2])
+    new = embedded[2]
+    placement = regression_alone(frame, new.h)
+    layout = placement.xy.numpy()
+    error = nearest_hypothesis(frame.hypotheses(placement, new.h, 2)[0], new.xy)[1]
+    assert error <= 0.7 * procrustes_rmse(layout, new.xy)
+    angles = np.pi * np.arange(12) / 12
+    mirror = [
+        layout - 2 * np.outer(layout @ u, u) for u in np.stack([np.cos(angles), np.sin(angles)], 1)
+    ]
+    pairs = [nearest_hypothesis(np.stack([layout, m], 1), new.xy)[1] for m in mirror]
+    assert error < min(pairs)
 
 
 def test_three_places_need_three_hypotheses() -> None:
