@@ -7,6 +7,7 @@ user makes, and some in a checkout of their source.  Nothing of them is in this 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ _THREADS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
     "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "LOKY_MAX_CPU_COUNT",
 )  # fmt: skip
+_ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
 
 
 @dataclass(frozen=True)
@@ -151,4 +153,6 @@ def _checked(answer: Answer, task: Task, name: str) -> Answer:
 
 def _last_words(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it ended without a word"
+    # Others have the last word after a traceback, such as TensorFlow.
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or lines or ["it ended without a word"])[-1][:300]

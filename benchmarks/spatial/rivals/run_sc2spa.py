@@ -9,6 +9,7 @@ that angles stay within a quarter turn, which is all they can express.
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def solve(task: Task, source: Path | None) -> Answer:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    # Keras 3.15 does not guess that a loss of its own name is to fall.
+    tl.ReduceLROnPlateau = partial(tl.ReduceLROnPlateau, mode="min")
     expression = np.concatenate([part.logged(1e4) for part in task.train])
     xy = np.concatenate([part.positions() for part in task.train])
     xy = xy - xy.min(axis=0) + 1.0

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 from common.errors import MissingPackage, UserError
 from spatial_ipa.data.panels import select_genes
@@ -87,8 +88,8 @@ def test_a_rival_is_scored_on_the_slides_left_out(
         xy.append(slide.xy - slide.xy.astype(np.float64).mean(axis=0))
     for slide in slides[2:]:
         assert slide.xy is not None
-        # All genes are sent, in another order, which changes no distance but in its last digits.
-        _, at = cKDTree(np.concatenate(train)).query(slide.counts.toarray())
+        # All genes are sent, in another order, which changes no distance of whole numbers.
+        at = cdist(slide.counts.toarray(), np.concatenate(train), "sqeuclidean").argmin(axis=1)
         scores = SlideScorer(slide.xy, seed=0).score(np.concatenate(xy)[at])
         for way in ("", "mirrored"):
             row = found[slide.name, way]
@@ -312,7 +313,7 @@ def test_discrepancy_is_that_of_all_differences(
     n = len(both)
     width = (squared.detach().sum() / (n * (n - 1))).item()
     kernel = torch.stack([torch.exp(-squared / (width * 2.0**i)) for i in range(-2, 3)]).sum(dim=0)
-    sign = torch.cat([torch.ones(9) / 9, -torch.ones(14) / 14]).double()
+    sign = torch.cat([torch.full((m,), s / m, dtype=a.dtype) for m, s in ((9, 1), (14, -1))])
     expected = sign @ kernel @ sign
     found = stem.Discrepancy()(a, b + 0.4)
     torch.testing.assert_close(found, expected)
