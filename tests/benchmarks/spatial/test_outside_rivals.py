@@ -90,8 +90,9 @@ def test_a_rival_is_scored_on_the_slides_left_out(
         assert slide.xy is not None
         # All genes are sent, in another order, which changes no distance of whole numbers.
         at = cdist(slide.counts.toarray(), np.concatenate(train), "sqeuclidean").argmin(axis=1)
-        scores = SlideScorer(slide.xy, seed=0).score(np.concatenate(xy)[at])
-        for way in ("", "mirrored"):
+        scorer, layout = SlideScorer(slide.xy, seed=0), np.concatenate(xy)[at]
+        for way, sign in (("", 1), ("mirrored", -1)):
+            scores = scorer.score(sign * layout)
             row = found[slide.name, way]
             assert {k: row[k] for k in scores} == pytest.approx(scores, rel=1e-4, abs=1e-6)
             named = {k: row[k] for k in ("method", "condition", "split", "seed", "tag", "rotate")}
