@@ -167,6 +167,16 @@ def affordable(asked: int, seconds: float, budget_s: float, least: int = 1) -> i
     return max(least, min(asked, int(budget_s / max(seconds, 1e-6))))
 
 
+def epoch_seconds(fit: Callable[[int], float]) -> float:
+    """CPU seconds of one more epoch, from trials; the first pays for what is prepared once.
+
+    Args:
+        fit: trains so many epochs from the start and returns the CPU seconds of it.
+    """
+    once = fit(1)
+    return max((fit(3) - once) / 2, 1e-3)
+
+
 def spacing(xy: np.ndarray) -> float:
     """Median distance of a spot of (n, 2) coordinates to the nearest other one."""
     nearest = []

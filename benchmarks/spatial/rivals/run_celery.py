@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from protocol import Answer, Slice, Task, affordable, drive
+from protocol import Answer, Slice, Task, affordable, drive, epoch_seconds
 
 EPOCHS = 500
 
@@ -43,7 +43,7 @@ def solve(task: Task, source: Path | None) -> Answer:
         )  # fmt: skip
         return time.process_time() - start
 
-    epochs = affordable(EPOCHS, fit(1), task.budget_s)
+    epochs = affordable(EPOCHS, epoch_seconds(fit), task.budget_s)
     train_s = fit(epochs)
     start = time.process_time()
     found = [

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from protocol import Answer, Slice, Task, affordable, drive
+from protocol import Answer, Slice, Task, affordable, drive, epoch_seconds
 from sources import commit
 
 EPOCHS_ASKED = "training_epoch"
@@ -53,7 +53,8 @@ def solve(task: Task, source: Path | None) -> Answer:
         start = time.process_time()
         return train.train_model(options, reference.copy()), time.process_time() - start
 
-    epochs = affordable(asked, fit(2)[1] / 2, task.budget_s)
+    each = epoch_seconds(lambda epochs: fit(epochs)[1])
+    epochs = affordable(asked, each, task.budget_s)
     model, train_s = fit(epochs)
     start = time.process_time()
     layouts: dict[str, list[np.ndarray]] = {"referenced": [], "de novo": []}

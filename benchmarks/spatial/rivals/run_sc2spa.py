@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from protocol import Answer, Task, affordable, drive
+from protocol import Answer, Task, affordable, drive, epoch_seconds
 
 EPOCHS = 500
 
@@ -47,9 +47,8 @@ def solve(task: Task, source: Path | None) -> Answer:
         )  # fmt: skip
         return model, time.process_time() - start
 
-    # The first epoch is mostly TensorFlow's preparation.
-    once, thrice = fit(1)[1], fit(3)[1]
-    epochs = affordable(EPOCHS, max(thrice - once, 0.1) / 2, task.budget_s)
+    each = epoch_seconds(lambda epochs: fit(epochs)[1])
+    epochs = affordable(EPOCHS, each, task.budget_s)
     model, train_s = fit(epochs)
     start = time.process_time()
     layouts = {

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from protocol import Answer, Task, affordable, drive, spacing
+from protocol import Answer, Task, affordable, drive, epoch_seconds, spacing
 from torch import Tensor
 
 EPOCHS = 400
@@ -71,7 +71,8 @@ def solve(task: Task, source: Path | None) -> Answer:
         model.train_wholedata(epochs, cells, spots, xy)
         return model, time.process_time() - start
 
-    epochs = affordable(EPOCHS, fit(2)[1] / 2, task.budget_s, LEAST)
+    each = epoch_seconds(lambda epochs: fit(epochs)[1])
+    epochs = affordable(EPOCHS, each, task.budget_s, LEAST)
     model, train_s = fit(epochs)
     start = time.process_time()
     model.modeleval()

@@ -301,6 +301,12 @@ def test_epochs_follow_the_budget(protocol: ModuleType) -> None:
     assert protocol.affordable(400, 90.0, 60.0, least=60) == 60
 
 
+def test_what_is_prepared_once_is_no_part_of_an_epoch(protocol: ModuleType) -> None:
+    assert protocol.epoch_seconds(lambda epochs: 8.0 + 0.25 * epochs) == pytest.approx(0.25)
+    # Trials that the clock cannot tell apart do not end in a division by zero or a negative.
+    assert protocol.epoch_seconds(lambda epochs: 8.0 - epochs) > 0
+
+
 def test_discrepancy_is_that_of_all_differences(
     load_benchmark: Callable[[str], ModuleType],
 ) -> None:
