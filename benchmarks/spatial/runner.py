@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from bounds import Bound, BoundedData, place_bounded
 from gate import gate_precision
+from options import OPTIONS, Option
 from shifts import Part, turned
 from splits import Fold
 
@@ -41,7 +42,7 @@ from spatial_ipa.layout.outline import towards_outline, typical_aspect
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.model.losses import LossWeights
 from spatial_ipa.model.minisets import Augmentation, build_miniset
-from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.network import Form, NetworkSettings
 from spatial_ipa.model.pair import GraphMode
 from spatial_ipa.training.datamodule import MinisetDataModule
 from spatial_ipa.training.module import SpatialIPAModule
@@ -57,6 +58,7 @@ class Condition:
     num_candidates: int
     trained: bool = True
     bound: Bound | None = None
+    option: Option | None = None  # of the settings; the command line's form when None
 
 
 UNTRAINED, FRAME_ALONE = "untrained", "common frame alone"
@@ -77,6 +79,7 @@ CONDITIONS: dict[str, Condition] = {
     "random embeddings": Condition("noise", "gated", 100),
     # What every later stage refuses: the encoder has seen the held-out coordinates.
     "leak audit": Condition("leaky", "gated", 100),
+    **{name: Condition("encoder", o.graph, 100, option=o) for name, o in OPTIONS.items()},
 }
 
 
@@ -120,6 +123,7 @@ class Runner:
         if args.rotate:
             self.train = [turned(s, seed, i) for i, s in enumerate(self.train)]
         self._scorers: dict[str, SlideScorer] = {}
+        self._embedded: dict[str, list[EmbeddedSlide]] = {}
 
     def scorer(self, slide: Slide) -> SlideScorer:
         # Every seed and method is scored on the same draws: seed 0.
@@ -171,6 +175,8 @@ class Runner:
     def embedded(self, features: str) -> list[EmbeddedSlide]:
         """Training and test slides with :meth:`embeddings`; those of training slides out of fold
         where the encoder can."""
+        if features in self._embedded:
+            return self._embedded[features]
         h = self.embeddings(features)
         slides = [
             EmbeddedSlide(s.name, x, s.xy, fold=spatial_blocks(s.xy))
@@ -181,6 +187,7 @@ class Runner:
             encoder, seen = self.encoder(leaky=features == "leaky"), list(self.train)
             seen += self.test if features == "leaky" else []
             slides[: len(self.train)] = embed_training(encoder, seen)[: len(self.train)]
+        self._embedded[features] = slides
         return slides
 
     def method(self, name: str) -> Iterator[dict[str, Any]]:
@@ -189,13 +196,18 @@ class Runner:
         start = time.perf_counter()
         slides = self.embedded(condition.features)
         embed_seconds = time.perf_counter() - start
+        option = condition.option or Option(
+            NetworkSettings(form=args.form), LossWeights(procrustes=args.w_procrustes)
+        )
+        candidates = args.candidates if condition.option else condition.num_candidates
         settings = MinisetSettings(
             per_epoch=args.per_epoch if condition.trained else args.batch_size,
             batch_size=args.batch_size,
             size_max=args.size_max,
-            num_candidates=condition.num_candidates,
+            num_candidates=candidates,
             num_rows=64,
             augmentation=Augmentation(noise_h=args.noise_h),
+            gate_walk=option.gate_walk,
             seed=self.seed,
         )
         split = len(self.train)
@@ -205,10 +217,10 @@ class Runner:
             data.bound = condition.bound
         torch.manual_seed(self.seed)
         module = SpatialIPAModule(
-            NetworkSettings(slides[0].h.shape[1], form=args.form),
+            replace(option.network, d_input=slides[0].h.shape[1]),
             condition.graph,
-            LossWeights(procrustes=args.w_procrustes),
-            _SCHEDULES[args.form] if condition.trained else _NO_STEPS,
+            option.weights,
+            self._schedule(option.network.form) if condition.trained else _NO_STEPS,
             common_frame=args.common_frame,
         )
         start = time.perf_counter()
@@ -222,6 +234,11 @@ class Runner:
             for mode, layout in self._layouts(module, x, condition):
                 row = {"method": name, "inference": mode, **common}
                 yield {"slide": slide.name, **row, **self.scorer(slide).score(layout)}
+
+    def _schedule(self, form: Form) -> Schedule:
+        """That of the form, with what the command line sets."""
+        given = {"gate_steps": self.args.gate_steps, "lr": self.args.lr}
+        return replace(_SCHEDULES[form], **{k: v for k, v in given.items() if v is not None})
 
     def _layouts(
         self, module: SpatialIPAModule, slide: EmbeddedSlide, condition: Condition
@@ -244,13 +261,14 @@ class Runner:
                 self.seed,
             )  # fmt: skip
             return
-        for mode in ("whole", "stitched"):
+        for mode in self.args.inference:
             layout = module.placer().layout(h, mode, self.args.num_draws, self.seed).xy.numpy()
-            folder = Path(self.args.out) / "layouts" / self.args.tag
-            folder.mkdir(parents=True, exist_ok=True)
-            name = f"{self.fold.name}_{slide.name}_{'' if condition.trained else 'untrained_'}"
-            name += f"{condition.features}_{condition.graph}_{condition.num_candidates}"
-            np.save(folder / f"{name.replace('/', '_')}_{mode}_{self.seed}.npy", layout)
+            if condition.option is None:
+                folder = Path(self.args.out) / "layouts" / self.args.tag
+                folder.mkdir(parents=True, exist_ok=True)
+                name = f"{self.fold.name}_{slide.name}_{'' if condition.trained else 'untrained_'}"
+                name += f"{condition.features}_{condition.graph}_{condition.num_candidates}"
+                np.save(folder / f"{name.replace('/', '_')}_{mode}_{self.seed}.npy", layout)
             yield mode, layout
 
     def rivals(self, names: list[str], outline: bool) -> Iterator[dict[str, Any]]:

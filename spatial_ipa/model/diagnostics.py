@@ -12,6 +12,7 @@ from common.graph.edges import EdgeList
 from common.sparse import attention_weights, edge_softmax
 from common.sparse.segments.blockwise import gather_dot
 from spatial_ipa.geometry.gauge import graph_mean
+from spatial_ipa.model.gate import shared_logit
 from spatial_ipa.model.losses import collapse_diagnostics
 from spatial_ipa.model.minisets import Miniset
 from spatial_ipa.model.network import Layout
@@ -78,6 +79,7 @@ def health_checks(
     """Scalars by name; those of a recycle end in its number."""
     known = batch.target.edges
     n = known.num_nodes
+    score = None if gate is None else shared_logit(gate)
     is_true = torch.isin(edges.dst * n + edges.src, known.dst * n + known.src)
     values: dict[str, Tensor] = {}
     for r, x in enumerate(layout.trajectory[:-1]):
@@ -93,12 +95,12 @@ def health_checks(
         values[f"attention_entropy/{r}"] = row[edges.in_degree > 0].mean()
         if qk is not None:
             values[f"attention_vs_qk/{r}"] = row_spearman(mean_a, qk.mean(1), edges)
-        if gate is not None:
-            values[f"attention_vs_gate/{r}"] = row_spearman(mean_a, gate, edges)
+        if score is not None:
+            values[f"attention_vs_gate/{r}"] = row_spearman(mean_a, score, edges)
         step = layout.trajectory[r + 1] - x
         values[f"step_size/{r}"] = step.square().sum(1).mean().sqrt()
-    if gate is not None:
-        precision, recall = top_precision_recall(gate, is_true, known.in_degree, edges)
+    if score is not None:
+        precision, recall = top_precision_recall(score, is_true, known.in_degree, edges)
         values["gate_precision30"], values["gate_recall30"] = precision, recall
     ratio, median = collapse_diagnostics(
         layout.x, batch.target.graph, batch.num_graphs, batch.target.random_pairs
@@ -116,8 +118,12 @@ def _attention(
         assert layout.evidence is not None, "of a model without states"
         logit = model.block.logits(layout.evidence, x, edges)
         return edge_softmax(logit, edges), logit, None
-    _, q, k, _ = model.block.queries_keys_values(layout.states[r])
-    bias = model.block.distance_bias(x, edges, batch.target.graph, batch.num_graphs)
-    a = attention_weights(q, k, edges, gate=gate, beta=model.block.beta, bias=bias)
+    own = model.edge_logits(batch.h, edges, gate)
+    _, q, k, _, single, bias = model.attended(
+        r, layout.states[r], x, edges, own, batch.target.graph, batch.num_graphs
+    )
+    beta = model.settings.beta
+    a = attention_weights(q, k, edges, gate=single, beta=beta, bias=bias)
     qk = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
-    return a, qk if gate is None else qk + model.block.beta * gate[:, None], qk
+    logit = qk if single is None else qk + beta * single[:, None]
+    return a, logit if bias is None else logit + bias, qk if model.settings.qk else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.graph.edges import EdgeList
 from spatial_ipa.geometry.gauge import gauge_fix
-from spatial_ipa.model.block import DistanceTerm, IPALiteBlock
+from spatial_ipa.model.block import Attended, DistanceTerm, IPALiteBlock
+from spatial_ipa.model.pair_bias import PairBias
 
 Form = Literal["points", "states"]
+Block = Literal["shared", "unshared", "frames"]
+GateHeads = Literal["shared", "own"]
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,28 @@ class NetworkSettings:
         c_s: width of the states; only ``states`` has any.
         heads: attention heads.
         c_head: width of a head; of ``states``.
-        recycles: passes through the one shared block.
+        recycles: passes through the block.
         noise_std: noise on the initial coordinates, where noise is given (in training).
         beta: weight of the gate logits in the attention.
         distance_term: see :class:`~spatial_ipa.model.block.IPALiteBlock`; of ``states``.
         form: ``points``: attention moves positions that start at the regression in the common frame
             (:mod:`spatial_ipa.model.points`).  ``states``: attention moves states and positions,
             both of which start at perceptrons of H (:class:`IPALiteModel`).
+        block: of ``states``.  ``shared``: one :class:`~spatial_ipa.model.block.IPALiteBlock` for
+            all recycles.  ``unshared``: one of its own for each, with normalised queries and keys
+            and a scheduled distance term (:mod:`spatial_ipa.model.unshared`).  ``frames``: every
+            cell has a direction, too (:mod:`spatial_ipa.model.frames`).
+        qk: of ``states``: false leaves attention to gate and biases; states then move nothing, but
+            by ``point_offsets``.
+        point_offsets: of ``states``: points per head whose distances enter the attention
+            (:class:`~spatial_ipa.model.point_attention.PointOffsets`); 0 for none.
+        pair_bias: of ``states``: a learned logit per head from the similarity of a pair
+            (:class:`~spatial_ipa.model.pair_bias.PairBias`).
+        gate_heads: of ``states``: ``shared``: one gate logit per edge; ``own``: one per head.
 
     Raises:
-        ValueError: on an unknown form, or a width or number of passes below 1.
+        ValueError: on an unknown value, a width or number of passes below 1, or settings that do
+            not go together.
     """
 
     d_input: int = 128
@@ -65,13 +80,43 @@ class NetworkSettings:
     beta: float = 2.0
     distance_term: DistanceTerm = "none"
     form: Form = "points"
+    block: Block = "shared"
+    qk: bool = True
+    point_offsets: int = 0
+    pair_bias: bool = False
+    gate_heads: GateHeads = "shared"
 
     def __post_init__(self) -> None:
-        if self.form not in ("points", "states"):
-            raise UserError(f"form must be points or states, got {self.form!r}")
+        for name, kind in (("form", Form), ("block", Block), ("gate_heads", GateHeads)):
+            if getattr(self, name) not in get_args(kind):
+                choices = " or ".join(get_args(kind))
+                raise UserError(f"{name} must be {choices}, got {getattr(self, name)!r}")
         for name in ("d_input", "c_s", "heads", "c_head", "recycles"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.point_offsets < 0:
+            raise UserError(f"point_offsets must not be negative, got {self.point_offsets}")
+        has = _BLOCKS_HAVE.get(self.block, ())
+        if twice := [text for text, name in self.of_states().items() if name in has]:
+            raise UserError(
+                f"{', '.join(twice)}: not with block={self.block}, which has its own; leave it "
+                "out, or set block to shared"
+            )
+
+    def of_states(self) -> dict[str, str]:
+        """Names of the options of ``form=states`` that are set, by text as in ``qk=False``."""
+        return {
+            f"{f.name}={getattr(self, f.name)}": f.name
+            for f in fields(self)
+            if f.name in _STATES_ONLY and getattr(self, f.name) != f.default
+        }
+
+
+_STATES_ONLY = ("distance_term", "block", "qk", "point_offsets", "pair_bias", "gate_heads")
+_BLOCKS_HAVE = {
+    "unshared": ("distance_term", "qk"),
+    "frames": ("distance_term", "qk", "point_offsets", "pair_bias"),
+}
 
 
 class RecycledNetwork(nn.Module, ABC):
@@ -101,7 +146,8 @@ class RecycledNetwork(nn.Module, ABC):
         Args:
             h: (N, d_input) embeddings.
             edges: the graph to attend over.
-            gate: (E,) gate logits, or None for plain attention.
+            gate: (E,) gate logits, (E, H) of one with a logit per head, or None for plain
+                attention.
             graph: (N,) graph of each node; one graph when left out.
             num_graphs: B.
             start_noise: (N, 2) standard normal draws, scaled by ``noise_std`` and added to the
@@ -116,10 +162,11 @@ class RecycledNetwork(nn.Module, ABC):
             first = first + self.noise_std * start_noise
         x = gauge_fix(first, graph, num_graphs)
         carried = self.first_state(h, x, edges, gate)
+        gate = self.edge_logits(h, edges, gate)
         trajectory, read = [x], []
-        for _ in range(self.recycles):
+        for step in range(self.recycles):
             read.append(carried)
-            carried, x = self.recycle(carried, x, edges, gate, graph, num_graphs)
+            carried, x = self.recycle(step, carried, x, edges, gate, graph, num_graphs)
             x = gauge_fix(x, graph, num_graphs)
             trajectory.append(x)
         return self.layout(trajectory, read)
@@ -132,9 +179,14 @@ class RecycledNetwork(nn.Module, ABC):
     def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
         """What the first recycle reads beside positions."""
 
+    def edge_logits(self, h: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor | None:
+        """What every recycle is told of the edges: the gate, or (E, H) logits that hold it."""
+        return gate
+
     @abstractmethod
     def recycle(
         self,
+        step: int,
         carried: Tensor,
         x: Tensor,
         edges: EdgeList,
@@ -149,7 +201,58 @@ class RecycledNetwork(nn.Module, ABC):
         """The result, from the positions and from what each recycle read beside them."""
 
 
-class IPALiteModel(RecycledNetwork):
+class StatesModel(RecycledNetwork):
+    """States and positions that start at perceptrons of H: what the blocks of ``states`` share.
+
+    Args:
+        settings: widths, depth and weights; see :class:`NetworkSettings`.
+        pair_bias: whether attention has that of :mod:`spatial_ipa.model.pair_bias`.
+    """
+
+    def __init__(self, settings: NetworkSettings, pair_bias: bool) -> None:
+        super().__init__(settings)
+        c = settings
+        self.to_state = nn.Sequential(
+            nn.Linear(c.d_input, 2 * c.c_s), nn.GELU(), nn.Linear(2 * c.c_s, c.c_s)
+        )
+        self.to_start = nn.Sequential(nn.Linear(c.d_input, c.c_s), nn.GELU(), nn.Linear(c.c_s, 2))
+        self.pair_bias = PairBias(c.heads) if pair_bias else None
+
+    def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
+        own: Tensor = self.to_start(h)
+        return own
+
+    def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
+        state: Tensor = self.to_state(h)
+        return state
+
+    def edge_logits(self, h: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor | None:
+        """The gate (E,), or (E, H) beta times the gate of each head and the pair bias."""
+        if self.pair_bias is None and (gate is None or gate.dim() == 1):
+            return gate
+        bias = h.new_zeros(1, 1) if self.pair_bias is None else self.pair_bias(h, edges)
+        if gate is None:
+            return bias
+        return bias + self.settings.beta * (gate if gate.dim() == 2 else gate[:, None])
+
+    @abstractmethod
+    def attended(
+        self,
+        step: int,
+        read: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attended:
+        """What the attention of a recycle reads, for diagnostics; arguments as :meth:`recycle`."""
+
+    def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
+        return Layout(trajectory[-1], trajectory, read)
+
+
+class IPALiteModel(StatesModel):
     """One attention block, its weights shared over the recycles.
 
     ``s = MLP(H)``, ``X = gauge_fix(MLP(H))``, then ``recycles`` times block and gauge fixing.
@@ -160,24 +263,21 @@ class IPALiteModel(RecycledNetwork):
     """
 
     def __init__(self, settings: NetworkSettings = NetworkSettings()) -> None:
-        super().__init__(settings)
+        super().__init__(settings, settings.pair_bias)
         c = settings
-        self.to_state = nn.Sequential(
-            nn.Linear(c.d_input, 2 * c.c_s), nn.GELU(), nn.Linear(2 * c.c_s, c.c_s)
+        self.block = IPALiteBlock(
+            c.c_s,
+            c.heads,
+            c.c_head,
+            c.beta,
+            c.distance_term,
+            "scaled" if c.qk else "none",
+            c.point_offsets,
         )
-        self.to_start = nn.Sequential(nn.Linear(c.d_input, c.c_s), nn.GELU(), nn.Linear(c.c_s, 2))
-        self.block = IPALiteBlock(c.c_s, c.heads, c.c_head, c.beta, c.distance_term)
-
-    def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
-        own: Tensor = self.to_start(h)
-        return own
-
-    def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
-        state: Tensor = self.to_state(h)
-        return state
 
     def recycle(
         self,
+        step: int,
         carried: Tensor,
         x: Tensor,
         edges: EdgeList,
@@ -188,5 +288,14 @@ class IPALiteModel(RecycledNetwork):
         state, moved = self.block(carried, x, edges, gate, graph, num_graphs)
         return state, moved
 
-    def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
-        return Layout(trajectory[-1], trajectory, read)
+    def attended(
+        self,
+        step: int,
+        read: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attended:
+        return self.block.attended(read, x, edges, gate, graph, num_graphs)

@@ -143,6 +143,7 @@ class IPAPointsModel(RecycledNetwork):
 
     def recycle(
         self,
+        step: int,
         carried: Tensor,
         x: Tensor,
         edges: EdgeList,
