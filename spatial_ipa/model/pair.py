@@ -40,8 +40,8 @@ def build_pair(network: NetworkSettings, graph: GraphMode) -> tuple[Network, Edg
         raise UserError(f"graph must be gated, candidates or true, got {graph!r}")
     if graph != "true" and network.distance_term == "monotone":
         raise UserError(
-            "distance_term=monotone is for graph=true only: on candidate graphs it pulls "
-            "wrong neighbours together (E_geo +0.20); use rbf or none"
+            "distance_term=monotone is for graph=true only: on candidate graphs it would "
+            "pull wrong neighbours together; use rbf or none"
         )
     points = network.form == "points"
     given = network.of_states()

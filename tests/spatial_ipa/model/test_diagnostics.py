@@ -22,6 +22,7 @@ from spatial_ipa.model.diagnostics import (
 from spatial_ipa.model.gate import EdgeGateSoft
 from spatial_ipa.model.minisets import Miniset, build_miniset, collate
 from spatial_ipa.model.network import IPALiteModel, NetworkSettings
+from spatial_ipa.model.pair import build_pair
 
 N = 50
 
@@ -163,6 +164,45 @@ def test_health_checks_are_complete_and_finite(gated: bool) -> None:
     for r in range(3):
         assert 0 < values[f"attention_entropy/{r}"] < np.log(35) + 1e-5
         assert values[f"step_size/{r}"] > 0
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"qk": False}, {"point_offsets": 2}, {"pair_bias": True}, {"gate_heads": "own"},
+        {"block": "unshared"}, {"block": "frames"}, {"distance_term": "rbf"},
+    ],
+)  # fmt: skip
+def test_options_have_health_checks(option: dict[str, object]) -> None:
+    """All but the one that compares with products, where there are none."""
+    torch.manual_seed(0)
+    settings = NetworkSettings(16, 12, 2, 4, 3, form="states", **option)  # type: ignore[arg-type]
+    model, gate_module = build_pair(settings, "gated")
+    assert gate_module is not None
+    batch = batch_of((60, 45))
+    with torch.no_grad():
+        gate = gate_module(batch.h, batch.candidates)
+        layout = model(batch.h, batch.candidates, gate, batch.target.graph, batch.num_graphs)
+    values = health_checks(model, batch, layout, batch.candidates, gate)
+    names = PER_RECYCLE | {"attention_vs_gate"}
+    names -= {"attention_vs_qk"} if option == {"qk": False} else set()
+    assert set(values) == {f"{name}/{r}" for name in names for r in range(3)} | LAYOUT | GATE
+    assert all(bool(torch.isfinite(value)) for value in values.values())
+
+
+def test_attention_that_is_all_gate_ranks_as_it() -> None:
+    """Without q and k, and with the mean of a gate per head where it is equal for all."""
+    model, gate_module = build_pair(
+        NetworkSettings(16, 12, 2, 4, 2, form="states", qk=False), "gated"
+    )
+    assert gate_module is not None
+    batch = batch_of((60,))
+    with torch.no_grad():
+        gate = gate_module(batch.h, batch.candidates)
+        for logit in (gate, gate[:, None].expand(-1, 2)):
+            layout = model(batch.h, batch.candidates, logit, batch.target.graph, 1)
+            values = health_checks(model, batch, layout, batch.candidates, logit)
+            assert values["attention_vs_gate/0"].item() == pytest.approx(1, abs=1e-4)
 
 
 def test_health_checks_equal_loops_over_rows() -> None:
