@@ -1,17 +1,20 @@
 """What the reference design studied, as conditions of the table: one option each beside its base.
 
 All are of ``network.form: states`` with a gate and 100 candidates.  ``option: base`` is that
-network as it is; every other differs from it by what its name says and nothing else.
+network as it is; every other differs from it by what its name says and nothing else.  Lengths and
+rates of every training stand here, too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+from dataclasses import dataclass, replace
 
 from spatial_ipa.model.losses import LossWeights
-from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.network import Form, NetworkSettings
 from spatial_ipa.model.pair import GraphMode
 from spatial_ipa.model.targets import GateWalk
+from spatial_ipa.training.settings import Schedule
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,16 @@ OPTIONS: dict[str, Option] = {
     "option: 3 recycles": _network(recycles=3),
 }
 """By name of the condition."""
+
+_SCHEDULES: dict[Form, Schedule] = {
+    "points": Schedule(gate_steps=100, ramp_epochs=3),
+    "states": Schedule(lr=5e-4, lr_final=1e-5),
+}
+# Rates of 0 leave the weights as they are drawn, while everything else is set up as in a training.
+NO_STEPS = Schedule(gate_steps=0, lr=0.0, lr_final=0.0)
+
+
+def schedule(form: Form, args: argparse.Namespace) -> Schedule:
+    """Lengths and rates for a form, with what the command line sets."""
+    given = {"gate_steps": args.gate_steps, "lr": args.lr}
+    return replace(_SCHEDULES[form], **{k: v for k, v in given.items() if v is not None})

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from bounds import Bound, BoundedData, place_bounded
 from gate import gate_precision
-from options import OPTIONS, Option
+from options import NO_STEPS, OPTIONS, Option, schedule
 from shifts import Part, turned
 from splits import Fold
 
@@ -42,11 +42,11 @@ from spatial_ipa.layout.outline import towards_outline, typical_aspect
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.model.losses import LossWeights
 from spatial_ipa.model.minisets import Augmentation, build_miniset
-from spatial_ipa.model.network import Form, NetworkSettings
+from spatial_ipa.model.network import NetworkSettings
 from spatial_ipa.model.pair import GraphMode
 from spatial_ipa.training.datamodule import MinisetDataModule
 from spatial_ipa.training.module import SpatialIPAModule
-from spatial_ipa.training.settings import MinisetSettings, Schedule
+from spatial_ipa.training.settings import MinisetSettings
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,6 @@ class _SlidesInMemory(EncoderDataModule):
 @lru_cache(maxsize=8)  # the folds of one split share slides, and so do their seeds
 def _read_part(part: Part, folder: Path) -> Slide:
     return part.read(folder)
-
-
-_SCHEDULES = {
-    "points": Schedule(gate_steps=100, ramp_epochs=3),
-    "states": Schedule(lr=5e-4, lr_final=1e-5),
-}
-# Rates of 0 leave the weights as they are drawn, while everything else is set up as in a training.
-_NO_STEPS = Schedule(gate_steps=0, lr=0.0, lr_final=0.0)
 
 
 class Runner:
@@ -199,12 +191,11 @@ class Runner:
         option = condition.option or Option(
             NetworkSettings(form=args.form), LossWeights(procrustes=args.w_procrustes)
         )
-        candidates = args.candidates if condition.option else condition.num_candidates
         settings = MinisetSettings(
             per_epoch=args.per_epoch if condition.trained else args.batch_size,
             batch_size=args.batch_size,
             size_max=args.size_max,
-            num_candidates=candidates,
+            num_candidates=args.candidates if condition.option else condition.num_candidates,
             num_rows=64,
             augmentation=Augmentation(noise_h=args.noise_h),
             gate_walk=option.gate_walk,
@@ -220,7 +211,7 @@ class Runner:
             replace(option.network, d_input=slides[0].h.shape[1]),
             condition.graph,
             option.weights,
-            self._schedule(option.network.form) if condition.trained else _NO_STEPS,
+            schedule(option.network.form, args) if condition.trained else NO_STEPS,
             common_frame=args.common_frame,
         )
         start = time.perf_counter()
@@ -234,11 +225,6 @@ class Runner:
             for mode, layout in self._layouts(module, x, condition):
                 row = {"method": name, "inference": mode, **common}
                 yield {"slide": slide.name, **row, **self.scorer(slide).score(layout)}
-
-    def _schedule(self, form: Form) -> Schedule:
-        """That of the form, with what the command line sets."""
-        given = {"gate_steps": self.args.gate_steps, "lr": self.args.lr}
-        return replace(_SCHEDULES[form], **{k: v for k, v in given.items() if v is not None})
 
     def _layouts(
         self, module: SpatialIPAModule, slide: EmbeddedSlide, condition: Condition

@@ -62,7 +62,8 @@ class IPALiteBlock(nn.Module):
             b = -gamma_h d^2 with gamma_h >= 0; only sensible on the true spatial graph.
         product: ``scaled`` (default): q . k / sqrt(c).  ``cosine``: tau q . k / (|q| |k|) with one
             learned tau, begun at sqrt(c) (query-key normalisation, Henry et al. 2020).  ``none``:
-            no q and k; attention is what gate and biases say.
+            no q and k; attention is what gate and biases say, and states move nothing but by
+            ``points``.
         points: points per head that a query and a key hold as offsets from their own positions
             (:class:`~spatial_ipa.model.point_attention.PointOffsets`); 0 for none.
 
@@ -110,10 +111,11 @@ class IPALiteBlock(nn.Module):
         """LN(s) (N, c_s) and q, k, v (N, H, c); q . k / sqrt(c) is the logit of the product."""
         normed = self.norm(s)
         shape = (s.shape[0], self.heads, -1)
-        v = self.v(normed).view(shape)
         if self.product == "none":
+            v = self.v(normed).view(shape)
             return normed, torch.zeros_like(v), torch.zeros_like(v), v
         q, k = self.q(normed).view(shape), self.k(normed).view(shape)
+        v = self.v(normed).view(shape)
         if self.product == "cosine":
             scale = self.tau * v.shape[-1] ** 0.5
             q, k = scale * functional.normalize(q, dim=-1), functional.normalize(k, dim=-1)

@@ -58,8 +58,7 @@ class NetworkSettings:
             all recycles.  ``unshared``: one of its own for each, with normalised queries and keys
             and a scheduled distance term (:mod:`spatial_ipa.model.unshared`).  ``frames``: every
             cell has a direction, too (:mod:`spatial_ipa.model.frames`).
-        qk: of ``states``: false leaves attention to gate and biases; states then move nothing, but
-            by ``point_offsets``.
+        qk: of ``states``: false leaves attention to gate and biases.
         point_offsets: of ``states``: points per head whose distances enter the attention
             (:class:`~spatial_ipa.model.point_attention.PointOffsets`); 0 for none.
         pair_bias: of ``states``: a learned logit per head from the similarity of a pair

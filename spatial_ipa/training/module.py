@@ -156,11 +156,8 @@ class SpatialIPAModule(pl.LightningModule):
 
     def _prepare_fit(self, data: MinisetDataModule) -> None:
         """Take the context of the data, refuse what cannot be meant, pretrain the gate."""
-        walk = data.settings.gate_walk
-        if self.gate is None and walk != "one_step":
-            raise UserError(
-                f"minisets.gate_walk={walk} teaches a gate; graph={self.graph} has none"
-            )
+        if self.gate is None and (walk := data.settings.gate_walk) != "one_step":
+            raise UserError(f"gate_walk={walk} teaches a gate; graph={self.graph} has none")
         if self.export is not None:
             check_completable(data.train, data.val, self._draws_on(data))
         frame = None
