@@ -133,16 +133,25 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=16, help="layouts averaged")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="CSV file of the scores")
+    parser.add_argument(
+        "--report", type=Path, metavar="FOLDER",
+        help="write what the network attends to: figures, and tables of health checks",
+    )  # fmt: skip
 
 
 def _evaluate(given: argparse.Namespace) -> None:
     from common.files.atomic import atomic_path
     from common.files.outputs import prepare_output
+    from spatial_ipa.data.read import as_slides
+    from spatial_ipa.evaluation.health import write_health
     from spatial_ipa.placing.load import load
 
     if given.output is not None:
         prepare_output(given.output, "--output")
-    scores = load(given.ckpt).evaluate(
+    if given.report is not None:
+        prepare_output(given.report / "health.md", "--report")
+    model = load(given.ckpt)
+    scores = model.evaluate(
         given.slides,
         train=given.train,
         keys=_keys_of(given),
@@ -153,6 +162,10 @@ def _evaluate(given: argparse.Namespace) -> None:
     if given.output is not None:
         with atomic_path(given.output) as temporary:
             scores.to_csv(temporary, index=False)
+    if given.report is not None:
+        slides = as_slides(given.slides, _keys_of(given), "slide")
+        traces = [model.trace(slide, seed=given.seed) for slide in slides]
+        print(write_health(traces, given.report), end="", flush=True)
 
 
 COMMANDS: tuple[Command, ...] = (

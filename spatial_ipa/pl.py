@@ -1,4 +1,7 @@
-"""Figures of placed cells; each returns a matplotlib ``Figure`` that a notebook shows."""
+"""Figures of placed cells, and of how they came there.
+
+Each returns a matplotlib ``Figure`` that a notebook shows.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from common.errors import UserError
+from spatial_ipa.evaluation.plots.attention import focus_figure, progression_figure
 from spatial_ipa.evaluation.plots.confidence import (
     TISSUE,
     confidence_maps,
@@ -27,8 +31,9 @@ from spatial_ipa.evaluation.plots.layouts import (
     rms_radius,
 )
 from spatial_ipa.geometry.gauge import checked_layout
+from spatial_ipa.model.trace import Trace
 
-__all__ = ["comparison", "layout", "uncertainty"]
+__all__ = ["comparison", "focus", "layout", "progression", "uncertainty"]
 
 _MILLIMETRE = 1000.0  # µm
 
@@ -133,6 +138,47 @@ def uncertainty(adata: AnnData) -> Figure:
     """
     xy, placed = _placed(adata)
     return map_figure(xy[placed], confidence_maps(adata.obs, _settings(adata), placed))
+
+
+def focus(trace: Trace, cells: Mapping[str, int] | None = None) -> Figure:
+    """Whom a few cells attend to in the last recycle, on the true layout, by head.
+
+    A row per cell, a panel per head.  The cell is a cross; colour is its attention over what even
+    attention would give, grey where it does not look.  Titles give the share of attention that
+    goes to true neighbours.
+
+    Args:
+        trace: what :meth:`spatial_ipa.Placer.trace` returned.
+        cells: numbers of cells in the trace, by name; those at the centre and at the quartiles of
+            both coordinates if None.
+
+    Raises:
+        ValueError: if there is no such cell.
+
+    Example:
+        >>> import spatial_ipa
+        >>> trace = spatial_ipa.load(example_checkpoint).trace(example_adata)
+        >>> figure = spatial_ipa.pl.focus(trace, {"first": 0})
+        >>> [text.get_text()[:6] for text in figure.axes[0].texts]
+        ['head 0', 'head 1', 'head 2', 'head 3', 'first\\n']
+    """
+    return focus_figure(trace, None if cells is None else dict(cells))
+
+
+def progression(trace: Trace) -> Figure:
+    """The layout at the start and after each recycle, beside the truth, in its colours.
+
+    Args:
+        trace: what :meth:`spatial_ipa.Placer.trace` returned.
+
+    Example:
+        >>> import spatial_ipa
+        >>> trace = spatial_ipa.load(example_checkpoint).trace(example_adata)
+        >>> figure = spatial_ipa.pl.progression(trace)
+        >>> [text.get_text().split(":")[0] for text in figure.axes[0].texts[:3]]
+        ['true positions', 'start', 'recycle 0']
+    """
+    return progression_figure(trace)
 
 
 def _placed(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:

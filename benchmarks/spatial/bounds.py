@@ -23,6 +23,7 @@ from common.graph.edges import EdgeList
 from common.rng import generator_for
 from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.graphs import adaptive_k, spatial_graph
+from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.stitched import place_stitched
 from spatial_ipa.layout.whole import place_whole
 from spatial_ipa.model.minisets import Miniset, MinisetDataset
@@ -31,9 +32,6 @@ from spatial_ipa.model.targets import gate_target
 from spatial_ipa.training.datamodule import MinisetDataModule
 
 Bound = Literal["oracle", "thinned"]
-
-# The index of a cell rides along in a further column of H, too small to change a distance.
-_STEP = 1e-9
 
 
 def bounded_edges(
@@ -82,26 +80,25 @@ def place_bounded(
     size: int,
     num_draws: int,
     seed: int,
+    frame: FrameRegression,
 ) -> np.ndarray:
     """(n, 2) layout of a slide on the edges of a bound: whole up to ``size`` cells, or stitched."""
-    xy = torch.from_numpy(np.array(slide.xy))
-    index = _STEP * torch.arange(len(xy), dtype=torch.float32)
-    rows = torch.cat([torch.from_numpy(np.array(slide.h)), index[:, None]], dim=1)
+    xy, h = (torch.from_numpy(np.array(x)) for x in (slide.xy, slide.h))
+    start = torch.from_numpy(frame.averaged(slide.h, seed)).to(h)
     generator = generator_for(seed, 80)
 
     def place(
-        rows: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int, noise: Tensor
+        h: Tensor, cells: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int, noise: Tensor
     ) -> Tensor:
-        cells = (rows[:, -1] / _STEP).round().long()
         parts = cells.split(torch.bincount(graph, minlength=num_graphs).tolist())
         true = EdgeList.disjoint_union([spatial_graph(xy[c], adaptive_k(len(c)))[0] for c in parts])
         kept = bounded_edges(edges, true, bound, generator)
-        layout: Tensor = network(rows[:, :-1], kept, None, graph, num_graphs, noise).x
+        layout: Tensor = network(h, kept, None, graph, num_graphs, noise, start[cells]).x
         return layout
 
     network.eval()
     if len(xy) <= size:
-        placement = place_whole(place, rows, num_candidates, num_draws, seed, 0.0)
+        placement = place_whole(place, h, num_candidates, num_draws, seed, 0.0)
     else:
-        placement = place_stitched(place, rows, num_candidates, num_draws, seed, 0.0, size)
+        placement = place_stitched(place, h, num_candidates, num_draws, seed, 0.0, size)
     return placement.xy.numpy()

@@ -38,7 +38,7 @@ from spatial_ipa.encoder.spatial_pca import principal_components, spatial_compon
 from spatial_ipa.geometry.graphs import adaptive_k
 from spatial_ipa.geometry.metrics import distance_spearman, procrustes_rmse
 from spatial_ipa.geometry.neighbours import neighbour_recall
-from spatial_ipa.layout.frame_regression import FrameRegression
+from spatial_ipa.layout.frame_fit import cross_fit
 
 OPTIONS = {
     "concat_batch": SlideKeys(section_key="batch"),
@@ -65,7 +65,7 @@ def placed(train: Sequence[Slide], test: Slide) -> tuple[float, float, float]:
     h = [e.project(directions).astype(np.float32) for e in expression]
     h = [x / np.sqrt(x.var(axis=0).sum()) for x in h]
     learnt = [EmbeddedSlide(s.name, x, p) for s, x, p in zip(train, h, xy, strict=False)]
-    layout = FrameRegression.fit(learnt).averaged(h[-1])
+    layout = cross_fit(learnt)[0].averaged(h[-1])
     assert test.xy is not None
     return (
         neighbour_recall(h[-1], test.xy, adaptive_k(len(test)), _CANDIDATES),

@@ -37,7 +37,7 @@ from spatial_ipa.evaluation.baselines.regression import pca_features, predict
 from spatial_ipa.evaluation.oracle import minimise_slide
 from spatial_ipa.evaluation.scorer import SlideScorer
 from spatial_ipa.geometry.blocks import spatial_blocks
-from spatial_ipa.layout.frame_regression import FrameRegression
+from spatial_ipa.layout.frame_fit import cross_fit
 from spatial_ipa.layout.outline import towards_outline, typical_aspect
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.model.losses import LossWeights
@@ -115,7 +115,7 @@ class Runner:
         if args.rotate:
             self.train = [turned(s, seed, i) for i, s in enumerate(self.train)]
         self._scorers: dict[str, SlideScorer] = {}
-        self._embedded: dict[str, list[EmbeddedSlide]] = {}
+        self._embedded: dict[str, tuple[list[EmbeddedSlide], float]] = {}
 
     def scorer(self, slide: Slide) -> SlideScorer:
         # Every seed and method is scored on the same draws: seed 0.
@@ -164,11 +164,16 @@ class Runner:
             found = [*(found or train_h), test_h]
         return [(x / np.sqrt(x.var(axis=0).mean())).astype(np.float32) for x in found]
 
-    def embedded(self, features: str) -> list[EmbeddedSlide]:
-        """Training and test slides with :meth:`embeddings`; those of training slides out of fold
-        where the encoder can."""
-        if features in self._embedded:
-            return self._embedded[features]
+    def embedded(self, features: str) -> tuple[list[EmbeddedSlide], float]:
+        """Training and test slides with :meth:`embeddings`, those of training slides out of fold
+        where the encoder can, and the seconds it took: the conditions of a fold share them."""
+        if features not in self._embedded:
+            start = time.perf_counter()
+            slides = self._embed(features)
+            self._embedded[features] = slides, time.perf_counter() - start
+        return self._embedded[features]
+
+    def _embed(self, features: str) -> list[EmbeddedSlide]:
         h = self.embeddings(features)
         slides = [
             EmbeddedSlide(s.name, x, s.xy, fold=spatial_blocks(s.xy))
@@ -179,15 +184,12 @@ class Runner:
             encoder, seen = self.encoder(leaky=features == "leaky"), list(self.train)
             seen += self.test if features == "leaky" else []
             slides[: len(self.train)] = embed_training(encoder, seen)[: len(self.train)]
-        self._embedded[features] = slides
         return slides
 
     def method(self, name: str) -> Iterator[dict[str, Any]]:
         """Train one condition and score every test slide."""
         condition, args = CONDITIONS[name], self.args
-        start = time.perf_counter()
-        slides = self.embedded(condition.features)
-        embed_seconds = time.perf_counter() - start
+        slides, embed_seconds = self.embedded(condition.features)
         option = condition.option or Option(
             NetworkSettings(form=args.form), LossWeights(procrustes=args.w_procrustes)
         )
@@ -230,24 +232,31 @@ class Runner:
         self, module: SpatialIPAModule, slide: EmbeddedSlide, condition: Condition
     ) -> Iterator[tuple[str, np.ndarray]]:
         h = torch.from_numpy(np.array(slide.h))
+        assert module.context is not None
+        frame = module.context.frame
         if condition.graph == "true":
             item = build_miniset(
                 h, torch.from_numpy(np.array(slide.xy)), condition.num_candidates,
                 generator_for(self.seed), num_rows=8,
             )  # fmt: skip
+            if frame is not None:
+                first = torch.from_numpy(frame.averaged(slide.h, self.seed))
+                item = replace(item, start=first.float())
             module.eval()
             with torch.no_grad():
                 yield "whole", module(item)[0].x.numpy()
             return
         if condition.bound is not None:
+            assert frame is not None, "a bound is of a network that starts in the common frame"
             size, draws = self.args.size_max, self.args.num_draws
             mode = "whole" if len(h) <= size else "stitched"
             yield mode, place_bounded(
                 module.model, slide, condition.bound, condition.num_candidates, size, draws,
-                self.seed,
+                self.seed, frame,
             )  # fmt: skip
             return
-        for mode in self.args.inference:
+        auto = "whole" if len(h) <= self.args.size_max else "stitched"
+        for mode in dict.fromkeys(auto if m == "auto" else m for m in self.args.modes):
             layout = module.placer().layout(h, mode, self.args.num_draws, self.seed).xy.numpy()
             if condition.option is None:
                 folder = Path(self.args.out) / "layouts" / self.args.tag
@@ -282,9 +291,9 @@ class Runner:
 
     def regression(self) -> Iterator[dict[str, Any]]:
         """What the common frame says by itself: no graph, no model."""
-        slides, split = self.embedded("encoder"), len(self.train)
+        slides, split = self.embedded("encoder")[0], len(self.train)
         start = time.perf_counter()
-        frame = FrameRegression.fit(slides[:split])
+        frame, _ = cross_fit(slides[:split])
         seconds = time.perf_counter() - start
         for slide, x in zip(self.test, slides[split:], strict=True):
             layout = frame.averaged(x.h, self.seed)

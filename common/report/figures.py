@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 
 from common.errors import UserError
 from common.files.atomic import atomic_path
@@ -35,8 +38,30 @@ def log_figure(trainer: Trainer, name: str, figure: Figure, dpi: int = 150) -> P
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_figure(name, figure, global_step=trainer.global_step, close=False)
-    path = _log_folder(trainer) / "figures" / f"{name}_{trainer.current_epoch:04d}.png"
+    path = _file_of(trainer, name)
     save_figure(figure, path, dpi)
+    return path
+
+
+def log_drawing(trainer: Trainer, name: str, figure: Figure) -> Path | None:
+    """:func:`log_figure` for one that fills its canvas: drawn once, in its own dpi, not trimmed.
+
+    Drawing is most of the time a figure takes, and :func:`log_figure` draws three times: for the
+    logger, to see what is to be trimmed, for the file.
+    """
+    if not trainer.is_global_zero or trainer.sanity_checking:
+        return None
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            step = trainer.global_step
+            logger.experiment.add_image(name, pixels, global_step=step, dataformats="HWC")
+    path = _file_of(trainer, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as partial:
+        imsave(partial, pixels, format="png", pil_kwargs={"compress_level": 1})
     return path
 
 
@@ -51,6 +76,10 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
         figure.savefig(partial, format="png", dpi=dpi, bbox_inches="tight")
+
+
+def _file_of(trainer: Trainer, name: str) -> Path:
+    return _log_folder(trainer) / "figures" / f"{name}_{trainer.current_epoch:04d}.png"
 
 
 def _log_folder(trainer: Trainer) -> Path:

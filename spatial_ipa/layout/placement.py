@@ -18,8 +18,9 @@ from common.align import align
 from common.graph.edges import EdgeList
 from spatial_ipa.geometry.gauge import gauge_fix
 
-PlaceGraph = Callable[[Tensor, EdgeList, Tensor, int, Tensor], Tensor]
-"""(h, edges, graph, num_graphs, start_noise) -> coordinates (N, 2)"""
+PlaceGraph = Callable[[Tensor, Tensor, EdgeList, Tensor, int, Tensor], Tensor]
+"""(h, cells, edges, graph, num_graphs, start_noise) -> coordinates (N, 2); ``cells`` (N,) are the
+rows of the nodes among all that are placed."""
 
 PlacementMode = Literal["whole", "stitched"]
 

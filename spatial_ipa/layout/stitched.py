@@ -105,9 +105,10 @@ def _place_union(
     """Layouts of several minisets of cells, placed as one disjoint union."""
     count = torch.tensor([len(m) for m in members], device=h.device)
     ptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
-    rows = h[torch.cat(members).to(h.device)]
+    cells = torch.cat(members).to(h.device)
+    rows = h[cells]
     graph = torch.repeat_interleave(count)
     noise = torch.randn(rows.shape[0], 2, generator=generator).to(h)
     edges = knn_edges(rows, num_candidates, ptr)
-    x = place(noisy(rows, noise_h, generator), edges, graph, len(members), noise)
+    x = place(noisy(rows, noise_h, generator), cells, edges, graph, len(members), noise)
     return list(x.split(count.tolist()))

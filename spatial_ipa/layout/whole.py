@@ -50,5 +50,5 @@ def place_whole(
         generator = generator_for(seed, draw)
         start = torch.randn(n, 2, generator=generator).to(h)
         rows = noisy(h, noise_h, generator)
-        layouts.append(place(rows[order], edges, graph, 1, start[order])[back])
+        layouts.append(place(rows[order], order, edges, graph, 1, start[order])[back])
     return consensus(torch.stack(layouts))

@@ -31,6 +31,7 @@ class Attended(NamedTuple):
         q, k, v: (N, H, c').
         gate: (E,) gate logits, to be weighed by beta, or None.
         bias: (E, H) what is added to the logits beside, or None.
+        distance: (E, H) the distance term, a part of the bias, or None.
     """
 
     normed: Tensor
@@ -39,6 +40,7 @@ class Attended(NamedTuple):
     v: Tensor
     gate: Tensor | None
     bias: Tensor | None
+    distance: Tensor | None = None
 
 
 class IPALiteBlock(nn.Module):
@@ -130,7 +132,7 @@ class IPALiteBlock(nn.Module):
         graph: Tensor,
         num_graphs: int,
     ) -> tuple[Tensor, Tensor]:
-        normed, q, k, v, gate, bias = self.attended(s, x, edges, gate, graph, num_graphs)
+        normed, q, k, v, gate, bias, _ = self.attended(s, x, edges, gate, graph, num_graphs)
         out, dx = neighbor_attention(
             q, k, v, x, edges, self.w_x, gate=gate, beta=self.beta, bias=bias
         )
@@ -152,11 +154,11 @@ class IPALiteBlock(nn.Module):
         normed, q, k, v = self.queries_keys_values(s)
         if self.offsets is not None:
             q, k, v = self.offsets(normed, x, q, k, v)
-        bias = self.distance_bias(x, edges, graph, num_graphs)
+        bias = distance = self.distance_bias(x, edges, graph, num_graphs)
         if gate is not None and gate.dim() == 2:
             bias = gate if bias is None else gate + bias
             gate = None
-        return Attended(normed, q, k, v, gate, bias)
+        return Attended(normed, q, k, v, gate, bias, distance)
 
     def distance_bias(
         self, x: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int

@@ -97,7 +97,7 @@ class FrameBlock(nn.Module):
     def forward(
         self, s: Tensor, direction: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        normed, q, k, v, gate, bias = self.attended(s, direction, x, gate)
+        normed, q, k, v, gate, bias, _ = self.attended(s, direction, x, gate)
         nowhere = x.new_zeros(self.heads, 2, 2)
         out, _ = neighbor_attention(
             q, k, v, x, edges, nowhere, gate=gate, beta=self.beta, bias=bias

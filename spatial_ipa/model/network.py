@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.graph.edges import EdgeList
+from common.sparse import attention_weights
+from common.sparse.segments.blockwise import gather_dot
 from spatial_ipa.geometry.gauge import gauge_fix
 from spatial_ipa.model.block import Attended, DistanceTerm, IPALiteBlock
 from spatial_ipa.model.pair_bias import PairBias
@@ -30,12 +32,37 @@ class Layout:
         states: R tensors (N, c_s): the states each recycle read, for diagnostics; none of a model
             without states.
         evidence: (E, H) what such a model reads in every recycle; None of one with states.
+        told: what every recycle was told of the edges, see :meth:`RecycledNetwork.edge_logits`.
     """
 
     x: Tensor
     trajectory: list[Tensor]
     states: list[Tensor]
     evidence: Tensor | None = None
+    told: Tensor | None = None
+
+    def read(self, recycle: int) -> Tensor:
+        """What a recycle read beside positions."""
+        return self.states[recycle] if self.evidence is None else self.evidence
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of one recycle, per edge and head.
+
+    Attributes:
+        weights: (E, H), a softmax over the in-edges of each node.
+        logits: (E, H).
+        qk: (E, H) q . k / sqrt(c), with the distances of points where there are any, a part of the
+            logits; None of a model without them.
+        distance: (E, H) the distance term, the part of the logits that depends on positions; None
+            where there is none.
+    """
+
+    weights: Tensor
+    logits: Tensor
+    qk: Tensor | None = None
+    distance: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -151,8 +178,11 @@ class RecycledNetwork(nn.Module, ABC):
             num_graphs: B.
             start_noise: (N, 2) standard normal draws, scaled by ``noise_std`` and added to the
                 start; no noise when left out.
-            start: (N, 2) positions by regression, in RMS radii of the tissue; computed from ``h``
-                when left out, and not used by a form that has a start of its own.
+            start: (N, 2) positions by regression, in RMS radii of the tissue; not used by a form
+                that has a start of its own.
+
+        Raises:
+            ValueError: if a form without a start of its own is given none.
         """
         if graph is None:
             graph = torch.zeros(h.shape[0], dtype=torch.int64, device=h.device)
@@ -168,7 +198,47 @@ class RecycledNetwork(nn.Module, ABC):
             carried, x = self.recycle(step, carried, x, edges, gate, graph, num_graphs)
             x = gauge_fix(x, graph, num_graphs)
             trajectory.append(x)
-        return self.layout(trajectory, read)
+        return replace(self.layout(trajectory, read), told=gate)
+
+    def attention(
+        self,
+        layout: Layout,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor | None = None,
+        num_graphs: int = 1,
+        recycle: int = -1,
+    ) -> Attention:
+        """What each node attended to; arrays of E x H, and of E x H x c with states.
+
+        Args:
+            layout: what the model returned for these edges and this gate.
+            edges: as they were given to the model, as are ``gate``, ``graph`` and ``num_graphs``.
+            recycle: its number; negative ones count from the end, and the last one is taken when
+                left out.
+
+        Raises:
+            IndexError: if there is no such recycle.
+        """
+        r = range(self.recycles)[recycle]
+        x = layout.trajectory[r]
+        if graph is None:
+            graph = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+        told = gate if layout.told is None else layout.told
+        return self.attention_at(r, layout.read(r), x, edges, told, graph, num_graphs)
+
+    @abstractmethod
+    def attention_at(
+        self,
+        step: int,
+        carried: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attention:
+        """The attention of a recycle that reads ``carried`` and the positions x (N, 2)."""
 
     @abstractmethod
     def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
@@ -246,6 +316,26 @@ class StatesModel(RecycledNetwork):
         num_graphs: int,
     ) -> Attended:
         """What the attention of a recycle reads, for diagnostics; arguments as :meth:`recycle`."""
+
+    def attention_at(
+        self,
+        step: int,
+        carried: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attention:
+        _, q, k, _, single, bias, distance = self.attended(
+            step, carried, x, edges, gate, graph, num_graphs
+        )
+        beta = self.settings.beta
+        weights = attention_weights(q, k, edges, gate=single, beta=beta, bias=bias)
+        qk = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
+        logits = qk if single is None else qk + beta * single[:, None]
+        logits = logits if bias is None else logits + bias
+        return Attention(weights, logits, qk if self.settings.qk else None, distance)
 
     def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
         return Layout(trajectory[-1], trajectory, read)

@@ -17,17 +17,15 @@ learn by heart from a few training slides.  Turning or mirroring the start turns
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UserError
 from common.graph.edges import EdgeList
-from common.sparse import neighbor_attention
+from common.sparse import edge_softmax, neighbor_attention
 from spatial_ipa.geometry.walks import squared_distance
-from spatial_ipa.model.network import Layout, NetworkSettings, RecycledNetwork
+from spatial_ipa.model.network import Attention, Layout, NetworkSettings, RecycledNetwork
 from spatial_ipa.model.similarity import (
     DISTANCES,
     SIMILARITIES,
@@ -93,8 +91,12 @@ class PointAttention(nn.Module):
 
     def logits(self, evidence: Tensor, x: Tensor, edges: EdgeList) -> Tensor:
         """(E, H) logits at the positions x (N, 2)."""
+        return evidence + self.distance_term(x, edges)
+
+    def distance_term(self, x: Tensor, edges: EdgeList) -> Tensor:
+        """(E, H) the part of the logits that positions give."""
         square = squared_distance(x, edges.dst, edges.src)
-        return evidence - functional.softplus(self.gamma) * square[:, None]
+        return -functional.softplus(self.gamma) * square[:, None]
 
     def forward(self, evidence: Tensor, x: Tensor, edges: EdgeList) -> Tensor:
         # The fused kernel adds q . k to the bias: there are no states here, so both are zero.
@@ -118,24 +120,14 @@ class IPAPointsModel(RecycledNetwork):
     def __init__(self, settings: NetworkSettings = NetworkSettings(), gated: bool = True) -> None:
         super().__init__(settings)
         self.block = PointAttention(settings.heads, settings.beta if gated else None)
-        self.start_of: Callable[[Tensor], Tensor] | None = None
-
-    def start_at(self, regression: Callable[[Tensor], Tensor]) -> None:
-        """Take what says where new cells start: (N, d_input) embeddings to (N, 2) positions.
-
-        It is no parameter; a checkpoint holds it in its placement context.
-        """
-        self.start_of = regression
 
     def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
-        if start is not None:
-            return start
-        if self.start_of is None:
+        if start is None:
             raise UserError(
-                "network.form=points starts at positions by regression; it has none before "
-                "its training slides are known"
+                "network.form=points starts at positions by regression in the common frame of its "
+                "training slides, and none were given"
             )
-        return self.start_of(h)
+        return start
 
     def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
         """(E, H) what embeddings, start and gate say; no recycle changes it."""
@@ -153,6 +145,20 @@ class IPAPointsModel(RecycledNetwork):
     ) -> tuple[Tensor, Tensor]:
         moved: Tensor = self.block(carried, x, edges)
         return carried, moved
+
+    def attention_at(
+        self,
+        step: int,
+        carried: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attention:
+        distance = self.block.distance_term(x, edges)
+        logits = carried + distance
+        return Attention(edge_softmax(logits, edges), logits, distance=distance)
 
     def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
         return Layout(trajectory[-1], trajectory, [], read[0])

@@ -51,7 +51,7 @@ class IPAUnsharedModel(StatesModel):
         graph: Tensor,
         num_graphs: int,
     ) -> tuple[Tensor, Tensor]:
-        logits = self._with_distance(step, x, edges, gate)
+        logits = self._with_gate(self.distance(step, x, edges), gate)
         state, moved = self.blocks[step](carried, x, edges, logits, graph, num_graphs)
         return state, moved
 
@@ -67,14 +67,18 @@ class IPAUnsharedModel(StatesModel):
     ) -> Attended:
         block = self.blocks[step]
         assert isinstance(block, IPALiteBlock)
-        logits = self._with_distance(step, x, edges, gate)
-        return block.attended(read, x, edges, logits, graph, num_graphs)
+        distance = self.distance(step, x, edges)
+        seen = block.attended(read, x, edges, self._with_gate(distance, gate), graph, num_graphs)
+        return seen._replace(distance=distance)
 
-    def _with_distance(self, step: int, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
-        """(E, H) gate and distance term."""
+    def distance(self, step: int, x: Tensor, edges: EdgeList) -> Tensor:
+        """(E, H) the distance term of a recycle."""
         share = step / max(self.recycles - 1, 1)
         square = squared_distance(x, edges.dst, edges.src)
-        logits = -share * functional.softplus(self.gamma) * square[:, None]
+        return -share * functional.softplus(self.gamma) * square[:, None]
+
+    def _with_gate(self, logits: Tensor, gate: Tensor | None) -> Tensor:
+        """(E, H) the distance term and the gate."""
         if gate is None:
             return logits
         return logits + (gate if gate.dim() == 2 else self.settings.beta * gate[:, None])

@@ -33,6 +33,7 @@ from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.cache import embed
 from spatial_ipa.encoder.frozen import load_encoder
 from spatial_ipa.encoder.stage import EncoderInputs
+from spatial_ipa.evaluation.health import write_health
 from spatial_ipa.evaluation.report import JudgedSlide, write_identifiability
 from spatial_ipa.geometry.metrics import MIN_POINTS
 from spatial_ipa.geometry.neighbours import FULL_SIZE
@@ -180,6 +181,8 @@ def run(
     for file, sample in read.scrna:
         scoring.place_sample(sample, file, truth)
     scoring.write_table()
+    if scoring.traces:
+        print(write_health(scoring.traces, folder), end="", flush=True)
     judged = [
         JudgedSlide(s.name, role, embed(encoder, s, "st", folder / "cache"), s.xy)
         for role, members in (("validation", choosing), ("held out", test))

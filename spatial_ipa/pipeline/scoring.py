@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from spatial_ipa.evaluation.plots.confidence import (
 from spatial_ipa.evaluation.plots.layouts import layout_figure, map_figure
 from spatial_ipa.evaluation.scorer import COLUMNS, SlideScorer
 from spatial_ipa.layout.placement import Placement
+from spatial_ipa.model.trace import Trace
 from spatial_ipa.placing.options import InferenceMode, PlacementOptions
 from spatial_ipa.placing.placer import Placer
 from spatial_ipa.placing.result import CellPrediction
@@ -51,6 +52,7 @@ class Scoring:
         seed: of the placements and samples.
         rows: scores so far.
         radii: how error radii held so far, by name.
+        traces: what the network did with each held-out slide so far.
     """
 
     placer: Placer
@@ -60,6 +62,7 @@ class Scoring:
     seed: int
     rows: list[dict[str, Any]] = field(default_factory=list)
     radii: dict[str, dict[str, float]] = field(default_factory=dict)
+    traces: list[Trace] = field(default_factory=list)
 
     def evaluate(self, slide: Slide, train: list[Slide]) -> None:
         """Score model and baselines on one held-out slide, and draw its figure."""
@@ -95,6 +98,9 @@ class Scoring:
         shown = {name: layouts[name] for name in (f"spatial_ipa, {used}", "svr")}
         figure = layout_figure(slide.name, xy, shown)
         save_figure(figure, self.folder / f"layout_{file_name(slide)}.png")
+        rows = torch.from_numpy(scored)
+        trace = self.placer.trace_embedded(slide.name, h[rows], torch.tensor(xy), self.seed)
+        self.traces.append(replace(trace, rows=scored[trace.rows]))
 
     def predict(self, slide: Slide, every: Slide, path: Path, *, alone: bool) -> None:
         """Write the predicted file of a held-out slide, and check its error radii if it has any.

@@ -14,31 +14,27 @@ from common.errors import UserError
 from common.files.identity import tensor_hash
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
+from common.rng import generator_for
 from common.sparse import edge_softmax
 from spatial_ipa.confidence.calibration import calibrate_slides
 from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.encoder.frozen import FrozenEncoder
-from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.outline import towards_outline
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.layout.stitched import place_stitched
 from spatial_ipa.layout.whole import place_whole
 from spatial_ipa.model.gate import EdgeGate
+from spatial_ipa.model.minisets import build_miniset, draw_members
 from spatial_ipa.model.pair import Network
 from spatial_ipa.model.points import IPAPointsModel
+from spatial_ipa.model.trace import Trace, trace_network
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.options import InferenceMode
 
 POINTS_FRAME_WEIGHT = 0.5
 """Weight of the averaged regression beside a layout that started at it.  Of 0, 1/4, 1/2 and 1,
 compared on her2st A1, A3, A6 and RA4: Spearman rises with it, and E_geo gets worse."""
-
-
-def start_at(network: Network, frame: FrameRegression | None) -> None:
-    """Let a network that starts at positions by regression take them from a frame, if any."""
-    if isinstance(network, IPAPointsModel) and frame is not None:
-        network.start_at(frame.on_tensors())
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +55,6 @@ class EmbeddedPlacer:
         for module in (self.network, self.gate):
             if module is not None:
                 module.eval()
-        start_at(self.network, self.context.frame)
 
     @property
     def device(self) -> torch.device:
@@ -103,14 +98,18 @@ class EmbeddedPlacer:
         :mod:`spatial_ipa.layout.frame_regression`.
         """
 
+        context, start = self.context, None
+        if isinstance(self.network, IPAPointsModel) and context.frame is not None:
+            start = torch.from_numpy(context.frame.averaged(h.cpu().numpy(), seed)).to(h)
+
         def place_graph(
-            h: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int, noise: Tensor
+            h: Tensor, cells: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int, noise: Tensor
         ) -> Tensor:
             gate = None if self.gate is None else self.gate(h, edges)
-            layout: Tensor = self.network(h, edges, gate, graph, num_graphs, noise).x
+            first = None if start is None else start[cells]
+            layout: Tensor = self.network(h, edges, gate, graph, num_graphs, noise, first).x
             return layout
 
-        context = self.context
         k, noise_h = context.num_candidates, context.noise_h
         mode = context.mode_for(len(h)) if inference == "auto" else inference
         if mode == "whole":
@@ -144,6 +143,25 @@ class EmbeddedPlacer:
         logit = h.new_zeros(edges.num_edges) if self.gate is None else self.gate(h, edges)
         weight = edge_softmax(logit, edges)
         return weight if weight.dim() == 1 else weight.mean(1), edges
+
+    def trace_embedded(self, name: str, h: Tensor, xy: Tensor, seed: int = 0) -> Trace:
+        """What the network does with cells of known positions (:mod:`spatial_ipa.model.trace`).
+
+        Args:
+            name: of the slide.
+            h: (n, d) embeddings.
+            xy: (n, 2) true positions, in any unit and pose; the network does not see them.
+            seed: of the subset: of a slide larger than the minisets of the training the trace is of
+                a random subset of their largest size, which is what stitched placement passes on.
+
+        Raises:
+            ValueError: on fewer than 8 cells, or positions that coincide.
+        """
+        generator = generator_for(seed)
+        rows = draw_members(len(h), self.context.size, self.context.size, generator)
+        chosen = h[rows.to(h.device)].to(self.device), xy[rows].to(self.device)
+        batch = build_miniset(*chosen, self.context.num_candidates, generator)
+        return trace_network(name, self.network, self.gate, batch, rows.numpy())
 
     def with_reference(self, train: Sequence[EmbeddedSlide]) -> Self:
         """The same with a sample of the training cells, by which new cells are judged."""

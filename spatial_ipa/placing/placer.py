@@ -24,6 +24,7 @@ from spatial_ipa.data.values import refuse_mixed_values
 from spatial_ipa.encoder.frozen import EmbeddingKind
 from spatial_ipa.evaluation.comparison import score_slides
 from spatial_ipa.geometry.neighbours import FULL_SIZE
+from spatial_ipa.model.trace import Trace
 from spatial_ipa.placing.embedded import EmbeddedPlacer
 from spatial_ipa.placing.judge import check_options, judge_cells
 from spatial_ipa.placing.options import PlacementOptions
@@ -213,6 +214,37 @@ class Placer(EmbeddedPlacer):
         refuse_mixed_values([*scored, *learnt])
         rows = score_slides(layout_of, self.encoder.panel, scored, learnt, max_scored, seed)
         return DataFrame(rows)
+
+    def trace(
+        self, slide: AnnData | Slide | str | Path, *, keys: SlideKeys = SlideKeys(), seed: int = 0
+    ) -> Trace:
+        """What the network does with a slide of known positions, recycle by recycle.
+
+        For :func:`spatial_ipa.pl.progression` and :func:`spatial_ipa.pl.focus`, and for the health
+        checks.  It is one pass without noise: see :mod:`spatial_ipa.model.trace`.
+
+        Args:
+            slide: spots with coordinates; of a large one a random subset is looked at.
+            keys: where in it matrix, gene names and coordinates are.
+            seed: of the subset.
+
+        Raises:
+            ValueError: if it is not one slide with coordinates.
+
+        Example:
+            >>> import spatial_ipa
+            >>> trace = spatial_ipa.load(example_checkpoint).trace(example_adata)
+            >>> trace.weights.shape[1], "head_recall30/3" in trace.health
+            (4, True)
+        """
+        found = as_slides([slide], keys, "slide")
+        if len(found) != 1:
+            raise UserError(f"trace takes one slide, got {len(found)}; trace each by itself")
+        (only,) = found
+        if only.xy is None:
+            raise UserError(f"{only.name} has no coordinates to show attention on")
+        h = torch.from_numpy(np.array(self.encoder.embed(only, "st")))
+        return self.trace_embedded(only.name, h, torch.tensor(only.xy), seed)
 
 
 def refuse_sections(keys: SlideKeys) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 from torch.utils.data import DataLoader
 
 from common.files.lists import Texts, one_or_several
@@ -22,6 +24,7 @@ from spatial_ipa.encoder.frozen import FrozenEncoder, load_encoder
 from spatial_ipa.encoder.kernel_trunk import KernelTrunk
 from spatial_ipa.encoder.stage import EncoderInputs, ensure_encoder
 from spatial_ipa.encoder.training_slides import embed_training
+from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.outline import typical_aspect
 from spatial_ipa.model.minisets import Miniset, MinisetDataset, collate
 from spatial_ipa.placing.context import PlacementContext
@@ -63,6 +66,13 @@ class MinisetDataModule(pl.LightningDataModule):
         return PlacementContext(
             self.encoder, s.num_candidates, s.size_max, s.augmentation.noise_h, aspect
         )
+
+    def start_at(self, frame: FrameRegression) -> None:
+        """Give held-out slides the positions by regression that a network may start at."""
+        self.val = [
+            replace(s, start=frame.averaged(s.h, self.settings.seed).astype(np.float32))
+            for s in self.val
+        ]
 
     def train_dataset(self) -> MinisetDataset:
         return self._dataset(self.train, self.settings.seed, train=True)

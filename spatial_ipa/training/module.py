@@ -20,20 +20,20 @@ from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import make_plain
 from common.training.resuming import exact_resume
 from common.training.schedules import linear_ramp, ramp_reached
-from spatial_ipa.layout.frame_regression import cross_fit
+from spatial_ipa.layout.frame_fit import cross_fit
 from spatial_ipa.model.diagnostics import health_checks
 from spatial_ipa.model.losses import LossWeights, geometry_terms, loss_gate
 from spatial_ipa.model.minisets import Miniset
 from spatial_ipa.model.network import Layout, NetworkSettings
 from spatial_ipa.model.pair import GraphMode, build_pair
 from spatial_ipa.model.points import IPAPointsModel
+from spatial_ipa.model.trace import first_graph
 from spatial_ipa.placing.command import PredictionRequest
 from spatial_ipa.placing.context import PlacementContext
-from spatial_ipa.placing.embedded import start_at
 from spatial_ipa.placing.placer import Placer
 from spatial_ipa.training.checkpoints import check_completable, complete_checkpoint, context_of
 from spatial_ipa.training.datamodule import MinisetDataModule
-from spatial_ipa.training.figures import log_layout
+from spatial_ipa.training.figures import log_layout, log_trace, shows_figures
 from spatial_ipa.training.gate_pretraining import pretrain_gate
 from spatial_ipa.training.settings import Schedule, regroup_hyperparameters
 
@@ -153,6 +153,8 @@ class SpatialIPAModule(pl.LightningModule):
             self._prepare_fit(data)
         elif self.context is None:
             self.context = data.context
+        elif self.context.frame is not None:
+            data.start_at(self.context.frame)
 
     def _prepare_fit(self, data: MinisetDataModule) -> None:
         """Take the context of the data, refuse what cannot be meant, pretrain the gate."""
@@ -163,7 +165,7 @@ class SpatialIPAModule(pl.LightningModule):
         frame = None
         if self.common_frame:
             frame, data.train = cross_fit(data.train)
-            start_at(self.model, frame)
+            data.start_at(frame)
         # Layouts on the true graph are averaged with nothing, but points start in it there, too.
         used = self.graph != "true" or isinstance(self.model, IPAPointsModel)
         self.context = replace(data.context, frame=frame if used else None)
@@ -211,8 +213,10 @@ class SpatialIPAModule(pl.LightningModule):
         resumed = self.context is not None and self.trainer.state.fn == TrainerFn.FITTING
         epochs = self.trainer.max_epochs if resumed else None
         self.context = context_of(checkpoint, self.context, epochs)
-        if self.context is not None:
-            start_at(self.model, self.context.frame)
+        frame = None if self.context is None else self.context.frame
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, MinisetDataModule) and frame is not None:
+            data.start_at(frame)
 
     def forward(
         self, batch: Miniset, mode: GraphMode | None = None
@@ -246,7 +250,7 @@ class SpatialIPAModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Miniset, batch_idx: int) -> None:
-        scores, health, layout = self._scores(batch)
+        scores, health, passed = self._scores(batch)
         values = {f"val/{name}": value for name, value in scores.items()}
         # The walk weight that the epoch just trained with decides whether it may be selected; the
         # weights that `lightning validate` looks at are what they are.
@@ -257,8 +261,16 @@ class SpatialIPAModule(pl.LightningModule):
         ):
             values[MONITOR] = values["val/e_geo_own_graph"]
         self.log_dict(values | health, batch_size=batch.num_graphs, sync_dist=True)
-        if batch_idx == 0:
-            log_layout(self.trainer, batch.target, layout.x)
+        if batch_idx == 0 and shows_figures(self.trainer):
+            self._show(batch, *passed)
+
+    def _show(self, batch: Miniset, layout: Layout, edges: EdgeList, gate: Tensor | None) -> None:
+        """Log figures of the first graph of a validation batch."""
+        log_layout(self.trainer, batch.target, layout.x)
+        graphs = batch.target.graph, batch.num_graphs
+        attention = self.model.attention(layout, edges, gate, *graphs)
+        name = f"validation, epoch {self.current_epoch}"
+        log_trace(self.trainer, first_graph(name, batch, layout, edges, attention))
 
     def test_step(self, batch: Miniset, batch_idx: int) -> None:
         scores, health, _ = self._scores(batch)
@@ -266,9 +278,11 @@ class SpatialIPAModule(pl.LightningModule):
         values = {f"test/{name}": value for name, value in scores.items()}
         self.log_dict(values | health, batch_size=batch.num_graphs, sync_dist=True)
 
-    def _scores(self, batch: Miniset) -> tuple[dict[str, Tensor], dict[str, Tensor], Layout]:
-        """Scores of the layouts of a batch by name, its ``health/...`` checks, and the layout."""
-        layout, edges, gate = self(batch)
+    def _scores(
+        self, batch: Miniset
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[Layout, EdgeList, Tensor | None]]:
+        """Scores of the layouts of a batch by name, its ``health/...`` checks, and its forward."""
+        layout, edges, gate = passed = self(batch)
         terms = geometry_terms(layout.x, batch.target)
         true_layout, _, _ = self(batch, mode="true")
         scores = {
@@ -280,7 +294,7 @@ class SpatialIPAModule(pl.LightningModule):
         if gate is not None:
             scores["gate_kl"] = loss_gate(gate, edges, batch.wanted, batch.target).mean()
         checks = health_checks(self.model, batch, layout, edges, gate)
-        return scores, {f"health/{name}": value for name, value in checks.items()}, layout
+        return scores, {f"health/{name}": value for name, value in checks.items()}, passed
 
     def predict_step(self, request: PredictionRequest, batch_idx: int) -> dict[str, str]:
         """Place the cells of one file and write the result, on rank zero."""

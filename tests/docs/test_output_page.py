@@ -75,7 +75,7 @@ def test_files_of_fits(workplace: Path) -> None:
     written = [path.name for path in Path("runs/mine").rglob("*") if path.is_file()]
     changes = {
         r"\.tfevents\..*": "events", r"^events.*": "TensorBoard events", r"^\w{24}\.npy$": "cache",
-        r"^layout_\d{4}": "layout_NNNN", r"^best-epoch=\d{3}": "best-epoch=NNN",
+        r"^(layout|focus|progression)_\d{4}": r"\1_NNNN", r"^best-epoch=\d{3}": "best-epoch=NNN",
         r"^epoch=\d+-step=\d+\.ckpt$": "checkpoints",
     }  # fmt: skip
     for old, new in changes.items():
@@ -93,5 +93,7 @@ def test_files_of_the_run_folder(workplace: Path) -> None:
     assert not unnamed(written)
     found = json.loads((folder / "identifiability.json").read_text())
     assert not unnamed([*found, *found["slides"]["slide_4"], *found["radii"]["slide_4"]])
+    checks = json.loads((folder / "health.json").read_text())["slide_4"]
+    assert not unnamed([re.sub(r"/\d$", "", name) for name in checks])
     rows = json.loads((folder / "scores.json").read_text())
     assert not unnamed([name for row in rows for name in row])

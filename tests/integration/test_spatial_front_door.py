@@ -218,8 +218,15 @@ def test_evaluation_shows_the_trivial_methods_beside(
     run_command(
         "evaluate", "spatial", files[3], "--ckpt", str(trained / "spatial_ipa.ckpt"),
         "--train", *files[:2], "--draws", "2", "-o", str(tmp_path / "scores.csv"),
+        "--report", str(tmp_path / "report"),
     )  # fmt: skip
-    assert "spatial_ipa" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "spatial_ipa" in printed
+    assert (tmp_path / "report/health.md").read_text() in printed
+    name = Path(files[3]).stem
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        f"focus_{name}.png", "health.json", "health.md", f"progression_{name}.png",
+    ]  # fmt: skip
     scores = spatial_ipa.load(trained / "spatial_ipa.ckpt").evaluate(
         [ad.read_h5ad(files[3])], train=files[:2], num_draws=2
     )

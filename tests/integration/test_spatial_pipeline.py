@@ -104,6 +104,18 @@ def test_scores_figures_and_predictions_are_written(folder: Path) -> None:
         assert (predicted.obs["spatial_ipa_radius"][~empty] > 0).all()
 
 
+def test_attention_and_progression_are_reported(folder: Path) -> None:
+    out = folder / "out"
+    report = json.loads((out / "health.json").read_text())
+    assert list(report) == ["slide_3"]
+    heads = {f"head_recall30/{head}" for head in range(4)}
+    assert heads | {"attention_vs_distance/4", "nearest_cv_ratio"} <= set(report["slide_3"])
+    assert all(np.isfinite(value) for value in report["slide_3"].values())
+    assert "| slide_3 | 3 |" in (out / "health.md").read_text()
+    for kind in ("focus", "progression"):
+        assert (out / f"{kind}_slide_3.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_identifiability_is_reported(folder: Path) -> None:
     out = folder / "out"
     report = json.loads((out / "identifiability.json").read_text())

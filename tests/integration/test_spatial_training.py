@@ -137,11 +137,19 @@ HEALTH = {
         f"{name}/{recycle}"
         for name in (
             "attention_recall30", "logit_std", "attention_entropy", "attention_vs_gate",
-            "step_size",
+            "step_size", "attention_vs_distance", "reference_attention_recall30",
+            "reference_logit_std", "reference_attention_vs_gate",
         )
         for recycle in range(5)
     ),
+    *(
+        f"{name}/{head}"
+        for name in ("head_precision30", "head_recall30", "head_vs_true_distance")
+        for head in range(4)
+    ),
     "gate_precision30", "gate_recall30", "eigenvalue_ratio", "median_distance",
+    "reference_gate_recall30", "nearest_cv", "nearest_cv_ratio", "nearest_q05",
+    "nearest_q05_ratio",
 }  # fmt: skip
 
 

@@ -42,9 +42,15 @@ class TrueLayout:
         self.calls: list[list[int]] = []
 
     def __call__(
-        self, h: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int, noise: Tensor
+        self,
+        h: Tensor,
+        cells: Tensor,
+        edges: EdgeList,
+        graph: Tensor,
+        num_graphs: int,
+        noise: Tensor,
     ) -> Tensor:
-        assert edges.num_nodes == len(h) == len(graph) == len(noise)
+        assert edges.num_nodes == len(h) == len(cells) == len(graph) == len(noise)
         assert torch.equal(graph[edges.src], graph[edges.dst]), "an edge between two graphs"
         self.calls.append(torch.bincount(graph, minlength=num_graphs).tolist())
         rotation, shift = random_poses(num_graphs, self.generator)

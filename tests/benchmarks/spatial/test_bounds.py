@@ -17,6 +17,7 @@ from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.gauge import gauge_fix
 from spatial_ipa.geometry.graphs import adaptive_k, spatial_graph
 from spatial_ipa.geometry.metrics import procrustes_rmse
+from spatial_ipa.layout.frame_fit import cross_fit
 from spatial_ipa.model.minisets import MinisetDataset
 from spatial_ipa.model.network import Layout
 
@@ -81,18 +82,30 @@ class Watching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[Tensor, EdgeList]] = []
+        self.starts: list[Tensor] = []
 
     def forward(
-        self, h: Tensor, edges: EdgeList, gate: None, graph: Tensor, num_graphs: int, noise: Tensor
+        self,
+        h: Tensor,
+        edges: EdgeList,
+        gate: None,
+        graph: Tensor,
+        num_graphs: int,
+        noise: Tensor,
+        start: Tensor,
     ) -> Layout:
         self.seen.append((h, edges))
+        self.starts.append(start)
         return Layout(gauge_fix(h[:, :2], graph, num_graphs), [], [])
 
 
 @pytest.mark.parametrize("size", [300, 96])
 def test_placed_on_true_edges_whole_and_stitched(bounds: ModuleType, size: int) -> None:
     given, network = slide(), Watching()
-    layout = bounds.place_bounded(network, given, "oracle", 50, size, 2, 0)
+    frame, _ = cross_fit([given])
+    layout = bounds.place_bounded(network, given, "oracle", 50, size, 2, 0, frame)
+    start = torch.from_numpy(frame.averaged(given.h)).float()
+    assert torch.isin(torch.cat(network.starts), start).all()
     # Minisets are superposed on their anchors without scaling, hence not exactly.
     assert procrustes_rmse(layout, given.xy) < (1e-4 if size == 300 else 0.1)
     for h, edges in network.seen:

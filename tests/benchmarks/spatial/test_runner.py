@@ -27,8 +27,8 @@ def runner(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
 def args(folder: Path) -> Namespace:
     return Namespace(
         per_epoch=4, batch_size=2, size_max=96, noise_h=0.1, w_procrustes=0.0, common_frame=True,
-        form="points", epochs=8, num_draws=2, out=str(folder), tag="t", gate_steps=None, lr=None,
-        inference=["whole", "stitched"], candidates=40,
+        form="points", epochs=8, num_draws=2, out=str(folder), tag="t", modes=["whole", "stitched"],
+        gate_steps=None, lr=None, candidates=40,
     )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_an_option_is_trained_with_its_settings(
     monkeypatch.setattr(runner, "SpatialIPAModule", Watched)
     made = prepared(runner, tmp_path)
     made.args.epochs, made.args.gate_steps, made.args.lr = 1, 2, 3e-3
-    made.args.inference = ["whole"]
+    made.args.modes = ["whole"]
     (row,) = made.method(name)
     ((module, taught),) = seen
     settings = module.model.settings

@@ -1,16 +1,19 @@
 """Gated stopping and checkpoints, resources, figures: inside real, tiny fits."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from torch.utils.data import DataLoader
 
-from common.report.figures import log_figure, save_figure
+from common.report.figures import log_drawing, log_figure, save_figure
 from common.report.resources import peak_memory_bytes
 from common.training.callbacks import (
     EpochResources,
@@ -146,19 +149,21 @@ def test_resources_are_logged_each_epoch(tmp_path):
 
 
 class Plotting(Callback):
-    def __init__(self) -> None:
+    def __init__(self, log) -> None:
         self.paths: list[Path | None] = []
+        self.draw = log
 
     def on_validation_epoch_end(self, trainer, pl_module):
-        figure = Figure()
+        figure = Figure(figsize=(3, 2), dpi=50)
         figure.subplots().plot([0, 1], [trainer.current_epoch, 1])
-        self.paths.append(log_figure(trainer, "val/line", figure))
+        self.paths.append(self.draw(trainer, "val/line", figure))
 
 
-def test_figures_reach_disk_and_tensorboard(tmp_path):
+@pytest.mark.parametrize("log", [log_figure, log_drawing])
+def test_figures_reach_disk_and_tensorboard(log, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    plotting = Plotting()
+    plotting = Plotting(log)
     trainer = fit(tmp_path, Scripted([1.0] * 2, 0), [plotting], 2)
     log_dir = Path(str(trainer.log_dir))
     names = ["val/line_0000.png", "val/line_0001.png"]
@@ -166,7 +171,14 @@ def test_figures_reach_disk_and_tensorboard(tmp_path):
     files = sorted(file.name for file in (log_dir / "figures" / "val").iterdir())
     assert files == ["line_0000.png", "line_0001.png"], "no partial file is left"
     events = EventAccumulator(str(log_dir)).Reload()
-    assert len(events.Images("val/line")) == 2
+    images = events.Images("val/line")
+    assert len(images) == 2
+    drawn = imread(io.BytesIO(images[1].encoded_image_string))
+    assert drawn.shape == (100, 150, 3), "as large as the figure says"
+    assert np.ptp(drawn) > 0.9, "not empty"
+    if log is log_drawing:  # one drawing for both
+        kept = imread(log_dir / "figures" / names[1])
+        np.testing.assert_array_equal(kept[..., :3], drawn)
 
 
 def test_a_failed_figure_leaves_the_old_file(tmp_path):

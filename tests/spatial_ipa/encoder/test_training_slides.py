@@ -19,7 +19,7 @@ from spatial_ipa.encoder.out_of_fold import OutOfFold
 from spatial_ipa.encoder.settings import StartSettings
 from spatial_ipa.encoder.training_slides import embed_training
 from spatial_ipa.geometry.blocks import spatial_blocks
-from spatial_ipa.layout.frame_regression import cross_fit
+from spatial_ipa.layout.frame_fit import cross_fit
 
 NORMALISATION = Normalisation("sqrt")
 

@@ -14,12 +14,20 @@ from scipy.spatial.distance import cdist
 from sklearn.linear_model import Ridge
 
 from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.geometry.blocks import spatial_blocks
 from spatial_ipa.geometry.gauge import gauge_fix_array
+from spatial_ipa.geometry.metrics import procrustes_rmse
+from spatial_ipa.layout import frame_fit
 from spatial_ipa.layout import frame_regression as common_frame
+from spatial_ipa.layout.frame_fit import cross_fit
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.placement import Placement
 
 D = 6
+
+
+def fitted(slides: list[EmbeddedSlide], seed: int = 0) -> FrameRegression:
+    return cross_fit(slides, seed)[0]
 
 
 def slide(seed: int, n: int = 150, noise: float = 0.05) -> EmbeddedSlide:
@@ -52,39 +60,42 @@ def rmse(layout: np.ndarray, true: np.ndarray) -> float:
     return float(np.sqrt(((a @ orthogonal_procrustes(a, b)[0] - b) ** 2).sum(axis=1).mean()))
 
 
-def dense_kernel_ridge(train: EmbeddedSlide, h: np.ndarray) -> np.ndarray:
+def dense_kernel_ridge(train: EmbeddedSlide, h: np.ndarray, frame: FrameRegression) -> np.ndarray:
     """Kernel ridge with intercept in its dual form, on all cells of one slide."""
     f, y, n = train.h.astype(np.float64), gauge_fix_array(train.xy), len(train.h)
     squared = cdist(f, f) ** 2
-    width = squared.mean()
+    factor = 2 * frame.gamma * squared.mean()
+    assert min(abs(factor / width - 1) for width in frame_fit.WIDTHS) < 1e-5
     centre = np.eye(n) - 1 / n
-    kernel = np.exp(-squared / (2 * width))
-    dual = np.linalg.solve(centre @ kernel @ centre + np.eye(n), centre @ y)
-    query = np.exp(-(cdist(h.astype(np.float64), f) ** 2) / (2 * width))
+    kernel = np.exp(-frame.gamma * squared)
+    dual = np.linalg.solve(centre @ kernel @ centre + frame.penalty * np.eye(n), centre @ y)
+    query = np.exp(-frame.gamma * cdist(h.astype(np.float64), f) ** 2)
     return (query - kernel.mean(axis=0)) @ centre @ dual + y.mean(axis=0)
 
 
 def test_prediction_equals_dense_kernel_ridge() -> None:
     train, test = slide(0), slide(1)
-    found = FrameRegression.fit([train]).predict(test.h)
+    frame = fitted([train])
     # Fitting draws the cells in another order; nothing else differs but rounding.
-    np.testing.assert_allclose(found, dense_kernel_ridge(train, test.h), atol=2e-5)
+    np.testing.assert_allclose(
+        frame.predict(test.h), dense_kernel_ridge(train, test.h, frame), atol=2e-5
+    )
 
 
 def test_fewer_centres_than_cells_are_close_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = slide(0, n=600), slide(1)
-    monkeypatch.setattr(common_frame, "MAX_CENTRES", 200)
-    regression = FrameRegression.fit([train])
+    monkeypatch.setattr(frame_fit, "MAX_CENTRES", 200)
+    regression = fitted([train])
     assert regression.centres.shape == (200, D)
     np.testing.assert_allclose(
-        regression.predict(test.h), dense_kernel_ridge(train, test.h), atol=0.02
+        regression.predict(test.h), dense_kernel_ridge(train, test.h, regression), atol=0.02
     )
 
 
 def test_positions_of_a_new_slide_are_found_from_slides_in_any_pose() -> None:
     train = [slide(0), turned(slide(1), 2.0, mirror=True), turned(slide(2), -1.2)]
     test = slide(3)
-    regression = FrameRegression.fit(train)
+    regression = fitted(train)
     assert rmse(regression.predict(test.h), test.xy) < 0.15
 
 
@@ -92,62 +103,66 @@ def test_poses_of_training_slides_do_not_matter() -> None:
     train, test = [slide(0), slide(1), slide(2)], slide(3)
     posed = [turned(s, 0.9 * i, i == 1) for i, s in enumerate(train, start=1)]
     placement = random_placement(len(test.h))
-    first, second = (
-        FrameRegression.fit(slides).refine(placement, test.h) for slides in (train, posed)
-    )
+    first, second = (fitted(slides).refine(placement, test.h) for slides in (train, posed))
     torch.testing.assert_close(first.xy, second.xy, atol=1e-5, rtol=0)  # coordinates are float32
     torch.testing.assert_close(first.draws, second.draws, atol=1e-5, rtol=0)
 
 
-def dense_refined(placement: Placement, h: np.ndarray, z: np.ndarray, k: int) -> np.ndarray:
-    near = np.argsort(cdist(h, h), axis=1)[:, : k + 1]  # the cell itself is the first
-    z = z[near].mean(axis=1)
+def dense_mean_of_alike(z: np.ndarray, h: np.ndarray, sharpness: float) -> np.ndarray:
+    weight = np.exp(-sharpness * cdist(h, h, "cosine"))
+    return np.asarray(weight @ z / weight.sum(axis=1, keepdims=True))
+
+
+def dense_refined(
+    placement: Placement, h: np.ndarray, z: np.ndarray, sharpness: float
+) -> np.ndarray:
+    z = dense_mean_of_alike(z, h, sharpness)
     z, x = z - z.mean(axis=0), placement.xy.numpy()
     total = x + z @ orthogonal_procrustes(z, x)[0]
     return np.asarray(total / np.sqrt((total**2).sum(axis=1).mean()))
 
 
-@pytest.mark.parametrize(("n", "k"), [(5, 3), (60, 3), (400, 8)])
-def test_refined_layout_equals_its_definition(n: int, k: int) -> None:
-    regression, h = FrameRegression.fit([slide(0)]), slide(1, n).h
+@pytest.mark.parametrize("n", [2, 5, 60, 400])
+def test_refined_layout_equals_its_definition(n: int) -> None:
+    regression, h = fitted([slide(0)]), slide(1, n).h
     placement = random_placement(n)
     found = regression.refine(placement, h).xy.numpy()
-    expected = dense_refined(placement, h.astype(np.float64), regression.predict(h), k)
+    z = regression.predict(h)
+    expected = dense_refined(placement, h.astype(np.float64), z, regression.sharpness)
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("n", [2, 3, 4])
-def test_very_few_cells_are_left_alone(n: int) -> None:
-    """Each is averaged with all others, so that the regression is the same for all."""
-    regression, placement = FrameRegression.fit([slide(0)]), random_placement(n)
-    found = regression.refine(placement, slide(1, n).h)
-    torch.testing.assert_close(found.xy, placement.xy, atol=1e-9, rtol=0)
+def test_means_of_alike_cells_at_their_ends() -> None:
+    z, h = np.arange(12.0).reshape(6, 2), slide(1, 6).h
+    np.testing.assert_allclose(
+        common_frame.mean_of_alike(z, h, 0.0), np.broadcast_to(z.mean(axis=0), z.shape), atol=1e-12
+    )
+    np.testing.assert_allclose(common_frame.mean_of_alike(z, h, 1e6), z, atol=1e-12)
+    assert np.isfinite(common_frame.mean_of_alike(z, np.zeros_like(h), 2.0)).all()
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    regression, h = FrameRegression.fit([slide(0)]), slide(1, 300).h
+    regression, h = fitted([slide(0)]), slide(1, 300).h
     placement = random_placement(300)
     whole = regression.refine(placement, h).xy
     monkeypatch.setattr(common_frame, "_BLOCK", 37)
     torch.testing.assert_close(regression.refine(placement, h).xy, whole, atol=1e-10, rtol=0)
 
 
-def test_neighbours_of_many_cells_are_sought_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell counts itself whether or not it is in the sample."""
-    regression, h = FrameRegression.fit([slide(0)]), slide(1, 200).h
+def test_of_many_cells_a_sample_is_averaged_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell counts itself once, whether or not it is in the sample."""
+    h, z = slide(1, 200).h, np.random.default_rng(0).standard_normal((200, 3))
     monkeypatch.setattr(common_frame, "_SAMPLE", 50)
-    z = regression.predict(h)
     rows = common_frame.numpy_generator_for(7, 79).permutation(200)[:50]
     expected = []
     for i in range(200):
-        others = rows[rows != i]
-        near = others[np.argsort(((h[others] - h[i]).astype(np.float64) ** 2).sum(axis=1))[:3]]
-        expected.append(z[[i, *near]].mean(axis=0))
-    np.testing.assert_allclose(regression.averaged(h, 7), expected, atol=1e-12)
+        used = [i, *rows[rows != i]]
+        expected.append(dense_mean_of_alike(z[used], h[used].astype(np.float64), 3.0)[0])
+    np.testing.assert_allclose(common_frame.mean_of_alike(z, h, 3.0, 7), expected, atol=1e-12)
 
 
 def test_order_of_cells_does_not_matter() -> None:
-    regression, h = FrameRegression.fit([slide(0)]), slide(1).h
+    regression, h = fitted([slide(0)]), slide(1).h
     placement, order = random_placement(len(h)), torch.randperm(len(h))
     shuffled = Placement(placement.xy[order], placement.draws[:, order])
     torch.testing.assert_close(
@@ -159,7 +174,7 @@ def test_order_of_cells_does_not_matter() -> None:
 
 
 def test_result_turns_with_the_layout() -> None:
-    regression, h = FrameRegression.fit([slide(0)]), slide(1).h
+    regression, h = fitted([slide(0)]), slide(1).h
     placement = random_placement(len(h))
     turn = torch.tensor([[0.6, 0.8], [0.8, -0.6]], dtype=torch.float64)  # a reflection
     posed = Placement(placement.xy @ turn, placement.draws @ turn)
@@ -169,7 +184,7 @@ def test_result_turns_with_the_layout() -> None:
 
 
 def test_draws_move_with_their_mean() -> None:
-    regression, h = FrameRegression.fit([slide(0)]), slide(1).h
+    regression, h = fitted([slide(0)]), slide(1).h
     placement = random_placement(len(h))
     found = regression.refine(placement, h)
     torch.testing.assert_close(found.draws.mean(0), found.xy, atol=1e-9, rtol=0)
@@ -180,7 +195,7 @@ def test_draws_move_with_their_mean() -> None:
 
 
 def test_regression_that_explains_nothing_leaves_the_layout() -> None:
-    regression, h = FrameRegression.fit([slide(0)]), slide(1).h
+    regression, h = fitted([slide(0)]), slide(1).h
     empty = replace(regression, weights=np.zeros_like(regression.weights))
     placement = random_placement(len(h))
     torch.testing.assert_close(empty.refine(placement, h).xy, placement.xy, atol=1e-12, rtol=0)
@@ -191,14 +206,14 @@ def test_a_folded_layout_is_mended() -> None:
     train, test = [slide(0), slide(1)], slide(2)
     folded = gauge_fix_array(np.column_stack([np.abs(test.xy[:, 0]), test.xy[:, 1]]))
     placement = Placement(torch.from_numpy(folded), torch.from_numpy(folded)[None])
-    mended = FrameRegression.fit(train).refine(placement, test.h).xy.numpy()
+    mended = fitted(train).refine(placement, test.h).xy.numpy()
     assert rmse(mended, test.xy) < rmse(folded, test.xy) - 0.3
 
 
 def test_bounds_on_slides_and_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common_frame, "MAX_SLIDES", 2)
-    monkeypatch.setattr(common_frame, "MAX_CELLS", 80)
-    regression = FrameRegression.fit([slide(i) for i in range(4)])
+    monkeypatch.setattr(frame_fit, "MAX_SLIDES", 2)
+    monkeypatch.setattr(frame_fit, "MAX_CELLS", 80)
+    regression = fitted([slide(i) for i in range(4)])
     assert regression.centres.shape == (80, D)
     rows = np.concatenate([slide(i).h for i in range(4)])
     origin = cdist(regression.centres, rows).argmin(axis=1) // 150
@@ -206,23 +221,23 @@ def test_bounds_on_slides_and_cells(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_survives_a_checkpoint(tmp_path: Path) -> None:
-    regression, h = FrameRegression.fit([slide(0)]), slide(1).h
+    regression, h = fitted([slide(0)]), slide(1).h
     torch.save(regression.state(), tmp_path / "frame.pt")
     again = FrameRegression.from_state(torch.load(tmp_path / "frame.pt", weights_only=True))
     assert np.array_equal(again.predict(h), regression.predict(h))
 
 
 def test_another_version_is_refused() -> None:
-    state = FrameRegression.fit([slide(0)]).state() | {"version": 0}
-    with pytest.raises(ValueError, match="common frame has version 0, expected 1"):
+    state = fitted([slide(0)]).state() | {"version": 0}
+    with pytest.raises(ValueError, match="common frame has version 0, expected 2"):
         FrameRegression.from_state(state)
 
 
 def test_large_slides_are_registered_by_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     train = [slide(0), turned(slide(1), 2.0, mirror=True)]
-    monkeypatch.setattr(common_frame, "_REGISTERED", 60)
+    monkeypatch.setattr(frame_fit, "_REGISTERED", 60)
     test = slide(3)
-    assert rmse(FrameRegression.fit(train).predict(test.h), test.xy) < 0.2
+    assert rmse(fitted(train).predict(test.h), test.xy) < 0.2
 
 
 def test_embeddings_on_disk_and_repeated_cells(tmp_path: Path) -> None:
@@ -232,15 +247,15 @@ def test_embeddings_on_disk_and_repeated_cells(tmp_path: Path) -> None:
     twice = EmbeddedSlide(
         "twice", np.load(tmp_path / "h.npy", mmap_mode="r"), np.repeat(train.xy, 2, axis=0)
     )
-    regression = FrameRegression.fit([twice])
+    regression = fitted([twice])
     assert np.abs(regression.weights).max() < 100  # finite: no eigenvalue 0 was inverted
     assert rmse(regression.predict(test.h), test.xy) < 0.15
 
 
 def test_the_seed_fixes_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common_frame, "MAX_CENTRES", 40)
+    monkeypatch.setattr(frame_fit, "MAX_CENTRES", 40)
     h = slide(1).h
-    first, second, other = (FrameRegression.fit([slide(0)], s).predict(h) for s in (3, 3, 4))
+    first, second, other = (fitted([slide(0)], s).predict(h) for s in (3, 3, 4))
     assert np.array_equal(first, second)
     assert not np.allclose(first, other)
 
@@ -262,12 +277,12 @@ def flat(s: EmbeddedSlide) -> EmbeddedSlide:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: FrameRegression.fit([]), "slides is empty"),
-        (lambda: FrameRegression.fit([flat(slide(0))]), "same embedding"),
-        (lambda: FrameRegression.fit([slide(0), broken(slide(1))]), "slide s1: .*NaN"),
-        (lambda: FrameRegression.fit([slide(0), empty(slide(1))]), "slide s1 has no cells"),
-        (lambda: FrameRegression.fit([slide(0)]).predict(np.ones((3, 5))), r"\(n, 6\)"),
-        (lambda: FrameRegression.fit([slide(0)]).predict(np.ones(6)), r"\(n, 6\)"),
+        (lambda: fitted([]), "slides is empty"),
+        (lambda: fitted([flat(slide(0))]), "same embedding"),
+        (lambda: fitted([slide(0), broken(slide(1))]), "slide s1: .*NaN"),
+        (lambda: fitted([slide(0), empty(slide(1))]), "slide s1 has no cells"),
+        (lambda: fitted([slide(0)]).predict(np.ones((3, 5))), r"\(n, 6\)"),
+        (lambda: fitted([slide(0)]).predict(np.ones(6)), r"\(n, 6\)"),
     ],
 )
 def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
@@ -275,46 +290,71 @@ def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
         call()
 
 
-def refitted_start(slides: list[EmbeddedSlide], s: int, cells: np.ndarray) -> np.ndarray:
-    """The regression with some cells of a slide left out of the ridge problem, solved anew."""
-    fit = common_frame._Fit.of(slides, 0)
-    kept = ~((fit.slide == s) & np.isin(fit.row, cells))
-    ridge = Ridge(1.0).fit(fit.kernel.transform(fit.features[kept]), fit.target[kept])
-    return ridge.predict(fit.kernel.transform(slides[s].h[cells].astype(np.float64)))
+FOLDS = [np.arange(60) % 5, np.arange(70) % 7]
 
 
-@pytest.mark.parametrize("folds", [False, True])
-def test_starts_are_those_of_a_fit_without_the_fold(folds: bool) -> None:
+def folded_slides() -> list[EmbeddedSlide]:
     slides = [slide(0, 60), slide(1, 70)]
-    if folds:
-        slides = [replace(s, fold=np.arange(len(s.xy)) % 5, h_frame=s.h + 0.01) for s in slides]
-    frame, started = common_frame.cross_fit(slides)
-    np.testing.assert_array_equal(frame.weights, FrameRegression.fit(slides).weights)
-    for s, cells in ((0, np.array([3])), (1, np.array([69]))):
-        if folds:
-            cells = np.flatnonzero(slides[s].fold == slides[s].fold[cells[0]])
-        start = started[s].start
-        assert start is not None
-        np.testing.assert_allclose(start[cells], refitted_start(slides, s, cells), atol=2e-5)
+    return [replace(s, fold=f, h_frame=s.h + 0.01) for s, f in zip(slides, FOLDS, strict=True)]
 
 
-def test_a_start_does_not_see_its_own_position() -> None:
-    """A cell moved far away pulls the fit towards itself, but not its own start."""
-    slides = [slide(0, 80)]
-    moved = slides[0].xy.copy()
-    moved[4] += 0.5
-    start = [common_frame.cross_fit([replace(s, xy=xy)])[1][0].start for s, xy in
-             ((slides[0], slides[0].xy), (slides[0], moved))]  # fmt: skip
-    assert start[0] is not None
-    assert start[1] is not None
-    own = np.linalg.norm(start[0][4] - start[1][4])
-    others = np.linalg.norm(np.delete(start[0] - start[1], 4, axis=0), axis=1)
-    assert own < np.quantile(others, 0.9)  # it moves by the gauge alone, as cells far from it do
+def refitted(
+    slides: list[EmbeddedSlide], folds: list[np.ndarray], frame: FrameRegression
+) -> list[np.ndarray]:
+    """Positions (n, 2) per slide, the ridge problem solved anew without each fold."""
+    data = frame_fit._Registered.of(slides, 0)
+    width = 2 * frame.gamma * data.spread
+    features = frame_fit._Features.of(data, slides, width, 0)
+    found = []
+    for s, (own, fold) in enumerate(zip(slides, folds, strict=True)):
+        position = np.empty((len(own.h), 2))
+        for part in np.unique(fold):
+            kept = ~((data.slide == s) & np.isin(data.row, np.flatnonzero(fold == part)))
+            ridge = Ridge(frame.penalty).fit(features.fitted[kept, 1:], data.target[kept])
+            position[fold == part] = ridge.predict(features.slides[s][fold == part, 1:])
+        found.append(position)
+    return found
 
 
-def test_the_frame_on_tensors_equals_that_on_arrays() -> None:
-    frame = FrameRegression.fit([slide(0), slide(1)])
-    h = slide(2).h
-    found = frame.on_tensors()(torch.from_numpy(h))
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.numpy(), frame.predict(h), atol=1e-5)
+def test_starts_are_those_of_a_fit_without_the_fold() -> None:
+    slides = folded_slides()
+    frame, started = cross_fit(slides)
+    np.testing.assert_array_equal(frame.weights, fitted(slides).weights)
+    for s, z in zip(started, refitted(slides, FOLDS, frame), strict=True):
+        expected = dense_mean_of_alike(z, s.h.astype(np.float64), frame.sharpness)
+        np.testing.assert_allclose(s.start, expected, atol=2e-5)
+
+
+def test_slides_without_folds_get_contiguous_parts() -> None:
+    slides = [slide(0, 60), slide(1, 70)]
+    folded = [replace(s, fold=spatial_blocks(s.xy)) for s in slides]
+    for plain, given in zip(cross_fit(slides)[1], cross_fit(folded)[1], strict=True):
+        np.testing.assert_array_equal(plain.start, given.start)
+
+
+def test_settings_are_those_of_the_least_error_on_parts_left_out() -> None:
+    """Every combination refitted with scikit-learn and compared by its Procrustes error."""
+    slides = [slide(0, 90, 0.5), slide(1, 100, 0.5)]
+    parts = [spatial_blocks(s.xy, 10) for s in slides]
+    frame, spread = fitted(slides), frame_fit._Registered.of(slides, 0).spread
+    errors = {}
+    for width in frame_fit.WIDTHS:
+        for penalty in frame_fit.PENALTIES:
+            tried = replace(frame, gamma=width / (2 * spread), penalty=penalty)
+            positions = refitted(slides, parts, tried)
+            for sharpness in frame_fit.SHARPNESSES:
+                errors[width, penalty, sharpness] = np.mean(
+                    [
+                        procrustes_rmse(dense_mean_of_alike(z, s.h.astype(float), sharpness), s.xy)
+                        ** 2
+                        for z, s in zip(positions, slides, strict=True)
+                    ]
+                )
+    best = min(errors, key=lambda key: errors[key])
+    assert (frame.gamma * 2 * spread, frame.penalty, frame.sharpness) == pytest.approx(best)
+    assert len({round(error, 6) for error in errors.values()}) == len(errors), "all differ"
+
+
+def test_noisier_embeddings_are_averaged_over_more_cells() -> None:
+    clean, noisy = (fitted([slide(0, 300, n), slide(1, 300, n)]) for n in (0.02, 2.0))
+    assert noisy.sharpness < clean.sharpness

@@ -78,10 +78,14 @@ def test_nodes_in_memory_order_give_the_same_layout(monkeypatch: pytest.MonkeyPa
     """Embeddings, their noise, the start and the edges all move together, and back."""
     h = points(301)
 
-    def place(h: Tensor, edges: EdgeList, graph: Tensor, count: int, noise: Tensor) -> Tensor:
+    def place(
+        h: Tensor, cells: Tensor, edges: EdgeList, graph: Tensor, count: int, noise: Tensor
+    ) -> Tensor:
         seen.append(edges)
-        mean = torch.zeros_like(h).index_add(0, edges.dst, h[edges.src])
+        mean = torch.zeros_like(h).index_add(0, edges.dst, given[cells][edges.src])
         return gauge_fix(h + 0.1 * mean + 0.3 * noise)
+
+    given = h
 
     seen: list[EdgeList] = []
     plain = place_whole(place, h, 10, 2, 0, 0.1)
@@ -136,7 +140,7 @@ def noise_seen(mode: str, noise_h: float, seed: int) -> Tensor:
     h[:, 0] = torch.arange(200)
     seen: list[Tensor] = []
 
-    def place(h: Tensor, edges: EdgeList, graph: Tensor, count: int, noise: Tensor) -> Tensor:
+    def place(h: Tensor, *graph: object) -> Tensor:
         seen.append(h[:, 1:].clone())
         return torch.rand(len(h), 2, generator=torch.Generator().manual_seed(0))
 

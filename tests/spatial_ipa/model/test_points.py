@@ -123,12 +123,8 @@ def test_heads_of_a_fresh_block_differ() -> None:
     assert len(set(sharpness.tolist())) == len(sharpness)
 
 
-def test_where_no_regression_is_known_it_says_so() -> None:
+def test_without_a_start_it_says_so() -> None:
     h, _, edges = example()
     model, gate = shaken()
-    with pytest.raises(ValueError, match="none before its training slides are known"):
+    with pytest.raises(ValueError, match=r"starts at positions by regression .* none were given"):
         model(h, edges, gate(h, edges))
-    model.start_at(lambda rows: rows[:, :2])
-    torch.testing.assert_close(
-        model(h, edges, gate(h, edges)).x, model(h, edges, gate(h, edges), start=h[:, :2]).x
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 import torch
 from small_encoders import make_encoder, make_slide
 
+from common.errors import UserError
 from common.sparse import edge_softmax
 from spatial_ipa.data.keys import SlideKeys
-from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.data.slide import EmbeddedSlide, Slide
+from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.model.network import NetworkSettings
 from spatial_ipa.placing.command import CellDataModule
 from spatial_ipa.placing.context import PlacementContext
@@ -94,3 +97,47 @@ def test_spots_beside_the_tissue_are_not_placed_and_the_result_says_so(keep: boo
     np.testing.assert_array_equal(empty, np.zeros(40) if keep else np.arange(40) >= 30)
     assert any(told in str(warning.message) for warning in said) is not keep
     assert (told in placed.uns["spatial_ipa"]["reading"]) is not keep
+
+
+def traced(size: int = 40) -> Placer:
+    """A model of slides of ``make_slide`` trained on minisets of ``size``."""
+    torch.manual_seed(0)
+    module = SpatialIPAModule(NetworkSettings(D, form="states"))
+    return Placer(module.model, module.gate, PlacementContext(make_encoder(), 10, size, 0.0))
+
+
+def with_positions(n: int) -> Slide:
+    xy = np.random.default_rng(0).random((n, 2)).astype(np.float32)
+    return replace(make_slide(1, n), xy=xy)
+
+
+def test_a_trace_is_of_all_spots_up_to_the_trained_size() -> None:
+    slide = with_positions(40)
+    trace = traced().trace(slide)
+    assert trace.name == slide.name
+    assert trace.rows.tolist() == list(range(40))
+    assert slide.xy is not None
+    np.testing.assert_allclose(trace.xy, gauge_fix_array(slide.xy), atol=1e-5)
+    assert trace.edges.num_edges == 40 * 10
+    assert trace.trajectory.shape == (6, 40, 2)
+
+
+def test_a_trace_of_a_large_slide_is_of_a_sample_of_the_trained_size() -> None:
+    slide, placer = with_positions(60), traced()
+    traces = [placer.trace(slide, seed=seed) for seed in (0, 0, 1)]
+    assert all(len(trace.rows) == 40 for trace in traces)
+    assert traces[0].rows.tolist() == traces[1].rows.tolist() != traces[2].rows.tolist()
+    np.testing.assert_array_equal(traces[0].weights, traces[1].weights)
+    assert slide.xy is not None
+    own = gauge_fix_array(slide.xy[traces[0].rows])
+    np.testing.assert_allclose(traces[0].xy, own, atol=1e-5)
+
+
+def test_a_trace_needs_one_slide_with_positions() -> None:
+    with pytest.raises(UserError, match="has no coordinates to show attention on"):
+        traced().trace(make_slide(1, 40))
+    data = ad.AnnData(make_slide(1, 120).counts, var={"var_names": make_slide(1).genes})
+    data.obsm["spatial"] = with_positions(120).xy
+    data.obs["part"] = ["a", "b"] * 60
+    with pytest.raises(UserError, match="takes one slide, got 2"):
+        traced().trace(data, keys=SlideKeys(section_key="part"))

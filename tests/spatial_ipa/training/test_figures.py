@@ -1,8 +1,10 @@
-"""The figure of a validation layout: in every epoch, on rank 0, and nothing else changes."""
+"""Figures of validation: in every epoch, on rank 0, and nothing else changes."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from unittest.mock import Mock
 
 import lightning.pytorch as pl
 import numpy as np
@@ -12,8 +14,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spatial_ipa.data.slide import EmbeddedSlide
-from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.network import Form, NetworkSettings
 from spatial_ipa.training.datamodule import MinisetDataModule
+from spatial_ipa.training.figures import shows_figures
 from spatial_ipa.training.module import SpatialIPAModule
 from spatial_ipa.training.settings import MinisetSettings, Schedule
 
@@ -27,12 +30,13 @@ def slide(seed: int) -> EmbeddedSlide:
     return EmbeddedSlide(f"s{seed}", h.astype(np.float32), xy.astype(np.float32))
 
 
-def fit(folder: Path, logged: bool) -> dict[str, torch.Tensor]:
+def fit(folder: Path, logged: bool, form: Form) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     settings = MinisetSettings(
         per_epoch=2, val_per_slide=2, batch_size=2, size_min=60, size_max=80, num_candidates=15
     )
-    module = SpatialIPAModule(NetworkSettings(8, 16, 2, 8, 2), schedule=Schedule(gate_steps=1))
+    network = NetworkSettings(8, 16, 2, 8, 2, form=form)
+    module = SpatialIPAModule(network, schedule=Schedule(gate_steps=1))
     trainer = pl.Trainer(
         default_root_dir=folder, max_epochs=2, accelerator="cpu",
         logger=TensorBoardLogger(folder, "log", 0) if logged else False,
@@ -44,13 +48,29 @@ def fit(folder: Path, logged: bool) -> dict[str, torch.Tensor]:
 
 
 @QUIET
-def test_every_epoch_shows_a_layout_and_no_number_changes(tmp_path: Path) -> None:
-    shown, plain = fit(tmp_path / "a", True), fit(tmp_path / "b", False)
+@pytest.mark.parametrize("form", ["points", "states"])
+def test_every_epoch_shows_figures_and_no_number_changes(form: Form, tmp_path: Path) -> None:
+    shown, plain = fit(tmp_path / "a", True, form), fit(tmp_path / "b", False, form)
     for name, value in plain.items():
         assert torch.equal(shown[name], value), name
     (file,) = (tmp_path / "a").rglob("events.out.tfevents.*")
-    images = EventAccumulator(str(file), size_guidance={"images": 0}).Reload().Images("val/layout")
-    assert len(images) == 2  # and none of the sanity check
+    events = EventAccumulator(str(file), size_guidance={"images": 0, "scalars": 0}).Reload()
+    kinds = ("focus", "layout", "progression")
+    assert set(events.Tags()["images"]) == {f"val/{kind}" for kind in kinds}
+    for kind in kinds:
+        images = events.Images(f"val/{kind}")
+        assert len(images) == 2, kind  # and none of the sanity check
+        assert all(image.width > 300 and image.height > 100 for image in images), kind
     figures = sorted(path.name for path in (tmp_path / "a").rglob("figures/val/*.png"))
-    assert figures == ["layout_0000.png", "layout_0001.png"]
+    assert figures == [f"{kind}_000{epoch}.png" for kind in kinds for epoch in (0, 1)]
+    heads = {tag for tag in events.Tags()["scalars"] if tag.startswith("health/head_")}
+    names = ("head_precision30", "head_recall30", "head_vs_true_distance")
+    assert heads == {f"health/{name}/{head}" for name in names for head in (0, 1)}
     assert not list((tmp_path / "b").rglob("*.png"))
+
+
+def test_ranks_without_a_log_draw_nothing() -> None:
+    """Rank 0 with a logger draws, after the sanity check."""
+    for loggers, rank_zero, checking in itertools.product([[], [1]], [True, False], [True, False]):
+        trainer = Mock(loggers=loggers, is_global_zero=rank_zero, sanity_checking=checking)
+        assert shows_figures(trainer) == (bool(loggers) and rank_zero and not checking)
