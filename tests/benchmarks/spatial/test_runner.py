@@ -46,7 +46,7 @@ def prepared(runner: ModuleType, folder: Path) -> Any:
     made.args, made.seed, made._scorers = args(folder), 0, {}
     made.train, made.test = slides[:2], slides[2:]
     made.fold = runner.Fold("f", (), ())
-    made.embedded = lambda features: embedded
+    made.embedded = lambda features: (embedded, 0.0)
     return made
 
 
