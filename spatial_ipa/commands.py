@@ -56,6 +56,9 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=["scrna", "st"], default="scrna")
     _add_keys(parser, slides=False)
     parser.add_argument("--draws", type=int, default=16, help="layouts averaged")
+    parser.add_argument(
+        "--hypotheses", type=int, default=1, help="weighted positions per cell, at most 3"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--coverage", type=float, default=0.9, help="of the error radii")
     parser.add_argument("--no-graph", action="store_true", help="leave the neighbour graph out")
@@ -70,6 +73,7 @@ def _place(given: argparse.Namespace) -> None:
 
     options = PlacementOptions(
         num_draws=given.draws,
+        num_hypotheses=given.hypotheses,
         write_graph=not given.no_graph,
         seed=given.seed,
         coverage=given.coverage,

@@ -18,6 +18,9 @@ from spatial_ipa.evaluation.scorer import COLUMNS, SCORES
 KEY = ("split", "fold", "condition", "seed", "tag", "rotate")
 """What tells one job from another."""
 
+FAILED = "failed"
+"""How a method was applied that gave no layout; why is in its row under the same name."""
+
 Row = dict[str, Any]
 Method = tuple[str, str]
 """Its name, and how it was applied."""
@@ -58,6 +61,7 @@ def report(
         What the tables lack: for each the rows of :data:`runner.TRIVIAL` that are not there, or do
         not cover every slide of the table.
     """
+    rows = without_mended(rows)
     print(f"Measured on {machines_of(rows)}")
     if len(tags) > 1:
         rows = [
@@ -73,6 +77,8 @@ def report(
     lacking = []
     for split, mine in tables.items():
         _print_table(split, by_method(mine), columns)
+        for why, failed in _failures(mine).items():
+            print(f"\nFailed on {', '.join(sorted(failed))}: {why}")
         missing = missing_trivial(mine)
         if missing:
             lacking.append(f"{split} lacks {', '.join(missing)}")
@@ -85,6 +91,23 @@ def report(
         whole = {k: m for k, m in by_method(mine).items() if {r["slide"] for r in m} == slides}
         _print_table(f"{title} together", whole, columns)
     return lacking
+
+
+def without_mended(rows: Sequence[Row]) -> list[Row]:
+    """Rows without those of failures whose job was run again later."""
+    last = {(key_of(row), row["method"], row["slide"]): FAILED in row for row in rows}
+    return [
+        row for row in rows if FAILED not in row or last[key_of(row), row["method"], row["slide"]]
+    ]
+
+
+def _failures(rows: Iterable[Row]) -> dict[str, set[str]]:
+    """Slides by why there is no layout of them."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        if FAILED in row:
+            found.setdefault(row[FAILED], set()).add(row["slide"])
+    return found
 
 
 def missing_trivial(rows: Iterable[Row]) -> list[str]:

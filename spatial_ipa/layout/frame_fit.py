@@ -24,6 +24,7 @@ from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.geometry.blocks import spatial_blocks
 from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.geometry.metrics import procrustes_rmse
+from spatial_ipa.layout.charts import Charts, TrainingCells, cut, fit_charts, nearest_outside
 from spatial_ipa.layout.frame_regression import Array, FrameRegression, mean_of_alike
 from spatial_ipa.layout.registration import slide_rotations
 
@@ -39,7 +40,8 @@ SHARPNESSES = (2.0, 4.0, 8.0, 16.0)
 # Bounds on what is registered, regressed on and kept: 0.5 MB at 128 numbers a cell.
 MAX_SLIDES, MAX_CELLS, MAX_CENTRES = 16, 16_384, 1024
 _REGISTERED = 1024  # cells of a slide
-_JUDGED = 1024  # cells of a slide by which settings are compared
+_JUDGED = 1024  # cells of a slide by which settings are compared, and of all by which it is cut
+_FIFTHS = 5
 _MATCHED = 10  # mutual neighbours of two slides
 _PARTS = 10  # of a slide, left out in turn where settings are compared
 
@@ -90,7 +92,27 @@ def cross_fit(
         replace(s, start=mean_of_alike(z, s.h, sharpness, seed).astype(np.float32))
         for s, z in zip(slides, ridge.without(data, folds), strict=True)
     ]
-    return ridge.frame(sharpness), started
+    charts = _charts(data, ridge, slides, folds, seed)
+    return replace(ridge.frame(sharpness), charts=charts), started
+
+
+def _charts(
+    data: _Registered,
+    ridge: _Ridge,
+    slides: Sequence[EmbeddedSlide],
+    folds: Sequence[np.ndarray],
+    seed: int,
+) -> tuple[Charts, ...]:
+    """What several hypotheses need; see :mod:`spatial_ipa.layout.charts`."""
+    new, fold = _as_new(data, slides, folds)
+    regions = cut(data.target, *_left_out_neighbours(data, new, fold, seed))
+    alone = len(np.unique(data.slide)) == 1
+    group = np.unique(fold % _FIFTHS if alone else data.slide, return_inverse=True)[1]
+    kernel = ridge.features.kernel
+    there = _with_ones(kernel.transform(new))
+    cells = TrainingCells(ridge.features.fitted, there, data.target, group)
+    shrunk = _penalties(ridge.penalty, len(ridge.weights))
+    return tuple(fit_charts(cells, shrunk, kernel.normalization_.T, region) for region in regions)
 
 
 def _error(
@@ -154,6 +176,30 @@ class _Registered:
         return _Registered(cells, target, number, np.concatenate(rows), spread)
 
 
+def _as_new(
+    data: _Registered, slides: Sequence[EmbeddedSlide], folds: Sequence[np.ndarray]
+) -> tuple[Array, NDArray[np.intp]]:
+    """(n, d) the ``h`` of the cells fitted to, and (n,) their folds, numbered over all slides."""
+    h, fold = data.h.copy(), data.row.copy()
+    for s, (slide, its_fold) in enumerate(zip(slides, folds, strict=True)):
+        own = data.slide == s
+        h[own], fold[own] = slide.h[data.row[own]], its_fold[data.row[own]]
+    return h, np.unique(np.column_stack([data.slide, fold]), axis=0, return_inverse=True)[1]
+
+
+def _left_out_neighbours(
+    data: _Registered, new: Array, fold: NDArray[np.intp], seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Up to 1024 cells (q,), and of each the nearest among them (q, k) outside of its fold.
+
+    A cell is sought for by the H that leaves its fold out, among those that are fitted to, as a new
+    cell would be.
+    """
+    sample = np.sort(numpy_generator_for(seed, 83).permutation(len(new))[:_JUDGED])
+    near = nearest_outside(new[sample], data.h[sample], fold[sample])
+    return sample, sample[near]
+
+
 @dataclass(frozen=True, eq=False)
 class _Features:
     """Kernel features of one width, each with a leading column of ones.
@@ -182,6 +228,13 @@ class _Features:
         return _Features(kernel, fitted, own)
 
 
+def _penalties(penalty: float, width: int) -> Array:
+    """(width, width) of ridge regression with a leading column of ones, which has none."""
+    found = penalty * np.eye(width)
+    found[0, 0] = 0.0
+    return found
+
+
 def _with_ones(features: Array) -> Array:
     return np.column_stack([np.ones(len(features)), features])
 
@@ -205,9 +258,7 @@ class _Ridge:
     @staticmethod
     def of(features: _Features, data: _Registered, penalty: float) -> _Ridge:
         phi = features.fitted
-        shrunk = penalty * np.eye(phi.shape[1])
-        shrunk[0, 0] = 0.0
-        inverse = np.linalg.inv(phi.T @ phi + shrunk)
+        inverse = np.linalg.inv(phi.T @ phi + _penalties(penalty, phi.shape[1]))
         return _Ridge(features, penalty, inverse, inverse @ (phi.T @ data.target))
 
     def without(self, data: _Registered, folds: Sequence[np.ndarray]) -> list[Array]:

@@ -22,10 +22,21 @@ a kernel smoother (Nadaraya, Theory Probab. Appl. 9:141, 1964; Watson, Sankhya A
 attention with one head over all cells.  Of more than 2048 new cells j are a sample of that many and
 the cell itself, so that the work grows linearly.  f, the penalty and b come from the training
 slides (:mod:`spatial_ipa.layout.frame_fit`).
+
+Where expression occurs at several places, the frame also holds the regressions of
+:mod:`spatial_ipa.layout.charts`.  With f_m their positions of a cell and p_m their masses, averaged
+over alike cells as z is, places that are one are merged, and hypothesis m of a cell is
+
+    x + c (f_m - z) R,
+
+x the layout, R turning z onto x and c the scale at which z fits x best: the place that the mean is
+exchanged for, and what the layout has beyond the regression.  A cell with a single place stays at
+x.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +49,7 @@ from common.align import align
 from common.errors import UserError
 from common.files.identity import check_version
 from common.rng import numpy_generator_for
+from spatial_ipa.layout.charts import Charts, merged
 from spatial_ipa.layout.placement import Placement
 
 Array = NDArray[np.float64]
@@ -59,6 +71,7 @@ class FrameRegression:
     gamma: f / (2 s^2).
     penalty: of the ridge.
     sharpness: b, of the mean over alike cells.
+    charts: for 2 and more hypotheses, in order; empty where none were fitted.
     """
 
     centres: np.ndarray
@@ -67,6 +80,7 @@ class FrameRegression:
     gamma: float
     penalty: float
     sharpness: float
+    charts: tuple[Charts, ...] = ()
 
     def predict(self, h: np.ndarray) -> Array:
         """(n, 2) positions in the common frame of cells with embeddings (n, d), each by itself.
@@ -74,14 +88,19 @@ class FrameRegression:
         Raises:
             ValueError: if the width differs from that of the training cells.
         """
-        if h.ndim != 2 or h.shape[1] != self.centres.shape[1]:
-            raise UserError(f"h must have shape (n, {self.centres.shape[1]}), got {h.shape}")
-        centres, found = self.centres.astype(np.float64), np.empty((len(h), 2))
-        for start in range(0, len(h), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            values = rbf_kernel(h[rows].astype(np.float64), centres, gamma=self.gamma)
+        found = np.empty((len(h), 2))
+        for rows, values in self._kernels(h):
             found[rows] = values @ self.weights + self.offset
         return found
+
+    def _kernels(self, h: np.ndarray) -> Iterator[tuple[slice, Array]]:
+        """Blocks of rows of h (n, d) and their (rows, m) kernel values."""
+        if h.ndim != 2 or h.shape[1] != self.centres.shape[1]:
+            raise UserError(f"h must have shape (n, {self.centres.shape[1]}), got {h.shape}")
+        centres = self.centres.astype(np.float64)
+        for start in range(0, len(h), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            yield rows, rbf_kernel(h[rows].astype(np.float64), centres, gamma=self.gamma)
 
     def refine(
         self, placement: Placement, h: np.ndarray, seed: int = 0, weight: float = 1.0
@@ -112,6 +131,59 @@ class FrameRegression:
         """
         return mean_of_alike(self.predict(h), h, self.sharpness, seed)
 
+    def hypotheses(
+        self, placement: Placement, h: np.ndarray, count: int, seed: int = 0
+    ) -> tuple[Array, Array]:
+        """Several positions of each cell, in the pose and unit of a layout.
+
+        Args:
+            placement: n cells, gauge-fixed, as :meth:`refine` leaves them.
+            h: (n, d) their embeddings.
+            count: M, hypotheses per cell.
+            seed: as :meth:`refine`.
+
+        Returns:
+            (n, M, 2) by falling weight and (n, M) weights, which sum to 1.  A weight of 0 says that
+            there is no such place; its position is that of the first.
+
+        Raises:
+            ValueError: as :meth:`charts_for`.
+        """
+        charts, x = self.charts_for(count), placement.xy.double().cpu()
+        several, weight = np.repeat(x.numpy()[:, None], count, axis=1), np.zeros((len(h), count))
+        if charts is None:
+            weight[:, 0] = 1.0
+            return several, weight
+        m = len(charts)
+        found = np.empty((len(h), 2 + 3 * m))
+        for rows, values in self._kernels(h):
+            position, mass = charts.of_kernels(values)
+            mean = values @ self.weights + self.offset
+            found[rows] = np.hstack([mean, position.reshape(len(mean), -1), mass])
+        found = mean_of_alike(found, h, self.sharpness, seed)
+        position, mass = merged(found[:, 2:-m].reshape(-1, m, 2), found[:, -m:], charts.spread)
+        onto = align(torch.from_numpy(found[:, :2]), x, scale=True, reflection=True)
+        shift = np.where(mass[:, 1:2, None] > 0, position - found[:, None, :2], 0.0)
+        shift = (onto.scale * torch.from_numpy(shift) @ onto.rotation.mT).numpy()
+        # Places that are not there lie where the first does.
+        several += np.concatenate([shift, np.repeat(shift[:, :1], count - m, axis=1)], axis=1)
+        weight[:, :m] = mass
+        return several, weight
+
+    def charts_for(self, count: int) -> Charts | None:
+        """The likeliest charts for at most so many hypotheses; None where one place is likelier.
+
+        Raises:
+            ValueError: if there are none for so many.
+        """
+        if count in map(len, self.charts):
+            best = max((c for c in self.charts if len(c) <= count), key=lambda c: c.gain)
+            return best if best.gain > 0 else None
+        raise UserError(
+            f"num_hypotheses={count}, but the checkpoint holds no charts for it: its training "
+            "cells were too few; set num_hypotheses to 1"
+        )
+
     def state(self) -> dict[str, Any]:
         """Tensors and plain types only, for ``torch.load(weights_only=True)``."""
         return {
@@ -122,6 +194,7 @@ class FrameRegression:
             "gamma": self.gamma,
             "penalty": self.penalty,
             "sharpness": self.sharpness,
+            "charts": [charts.state() for charts in self.charts],
         }
 
     @staticmethod
@@ -139,6 +212,7 @@ class FrameRegression:
             float(state["gamma"]),
             float(state["penalty"]),
             float(state["sharpness"]),
+            tuple(Charts.from_state(charts) for charts in state["charts"]),
         )
 
 

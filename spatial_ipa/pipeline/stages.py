@@ -19,6 +19,7 @@ from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import SPLIT_VERSION
 from spatial_ipa.encoder.frozen import ENCODER_VERSION, FrozenEncoder
 from spatial_ipa.encoder.stage import EncoderInputs, ensure_encoder, yaml_list
+from spatial_ipa.layout.charts import CHARTS_VERSION
 from spatial_ipa.layout.frame_regression import FRAME_VERSION
 
 
@@ -136,7 +137,7 @@ class Training:
         """Train gate and model on the encoder; False if they are there."""
         read = [
             self.content,
-            [CALIBRATION_VERSION, FRAME_VERSION],
+            [CALIBRATION_VERSION, FRAME_VERSION, CHARTS_VERSION],
             encoder.weights_hash,
             [read_config(config) for config in self.configs],
             list(self.overrides),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from common.errors import UserError
 from spatial_ipa.confidence.conformal import Calibration
 from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.encoder.frozen import FrozenEncoder
+from spatial_ipa.layout.charts import Charts
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.layout.placement import PlacementMode
 
@@ -39,6 +41,20 @@ class PlacementContext:
     def mode_for(self, num_cells: int) -> PlacementMode:
         """How ``inference="auto"`` places so many cells: whole up to the trained size."""
         return "whole" if num_cells <= self.size else "stitched"
+
+    def charts_for(self, num_hypotheses: int) -> Charts | None:
+        """What gives cells several positions, at most so many; None if one is likelier.
+
+        Raises:
+            ValueError: if the model has none.
+        """
+        if self.frame is None:
+            raise UserError(
+                f"num_hypotheses={num_hypotheses} needs the common frame of the training slides, "
+                "which this model was fitted without (model.init_args.common_frame); set "
+                "num_hypotheses to 1"
+            )
+        return self.frame.charts_for(num_hypotheses)
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain types only, for ``torch.load(weights_only=True)``."""

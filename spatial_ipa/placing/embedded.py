@@ -127,6 +127,27 @@ class EmbeddedPlacer:
             return placement
         return context.frame.refine(placement, h.cpu().numpy(), seed, weight)
 
+    def hypotheses(
+        self, placement: Placement, h: Tensor, count: int, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Several weighted positions of each cell of a layout.
+
+        Args:
+            placement: of n cells, by :meth:`layout`.
+            h: (n, d) their embeddings.
+            count: M, positions per cell; at least two.
+            seed: of the layout.
+
+        Returns:
+            (n, M, 2) and (n, M), as :meth:`FrameRegression.hypotheses`.
+
+        Raises:
+            ValueError: if the model cannot give so many.
+        """
+        self.context.charts_for(count)
+        assert self.context.frame is not None, "checked by charts_for"
+        return self.context.frame.hypotheses(placement, h.cpu().numpy(), count, seed)
+
     @torch.no_grad()
     def gate_graph(
         self, h: Tensor, approximate_above: int | None = None

@@ -73,11 +73,13 @@ def judge_cells(
 
 
 def check_options(context: PlacementContext, h: np.ndarray, options: PlacementOptions) -> None:
-    """Refuse before the cells are placed what :func:`judge_cells` would refuse after it.
+    """Refuse before the cells are placed what would be refused after it.
 
     Raises:
-        ValueError: as there.
+        ValueError: as :func:`judge_cells`, and on hypotheses the model cannot give.
     """
+    if options.num_hypotheses > 1:
+        context.charts_for(options.num_hypotheses)
     calibration = context.calibration
     if calibration is not None and not _why_not(context, h, options):
         conformal_quantile(calibration.scores, options.coverage)

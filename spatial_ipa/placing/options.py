@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.errors import UserError
+from spatial_ipa.layout.charts import MAX_CHARTS
 
 InferenceMode = Literal["auto", "whole", "stitched"]
 
@@ -18,6 +19,8 @@ class PlacementOptions:
         inference: ``whole``: one graph over all cells.  ``stitched``: many minisets of the trained
             size, superposed.  ``auto``: whole up to the trained size, stitched above.
         num_draws: layouts averaged; their spread is the uncertainty.
+        num_hypotheses: above 1, also return so many weighted positions of every cell, the likelier
+            first (:mod:`spatial_ipa.layout.charts`); at most 3.  Nothing else changes.
         write_graph: also return the gate graph over all cells.
         approximate_above: cells above which the candidates of that graph come from an approximate
             search with a recall of 0.95 (needs ``faiss-cpu``); the layout never does.
@@ -38,6 +41,7 @@ class PlacementOptions:
 
     inference: InferenceMode = "auto"
     num_draws: int = 16
+    num_hypotheses: int = 1
     write_graph: bool = True
     approximate_above: int = 100_000
     seed: int = 0
@@ -49,6 +53,10 @@ class PlacementOptions:
             raise UserError(f"inference must be auto, whole or stitched, got {self.inference!r}")
         if self.num_draws < 2:
             raise UserError(f"num_draws must be at least 2 for a spread, got {self.num_draws}")
+        if not 1 <= self.num_hypotheses <= MAX_CHARTS:
+            raise UserError(
+                f"num_hypotheses must lie in [1, {MAX_CHARTS}], got {self.num_hypotheses}"
+            )
         if self.approximate_above < 1:
             raise UserError(f"approximate_above must be positive, got {self.approximate_above}")
         if not 0 < self.coverage < 1:

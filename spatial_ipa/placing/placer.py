@@ -73,8 +73,16 @@ class Placer(EmbeddedPlacer):
         check_options(context, h.cpu().numpy(), options)
         with clock.stage("place"):
             placement = self.layout(h, options.inference, options.num_draws, options.seed)
+            hypotheses, about = None, {}
+            if (count := options.num_hypotheses) > 1:
+                positions, weight = self.hypotheses(placement, h, count, options.seed)
+                hypotheses = positions.astype(np.float32)
+                charts = context.charts_for(count)
+                about = {"charts": {"regions": 1} if charts is None else charts.summary()}
         with clock.stage("judge"):
             columns, judged = judge_cells(context, h.cpu().numpy(), placement, options)
+            if count > 1:
+                columns |= {f"weight_{m + 1}": weight[:, m] for m in range(count)}
         graph = None
         if options.write_graph:
             with clock.stage("graph"):
@@ -98,9 +106,11 @@ class Placer(EmbeddedPlacer):
                 genes_missing=len(set(encoder.panel).difference(slide.genes)),
                 common_frame=context.frame is not None,
                 calibration=judged,
+                **about,
                 **used,
             ),
             columns,
+            hypotheses,
         )
         return prediction.over(placed)
 

@@ -1,6 +1,10 @@
 """Placed cells, and the fields that say so in a file.
 
 obsm["X_spatial_ipa"]             (n, 2) coordinates: mean 0, RMS radius 1, arbitrary pose
+obsm["X_spatial_ipa_1"], ...      (n, 2) each, if several hypotheses were asked for: positions of
+                                  the cell by falling weight, in pose and unit of the former
+                                  (:mod:`spatial_ipa.layout.charts`);
+                                  obs["spatial_ipa_weight_1"], ... their weights, which sum to 1
 obs["spatial_ipa_uncertainty"]    RMS spread of the cell over draws, in RMS radii; of noise in
                                   the model alone, regression in the common frame has none
 obs["spatial_ipa_empty"]          cells without counts of the encoder's genes: not placed, all
@@ -53,6 +57,7 @@ class CellPrediction:
         graph: (n, n) CSR of the gate; None if it was not asked for.
         settings: provenance.
         columns: (n,) further columns of ``obs``, by name without prefix.
+        hypotheses: (n, M, 2) positions of the cells by falling weight; None if not asked for.
     """
 
     xy: np.ndarray
@@ -61,6 +66,7 @@ class CellPrediction:
     graph: sp.csr_matrix | None
     settings: dict[str, Any]
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    hypotheses: np.ndarray | None = None
 
     def over(self, placed: np.ndarray) -> CellPrediction:
         """The prediction of ``placed.sum()`` cells as one of all n, of which these are ``placed``.
@@ -90,12 +96,13 @@ class CellPrediction:
             graph,
             self.settings,
             {name: filled(column) for name, column in self.columns.items()},
+            None if self.hypotheses is None else filled(self.hypotheses),
         )
 
     def fields(self) -> dict[str, dict[str, Any]]:
         """What is written, by part of an AnnData object and name; see the module docstring."""
         return {
-            "obsm": {"X_spatial_ipa": self.xy},
+            "obsm": {"X_spatial_ipa": self.xy} | self._positions(),
             "obs": self.obs(),
             "obsp": {} if self.graph is None else {GRAPH: self.graph, DISTANCES: self._lengths()},
             "uns": {"spatial_ipa": self.settings} | self._neighbours(),
@@ -108,6 +115,13 @@ class CellPrediction:
             "spatial_ipa_empty": self.empty,
             **{f"spatial_ipa_{name}": column for name, column in self.columns.items()},
         }
+
+    def _positions(self) -> dict[str, np.ndarray]:
+        """(n, 2) of each hypothesis."""
+        if self.hypotheses is None:
+            return {}
+        several = self.hypotheses.swapaxes(0, 1)
+        return {f"X_spatial_ipa_{m}": np.ascontiguousarray(x) for m, x in enumerate(several, 1)}
 
     def _neighbours(self) -> dict[str, Any]:
         """How scanpy and squidpy find the graph, with ``neighbors_key="spatial_ipa_neighbors"``.

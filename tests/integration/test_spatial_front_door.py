@@ -163,11 +163,11 @@ def test_the_command_lightning_and_python_place_alike(
 ) -> None:
     path, checkpoint = slide_paths(tissue)[3], trained / "spatial_ipa.ckpt"
     adata = ad.read_h5ad(path)
-    options = spatial_ipa.PlacementOptions(num_draws=3, seed=5)
+    options = spatial_ipa.PlacementOptions(num_draws=3, num_hypotheses=2, seed=5)
     placed = spatial_ipa.load(checkpoint).place(adata, "st", options)
     run_command(
         "place", path, "-o", str(tmp_path / "short.h5ad"), "--ckpt", str(checkpoint),
-        "--kind", "st", "--draws", "3", "--seed", "5",
+        "--kind", "st", "--draws", "3", "--hypotheses", "2", "--seed", "5",
     )  # fmt: skip
     lightning(
         "predict",
@@ -177,13 +177,15 @@ def test_the_command_lightning_and_python_place_alike(
         f"--data.init_args.output={tmp_path / 'long.h5ad'}",
         "--data.init_args.kind=st",
         "--data.init_args.placement.num_draws=3",
+        "--data.init_args.placement.num_hypotheses=2",
         "--data.init_args.placement.seed=5",
         "--trainer.accelerator=cpu",
         cwd=tmp_path,
     )
     for name in ("short", "long"):
         other = ad.read_h5ad(tmp_path / f"{name}.h5ad")
-        np.testing.assert_array_equal(other.obsm["X_spatial_ipa"], placed.obsm["X_spatial_ipa"])
+        for layout in ("X_spatial_ipa", "X_spatial_ipa_1", "X_spatial_ipa_2"):
+            np.testing.assert_array_equal(other.obsm[layout], placed.obsm[layout])
         for column in [c for c in placed.obs if c.startswith("spatial_ipa")]:
             np.testing.assert_array_equal(other.obs[column], placed.obs[column])
         graphs = [a.obsp["spatial_ipa_connectivities"] for a in (other, placed)]
@@ -191,6 +193,24 @@ def test_the_command_lightning_and_python_place_alike(
         key = other.uns["spatial_ipa_neighbors"]["connectivities_key"]
         assert key in other.obsp
         assert other.uns["spatial_ipa"]["model"] == placed.uns["spatial_ipa"]["model"]
+
+
+def test_hypotheses_change_nothing_else(tissue: Path, trained: Path) -> None:
+    model = spatial_ipa.load(trained / "spatial_ipa.ckpt")
+    adata = ad.read_h5ad(slide_paths(tissue)[3])
+    one, three = (
+        model.place(adata, "st", spatial_ipa.PlacementOptions(num_draws=2, num_hypotheses=count))
+        for count in (1, 3)
+    )
+    added = {f"X_spatial_ipa_{m}" for m in (1, 2, 3)}
+    assert set(three.obsm) - set(one.obsm) == added
+    assert set(three.obs) - set(one.obs) == {f"spatial_ipa_weight_{m}" for m in (1, 2, 3)}
+    for name in ("X_spatial_ipa", "spatial"):
+        np.testing.assert_array_equal(three.obsm[name], one.obsm[name])
+    for column in one.obs:
+        np.testing.assert_array_equal(three.obs[column], one.obs[column])
+    assert three.uns["spatial_ipa"]["charts"]["regions"] in (1, 2, 3)
+    assert "charts" not in one.uns["spatial_ipa"]
 
 
 def test_the_input_is_changed_only_when_asked(tissue: Path, trained: Path, tmp_path: Path) -> None:

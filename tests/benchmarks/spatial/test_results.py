@@ -103,3 +103,21 @@ def test_trivial_rows_that_are_missing_are_named(
     capsys.readouterr()
     assert results.report(both, ["t"]) == []
     assert "Missing" not in capsys.readouterr().out
+
+
+def test_failures_are_told_with_their_reason_until_they_are_mended(
+    results: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    luna = {"split": "starmap", "method": "LUNA", "slide": "BZ9"}
+    failed = row(results, 0.0, **luna, inference="failed") | {"failed": "LUNA: out of memory"}
+    for column in results.COLUMNS:
+        del failed[column]
+    stem = row(results, 1.0, split="starmap", method="STEM", slide="BZ9")
+    results.report([failed, stem], ["t"])
+    out = capsys.readouterr().out
+    assert "| LUNA, failed | 1 | 1 | nan |" in out
+    assert "Failed on BZ9: LUNA: out of memory" in out
+    results.report([failed, stem, row(results, 2.0, **luna)], ["t"])
+    out = capsys.readouterr().out
+    assert "| LUNA | 1 | 1 | 2.000 |" in out
+    assert "failed" not in out.lower()

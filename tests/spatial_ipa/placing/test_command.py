@@ -100,6 +100,12 @@ def test_cells_are_for_prediction_only(tmp_path: Path) -> None:
         module.setup("fit")
 
 
+@pytest.mark.parametrize("count", [0, 4])
+def test_hypotheses_are_one_to_three(count: int) -> None:
+    with pytest.raises(ValueError, match=rf"num_hypotheses must lie in \[1, 3\], got {count}"):
+        PlacementOptions(num_hypotheses=count)
+
+
 def test_one_draw_has_no_spread() -> None:
     with pytest.raises(ValueError, match="at least 2 for a spread, got 1"):
         PlacementOptions(num_draws=1)

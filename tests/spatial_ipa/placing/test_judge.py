@@ -14,6 +14,7 @@ from regressed_tissues import Tissue, calibrated, simulated
 
 from spatial_ipa.confidence.calibration import place_slide
 from spatial_ipa.data.anndata_file import write_prediction
+from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.judge import check_options, judge_cells
 from spatial_ipa.placing.options import PlacementOptions
@@ -102,6 +103,22 @@ def test_few_or_equal_cells_get_no_radii(plain_tissue: Tissue) -> None:
         assert set(columns) == {"ambiguity", "multimodal"}
         assert reason in about["missing"]
     assert "radius" in judge_cells(context, h[:50], place(h[:50]), EIGHT)[0]
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (None, r"num_hypotheses=2 needs the common frame .*\(model.init_args.common_frame\)"),
+        (FrameRegression(np.zeros((1, 2)), np.zeros((1, 2)), np.zeros(2), 1.0), "holds no charts"),
+    ],
+)
+def test_hypotheses_without_charts_are_refused_before_placing(
+    frame: FrameRegression | None, message: str
+) -> None:
+    context, h = PlacementContext(None, 20, 384, 0.3, frame=frame), np.zeros((3, 2))
+    with pytest.raises(ValueError, match=message):
+        check_options(context, h, PlacementOptions(num_hypotheses=2))
+    check_options(context, h, PlacementOptions())
 
 
 def test_a_coverage_too_high_is_refused_before_placing(plain_tissue: Tissue) -> None:

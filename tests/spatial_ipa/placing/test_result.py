@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
@@ -47,3 +49,24 @@ def test_the_entry_for_scanpy_names_what_is_there() -> None:
     for key in ("connectivities_key", "distances_key"):
         assert entry[key] in adata.obsp
     assert entry["params"]["n_neighbors"] == 3
+
+
+def test_each_hypothesis_is_an_entry_of_obsm() -> None:
+    several = np.random.default_rng(1).normal(size=(7, 3, 2)).astype(np.float32)
+    weight = np.random.default_rng(2).dirichlet(np.ones(3), 7)
+    columns = {f"weight_{m + 1}": weight[:, m] for m in range(3)}
+    placed = np.arange(9) != 4
+    placed[0] = False
+    made = replace(prediction(), hypotheses=several, columns=columns).over(placed)
+    adata = ad.AnnData(np.zeros((9, 1), dtype=np.float32))
+    made.write_into(adata)
+    assert set(adata.obsm) == {"X_spatial_ipa", *(f"X_spatial_ipa_{m}" for m in (1, 2, 3))}
+    for m in range(3):
+        found = adata.obsm[f"X_spatial_ipa_{m + 1}"]
+        np.testing.assert_array_equal(found[placed], several[:, m])
+        assert np.isnan(found[~placed]).all()
+        column = adata.obs[f"spatial_ipa_weight_{m + 1}"].to_numpy()
+        np.testing.assert_array_equal(column[placed], weight[:, m])
+    prediction(9).write_into(adata)  # nothing of the earlier one stays
+    assert set(adata.obsm) == {"X_spatial_ipa"}
+    assert not [name for name in adata.obs if "weight" in name]

@@ -1,0 +1,1 @@
+"""Published rivals in environments of their own; see :mod:`rivals.methods`."""
