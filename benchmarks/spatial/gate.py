@@ -39,6 +39,7 @@ from spatial_ipa.data.split import check_split
 from spatial_ipa.geometry.graphs import adaptive_k
 from spatial_ipa.geometry.neighbours import nearest_weight
 from spatial_ipa.geometry.ranking import average_precision
+from spatial_ipa.model.gate import shared_logit
 from spatial_ipa.model.minisets import draw_members
 from spatial_ipa.placing.embedded import EmbeddedPlacer
 from spatial_ipa.placing.load import load
@@ -104,7 +105,7 @@ def gate_precision(placer: EmbeddedPlacer, h: np.ndarray, xy: np.ndarray) -> dic
         logit = None
         if placer.gate is not None:
             device = placer.device
-            logit = placer.gate(own.to(device), edges.to(device)).float().cpu()
+            logit = shared_logit(placer.gate(own.to(device), edges.to(device))).float().cpu()
         right = right_edges(xy[chosen.numpy()], edges)
         row = {CHANCE: float(right.mean())}
         for name, score in edge_scores(own, edges, logit).items():

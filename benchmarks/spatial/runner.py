@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from bounds import Bound, BoundedData, place_bounded
 from gate import gate_precision
+from options import NO_STEPS, OPTIONS, Option, schedule
 from shifts import Part, turned
 from splits import Fold
 
@@ -45,7 +46,7 @@ from spatial_ipa.model.network import NetworkSettings
 from spatial_ipa.model.pair import GraphMode
 from spatial_ipa.training.datamodule import MinisetDataModule
 from spatial_ipa.training.module import SpatialIPAModule
-from spatial_ipa.training.settings import MinisetSettings, Schedule
+from spatial_ipa.training.settings import MinisetSettings
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Condition:
     num_candidates: int
     trained: bool = True
     bound: Bound | None = None
+    option: Option | None = None  # of the settings; the command line's form when None
 
 
 UNTRAINED, FRAME_ALONE = "untrained", "common frame alone"
@@ -77,6 +79,7 @@ CONDITIONS: dict[str, Condition] = {
     "random embeddings": Condition("noise", "gated", 100),
     # What every later stage refuses: the encoder has seen the held-out coordinates.
     "leak audit": Condition("leaky", "gated", 100),
+    **{name: Condition("encoder", o.graph, 100, option=o) for name, o in OPTIONS.items()},
 }
 
 
@@ -99,14 +102,6 @@ class _SlidesInMemory(EncoderDataModule):
 @lru_cache(maxsize=8)  # the folds of one split share slides, and so do their seeds
 def _read_part(part: Part, folder: Path) -> Slide:
     return part.read(folder)
-
-
-_SCHEDULES = {
-    "points": Schedule(gate_steps=100, ramp_epochs=3),
-    "states": Schedule(lr=5e-4, lr_final=1e-5),
-}
-# Rates of 0 leave the weights as they are drawn, while everything else is set up as in a training.
-_NO_STEPS = Schedule(gate_steps=0, lr=0.0, lr_final=0.0)
 
 
 class Runner:
@@ -195,13 +190,17 @@ class Runner:
         """Train one condition and score every test slide."""
         condition, args = CONDITIONS[name], self.args
         slides, embed_seconds = self.embedded(condition.features)
+        option = condition.option or Option(
+            NetworkSettings(form=args.form), LossWeights(procrustes=args.w_procrustes)
+        )
         settings = MinisetSettings(
             per_epoch=args.per_epoch if condition.trained else args.batch_size,
             batch_size=args.batch_size,
             size_max=args.size_max,
-            num_candidates=condition.num_candidates,
+            num_candidates=args.candidates if condition.option else condition.num_candidates,
             num_rows=64,
             augmentation=Augmentation(noise_h=args.noise_h),
+            gate_walk=option.gate_walk,
             seed=self.seed,
         )
         split = len(self.train)
@@ -211,10 +210,10 @@ class Runner:
             data.bound = condition.bound
         torch.manual_seed(self.seed)
         module = SpatialIPAModule(
-            NetworkSettings(slides[0].h.shape[1], form=args.form),
+            replace(option.network, d_input=slides[0].h.shape[1]),
             condition.graph,
-            LossWeights(procrustes=args.w_procrustes),
-            _SCHEDULES[args.form] if condition.trained else _NO_STEPS,
+            option.weights,
+            schedule(option.network.form, args) if condition.trained else NO_STEPS,
             common_frame=args.common_frame,
         )
         start = time.perf_counter()
@@ -259,11 +258,12 @@ class Runner:
         auto = "whole" if len(h) <= self.args.size_max else "stitched"
         for mode in dict.fromkeys(auto if m == "auto" else m for m in self.args.modes):
             layout = module.placer().layout(h, mode, self.args.num_draws, self.seed).xy.numpy()
-            folder = Path(self.args.out) / "layouts" / self.args.tag
-            folder.mkdir(parents=True, exist_ok=True)
-            name = f"{self.fold.name}_{slide.name}_{'' if condition.trained else 'untrained_'}"
-            name += f"{condition.features}_{condition.graph}_{condition.num_candidates}"
-            np.save(folder / f"{name.replace('/', '_')}_{mode}_{self.seed}.npy", layout)
+            if condition.option is None:
+                folder = Path(self.args.out) / "layouts" / self.args.tag
+                folder.mkdir(parents=True, exist_ok=True)
+                name = f"{self.fold.name}_{slide.name}_{'' if condition.trained else 'untrained_'}"
+                name += f"{condition.features}_{condition.graph}_{condition.num_candidates}"
+                np.save(folder / f"{name.replace('/', '_')}_{mode}_{self.seed}.npy", layout)
             yield mode, layout
 
     def rivals(self, names: list[str], outline: bool) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,9 @@ with status 1 if a table lacks the rows ``common frame alone`` and ``untrained``
 ``recall`` prints how many true neighbours the encoder of each fold leaves among the candidates.
 ``splits`` reads all slides of the splits and prints what they are; nothing is trained or placed.
 
+``--conditions`` takes names of rows; ``options`` stands for every option of the network that the
+reference design studied (``options.py``), which are run when asked for alone.
+
 ``--splits`` takes names and the groups of ``docs/protocol.md``: ``choosing`` (the default),
 ``trials``, ``confirmation`` and ``shifts``.  No choice may be made on the last two, so they run
 with ``--final`` only.  ``--slides`` takes your own slides instead: ``train=`` and ``test=``, or
@@ -35,6 +38,7 @@ from typing import get_args
 import numpy as np
 import torch
 from gate import subsets
+from options import OPTIONS
 from results import KEY, cell, key_of, read_results, report
 from runner import CONDITIONS, FRAME_ALONE, Runner
 from splits import CONFIRMATION, GROUPS, SHIFTS, SPLITS, Fold, Folds, own_split, split_names
@@ -53,6 +57,7 @@ from spatial_ipa.geometry.neighbours import neighbour_recall
 # Whether the rivals are given the outline step of our placement.
 _RIVAL_CONDITIONS = {"rivals": False, "rivals, outline": True}
 _OWN = "own"
+_ALL = "options"
 
 
 def chosen_splits(args: argparse.Namespace) -> dict[str, Folds]:
@@ -76,11 +81,16 @@ def chosen_splits(args: argparse.Namespace) -> dict[str, Folds]:
     }
 
 
+def chosen_conditions(given: Sequence[str]) -> list[str]:
+    """Names of conditions, each once; ``options`` stands for those of ``options.py``."""
+    return list(dict.fromkeys(c for name in given for c in (OPTIONS if name == _ALL else [name])))
+
+
 def jobs(args: argparse.Namespace) -> Iterator[tuple[str, Fold, str, int]]:
     for split, folds in chosen_splits(args).items():
         for fold in folds:
             for seed in args.seeds:
-                for condition in args.conditions:
+                for condition in chosen_conditions(args.conditions):
                     yield split, fold, condition, seed
 
 
@@ -237,7 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slides", nargs="+", help="train=FILES test=FILES, or each=FILES")
     parser.add_argument("--final", action="store_true", help="run splits without choices, too")
     names = [*CONDITIONS, *_RIVAL_CONDITIONS, FRAME_ALONE, "oracle"]
-    parser.add_argument("--conditions", nargs="+", choices=names, default=names)
+    usual = [name for name in names if name not in OPTIONS]
+    parser.add_argument("--conditions", nargs="+", choices=[*names, _ALL], default=usual)
     parser.add_argument("--rivals", nargs="+", choices=list(BASELINES), default=list(BASELINES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rotate", action="store_true", help="training slides in random poses")
@@ -260,6 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size-max", type=int, default=384)
     parser.add_argument("--noise-h", type=float, default=0.3)
     parser.add_argument("--form", choices=["points", "states"], default="points")
+    parser.add_argument("--gate-steps", type=int, help="of gate pretraining, for the form's own")
+    parser.add_argument("--lr", type=float, help="initial learning rate, for the form's own")
+    parser.add_argument("--candidates", type=int, default=100, help="of the options' graphs")
     parser.add_argument("--w-procrustes", type=float, default=0.0)
     parser.add_argument("--common-frame", action=argparse.BooleanOptionalAction, default=True)
     modes = ("auto", "whole", "stitched")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,34 @@ from common.graph.edges import EdgeList
 from common.sparse import neighbor_attention
 from spatial_ipa.geometry.gauge import graph_mean
 from spatial_ipa.geometry.walks import squared_distance
+from spatial_ipa.model.point_attention import PointOffsets
 
 DistanceTerm = Literal["none", "rbf", "monotone"]
+Product = Literal["scaled", "cosine", "none"]
 
 _RBF_CENTRES = 16
 _RBF_RANGE = 2.0
 _BIAS_LIMIT = 5.0
+
+
+class Attended(NamedTuple):
+    """What the attention of a block reads, N nodes, E edges and H heads; c' is c or wider.
+
+    Attributes:
+        normed: (N, c_s) LN(s).
+        q, k, v: (N, H, c').
+        gate: (E,) gate logits, to be weighed by beta, or None.
+        bias: (E, H) what is added to the logits beside, or None.
+        distance: (E, H) the distance term, a part of the bias, or None.
+    """
+
+    normed: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gate: Tensor | None
+    bias: Tensor | None
+    distance: Tensor | None = None
 
 
 class IPALiteBlock(nn.Module):
@@ -40,9 +62,16 @@ class IPALiteBlock(nn.Module):
         distance_term: ``none`` (default): b = 0.  ``rbf``: per-head weights on 16 Gaussians of
             distance over the median edge distance of the graph, clipped to +-5.  ``monotone``:
             b = -gamma_h d^2 with gamma_h >= 0; only sensible on the true spatial graph.
+        product: ``scaled`` (default): q . k / sqrt(c).  ``cosine``: tau q . k / (|q| |k|) with one
+            learned tau, begun at sqrt(c) (query-key normalisation, Henry et al. 2020).  ``none``:
+            no q and k; attention is what gate and biases say, and states move nothing but by
+            ``points``.
+        points: points per head that a query and a key hold as offsets from their own positions
+            (:class:`~spatial_ipa.model.point_attention.PointOffsets`); 0 for none.
 
     Shapes:
-        s (N, c_s), x (N, 2), gate (E,) -> s (N, c_s), x (N, 2).
+        s (N, c_s), x (N, 2), gate (E,), or (E, H) logits that are ready to be added
+        -> s (N, c_s), x (N, 2).
     """
 
     def __init__(
@@ -52,15 +81,19 @@ class IPALiteBlock(nn.Module):
         c_head: int,
         beta: float = 2.0,
         distance_term: DistanceTerm = "none",
+        product: Product = "scaled",
+        points: int = 0,
     ) -> None:
         super().__init__()
         if distance_term not in ("none", "rbf", "monotone"):
             raise UserError(f"distance_term must be none, rbf or monotone, got {distance_term!r}")
         self.heads, self.beta, self.distance_term = heads, beta, distance_term
+        self.product: Product = product
         width = heads * c_head
         self.norm = nn.LayerNorm(c_s)
-        self.q = nn.Linear(c_s, width, bias=False)
-        self.k = nn.Linear(c_s, width, bias=False)
+        if product != "none":
+            self.q = nn.Linear(c_s, width, bias=False)
+            self.k = nn.Linear(c_s, width, bias=False)
         self.v = nn.Linear(c_s, width, bias=False)
         self.w_x = nn.Parameter(torch.zeros(heads, 2, 2))
         self.update = nn.Sequential(
@@ -72,17 +105,23 @@ class IPALiteBlock(nn.Module):
             self.gamma = nn.Parameter(torch.zeros(heads))
         elif distance_term == "rbf":
             self.rbf_weight = nn.Parameter(torch.zeros(heads, _RBF_CENTRES))
+        if product == "cosine":
+            self.tau = nn.Parameter(torch.tensor(c_head**0.5))
+        self.offsets = PointOffsets(c_s, heads, points) if points else None
 
     def queries_keys_values(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """LN(s) (N, c_s) and q, k, v (N, H, c)."""
+        """LN(s) (N, c_s) and q, k, v (N, H, c); q . k / sqrt(c) is the logit of the product."""
         normed = self.norm(s)
         shape = (s.shape[0], self.heads, -1)
-        return (
-            normed,
-            self.q(normed).view(shape),
-            self.k(normed).view(shape),
-            self.v(normed).view(shape),
-        )
+        if self.product == "none":
+            v = self.v(normed).view(shape)
+            return normed, torch.zeros_like(v), torch.zeros_like(v), v
+        q, k = self.q(normed).view(shape), self.k(normed).view(shape)
+        v = self.v(normed).view(shape)
+        if self.product == "cosine":
+            scale = self.tau * v.shape[-1] ** 0.5
+            q, k = scale * functional.normalize(q, dim=-1), functional.normalize(k, dim=-1)
+        return normed, q, k, v
 
     def forward(
         self,
@@ -93,13 +132,33 @@ class IPALiteBlock(nn.Module):
         graph: Tensor,
         num_graphs: int,
     ) -> tuple[Tensor, Tensor]:
-        normed, q, k, v = self.queries_keys_values(s)
-        bias = self.distance_bias(x, edges, graph, num_graphs)
+        normed, q, k, v, gate, bias, _ = self.attended(s, x, edges, gate, graph, num_graphs)
         out, dx = neighbor_attention(
             q, k, v, x, edges, self.w_x, gate=gate, beta=self.beta, bias=bias
         )
+        if self.offsets is not None:
+            out = out[..., : self.v.out_features // self.heads]
         s = s + self.update(torch.cat([normed, out.flatten(1)], dim=1))
         return s, x + dx
+
+    def attended(
+        self,
+        s: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attended:
+        """What the attention reads; the arguments are those of a call."""
+        normed, q, k, v = self.queries_keys_values(s)
+        if self.offsets is not None:
+            q, k, v = self.offsets(normed, x, q, k, v)
+        bias = distance = self.distance_bias(x, edges, graph, num_graphs)
+        if gate is not None and gate.dim() == 2:
+            bias = gate if bias is None else gate + bias
+            gate = None
+        return Attended(normed, q, k, v, gate, bias, distance)
 
     def distance_bias(
         self, x: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int

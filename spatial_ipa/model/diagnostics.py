@@ -33,6 +33,7 @@ from spatial_ipa.model.edge_scores import (
     top_hits,
     top_precision_recall,
 )
+from spatial_ipa.model.gate import shared_logit
 from spatial_ipa.model.losses import collapse_diagnostics
 from spatial_ipa.model.minisets import Miniset
 from spatial_ipa.model.network import Attention, Layout
@@ -52,8 +53,9 @@ def health_checks(
     """
     target, count = batch.target, batch.num_graphs
     rows = TrueRows(target, edges)
-    gate_ranks = None if gate is None else row_ranks(gate, edges)
-    gate_pooled = None if gate is None else rows.pooled(gate)
+    score = None if gate is None else shared_logit(gate)
+    gate_ranks = None if score is None else row_ranks(score, edges)
+    gate_pooled = None if score is None else rows.pooled(score)
     values: dict[str, Tensor] = {}
     by_graph: dict[str, Tensor] = {}
     for r in range(model.recycles):

@@ -25,19 +25,22 @@ class EdgeGateSoft(nn.Module):
     Args:
         d_input: d, width of the embeddings.
         hidden: width of both hidden layers.
+        heads: None for one logit, shared by the heads of the attention; else as many as these:
+            the last layer has a row for each (37,252 parameters with 4).
 
     Shapes:
-        h (N, d), E edges -> (E,) logits.
+        h (N, d), E edges -> (E,) logits, or (E, heads).
     """
 
-    def __init__(self, d_input: int = 128, hidden: int = 64) -> None:
+    def __init__(self, d_input: int = 128, hidden: int = 64, heads: int | None = None) -> None:
         super().__init__()
+        self.heads = heads
         self.w1 = nn.Parameter(torch.empty(hidden, 4 * d_input))
         self.b1 = nn.Parameter(torch.empty(hidden))
         self.w2 = nn.Parameter(torch.empty(hidden, hidden))
         self.b2 = nn.Parameter(torch.empty(hidden))
-        self.w3 = nn.Parameter(torch.empty(1, hidden))
-        self.b3 = nn.Parameter(torch.empty(1))
+        self.w3 = nn.Parameter(torch.empty(heads or 1, hidden))
+        self.b3 = nn.Parameter(torch.empty(heads or 1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -48,7 +51,12 @@ class EdgeGateSoft(nn.Module):
             nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, h: Tensor, edges: EdgeList) -> Tensor:
-        return edge_gate(h, edges, self.w1, self.b1, self.w2, self.b2, self.w3, self.b3)
+        hidden = self.w1, self.b1, self.w2, self.b2
+        if self.heads is None:
+            return edge_gate(h, edges, *hidden, self.w3, self.b3)
+        # The kernel has one output; its hidden layers are computed again for each head.
+        rows = zip(self.w3.split(1), self.b3.split(1), strict=True)
+        return torch.stack([edge_gate(h, edges, *hidden, w, b) for w, b in rows], dim=1)
 
 
 class SimilarityGate(nn.Module):
@@ -71,6 +79,11 @@ class SimilarityGate(nn.Module):
 
     def forward(self, h: Tensor, edges: EdgeList) -> Tensor:
         return self.log_sharpness.exp() * cosines(h, edges)
+
+
+def shared_logit(gate: Tensor) -> Tensor:
+    """(E,) logits of a gate, of one with a logit per head (E, H) their mean over heads."""
+    return gate if gate.dim() == 1 else gate.mean(1)
 
 
 EdgeGate = EdgeGateSoft | SimilarityGate

@@ -96,7 +96,7 @@ def loss_gate(logit: Tensor, candidates: EdgeList, wanted: Tensor, target: Targe
     """KL(T_ref on candidate edges, renormalised || row-softmax of the gate logits).
 
     Args:
-        logit: (E,) gate logits.
+        logit: (E,) gate logits, or (E, H): then the mean over heads of the KL of each.
         candidates: the candidate graph.
         wanted: (E,) T_ref on those edges, from :func:`spatial_ipa.model.targets.gate_target`.
 
@@ -107,6 +107,8 @@ def loss_gate(logit: Tensor, candidates: EdgeList, wanted: Tensor, target: Targe
     has_row = row_sum > 0
     p = wanted / torch.where(has_row, row_sum, 1.0)[candidates.dst]
     log_q = edge_log_softmax(at_least_float32(logit), candidates)
+    if log_q.dim() == 2:
+        log_q = log_q.mean(1)
     log_p = torch.where(p > 0, p, 1.0).log()
     per_row = p.new_zeros(candidates.num_nodes).index_add(0, candidates.dst, p * (log_p - log_q))
     total = p.new_zeros(target.num_graphs).index_add(0, target.graph, per_row)

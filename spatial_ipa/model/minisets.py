@@ -20,7 +20,13 @@ from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from common.rng import generator_for
 from spatial_ipa.data.slide import EmbeddedSlide
-from spatial_ipa.model.targets import Target, build_target, gate_target, union_targets
+from spatial_ipa.model.targets import (
+    GateWalk,
+    Target,
+    build_target,
+    gate_target,
+    union_targets,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Miniset:
     Attributes:
         h: (N, d) embeddings.
         candidates: kNN graph in h.
-        wanted: (E,) T_ref on the candidate edges, the gate's target.
+        wanted: (E,) T_ref, or a power of it, on the candidate edges: the gate's target.
         target: everything the layout is scored against.
         start_noise: (N, 2) standard normal noise for the model's start; None outside training.
         start: (N, 2) positions by regression that did not see these cells, in RMS radii of the
@@ -139,6 +145,7 @@ def build_miniset(
     num_candidates: int,
     generator: torch.Generator,
     num_rows: int | None = None,
+    gate_walk: GateWalk = "one_step",
 ) -> Miniset:
     """Build candidate graph and target of one set of nodes.
 
@@ -148,10 +155,11 @@ def build_miniset(
         num_candidates: k of the kNN graph in h; at most n - 1 are there.
         generator: for the random parts of the target.
         num_rows: see :func:`~spatial_ipa.model.targets.build_target`.
+        gate_walk: see :func:`~spatial_ipa.model.targets.gate_target`.
     """
     target = build_target(xy, generator, num_rows)
     candidates = knn_edges(h, num_candidates)
-    return Miniset(h, candidates, gate_target(target, candidates), target)
+    return Miniset(h, candidates, gate_target(target, candidates, gate_walk), target)
 
 
 class MinisetDataset(Dataset[Miniset]):
@@ -170,6 +178,7 @@ class MinisetDataset(Dataset[Miniset]):
         seed: of all draws.
         num_rows: walk rows compared per miniset; all when None.
         augmentation: applied to every draw; none when None.
+        gate_walk: what the gate is taught.
 
     Raises:
         ValueError: on an empty list, a non-finite embedding, or sizes out of order.
@@ -185,6 +194,7 @@ class MinisetDataset(Dataset[Miniset]):
         seed: int = 0,
         num_rows: int | None = None,
         augmentation: Augmentation | None = None,
+        gate_walk: GateWalk = "one_step",
     ) -> None:
         if not slides:
             raise UserError("minisets need at least one slide, got none")
@@ -194,7 +204,7 @@ class MinisetDataset(Dataset[Miniset]):
         self.slides, self.length = list(slides), length
         self.size_min, self.size_max = size_min, size_max
         self.num_candidates, self.seed, self.num_rows = num_candidates, seed, num_rows
-        self.augmentation = augmentation
+        self.augmentation, self.gate_walk = augmentation, gate_walk
 
     def __len__(self) -> int:
         return self.length
@@ -210,6 +220,7 @@ class MinisetDataset(Dataset[Miniset]):
             self.num_candidates,
             generator,
             self.num_rows,
+            self.gate_walk,
         )
         if slide.start is not None:
             item = replace(item, start=torch.from_numpy(slide.start[chosen]))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,12 @@ from common.graph.edges import EdgeList
 from common.sparse import attention_weights
 from common.sparse.segments.blockwise import gather_dot
 from spatial_ipa.geometry.gauge import gauge_fix
-from spatial_ipa.model.block import DistanceTerm, IPALiteBlock
+from spatial_ipa.model.block import Attended, DistanceTerm, IPALiteBlock
+from spatial_ipa.model.pair_bias import PairBias
 
 Form = Literal["points", "states"]
+Block = Literal["shared", "unshared", "frames"]
+GateHeads = Literal["shared", "own"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Layout:
         states: R tensors (N, c_s): the states each recycle read, for diagnostics; none of a model
             without states.
         evidence: (E, H) what such a model reads in every recycle; None of one with states.
+        told: what every recycle was told of the edges, see :meth:`RecycledNetwork.edge_logits`.
     """
 
     x: Tensor
     trajectory: list[Tensor]
     states: list[Tensor]
     evidence: Tensor | None = None
+    told: Tensor | None = None
 
     def read(self, recycle: int) -> Tensor:
         """What a recycle read beside positions."""
@@ -48,7 +53,8 @@ class Attention:
     Attributes:
         weights: (E, H), a softmax over the in-edges of each node.
         logits: (E, H).
-        qk: (E, H) q . k / sqrt(c), a part of the logits; None of a model without states.
+        qk: (E, H) q . k / sqrt(c), with the distances of points where there are any, a part of the
+            logits; None of a model without them.
         distance: (E, H) the distance term, the part of the logits that depends on positions; None
             where there is none.
     """
@@ -68,16 +74,27 @@ class NetworkSettings:
         c_s: width of the states; only ``states`` has any.
         heads: attention heads.
         c_head: width of a head; of ``states``.
-        recycles: passes through the one shared block.
+        recycles: passes through the block.
         noise_std: noise on the initial coordinates, where noise is given (in training).
         beta: weight of the gate logits in the attention.
         distance_term: see :class:`~spatial_ipa.model.block.IPALiteBlock`; of ``states``.
         form: ``points``: attention moves positions that start at the regression in the common frame
             (:mod:`spatial_ipa.model.points`).  ``states``: attention moves states and positions,
             both of which start at perceptrons of H (:class:`IPALiteModel`).
+        block: of ``states``.  ``shared``: one :class:`~spatial_ipa.model.block.IPALiteBlock` for
+            all recycles.  ``unshared``: one of its own for each, with normalised queries and keys
+            and a scheduled distance term (:mod:`spatial_ipa.model.unshared`).  ``frames``: every
+            cell has a direction, too (:mod:`spatial_ipa.model.frames`).
+        qk: of ``states``: false leaves attention to gate and biases.
+        point_offsets: of ``states``: points per head whose distances enter the attention
+            (:class:`~spatial_ipa.model.point_attention.PointOffsets`); 0 for none.
+        pair_bias: of ``states``: a learned logit per head from the similarity of a pair
+            (:class:`~spatial_ipa.model.pair_bias.PairBias`).
+        gate_heads: of ``states``: ``shared``: one gate logit per edge; ``own``: one per head.
 
     Raises:
-        ValueError: on an unknown form, or a width or number of passes below 1.
+        ValueError: on an unknown value, a width or number of passes below 1, or settings that do
+            not go together.
     """
 
     d_input: int = 128
@@ -89,13 +106,43 @@ class NetworkSettings:
     beta: float = 2.0
     distance_term: DistanceTerm = "none"
     form: Form = "points"
+    block: Block = "shared"
+    qk: bool = True
+    point_offsets: int = 0
+    pair_bias: bool = False
+    gate_heads: GateHeads = "shared"
 
     def __post_init__(self) -> None:
-        if self.form not in ("points", "states"):
-            raise UserError(f"form must be points or states, got {self.form!r}")
+        for name, kind in (("form", Form), ("block", Block), ("gate_heads", GateHeads)):
+            if getattr(self, name) not in get_args(kind):
+                choices = " or ".join(get_args(kind))
+                raise UserError(f"{name} must be {choices}, got {getattr(self, name)!r}")
         for name in ("d_input", "c_s", "heads", "c_head", "recycles"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.point_offsets < 0:
+            raise UserError(f"point_offsets must not be negative, got {self.point_offsets}")
+        has = _BLOCKS_HAVE.get(self.block, ())
+        if twice := [text for text, name in self.of_states().items() if name in has]:
+            raise UserError(
+                f"{', '.join(twice)}: not with block={self.block}, which has its own; leave it "
+                "out, or set block to shared"
+            )
+
+    def of_states(self) -> dict[str, str]:
+        """Names of the options of ``form=states`` that are set, by text as in ``qk=False``."""
+        return {
+            f"{f.name}={getattr(self, f.name)}": f.name
+            for f in fields(self)
+            if f.name in _STATES_ONLY and getattr(self, f.name) != f.default
+        }
+
+
+_STATES_ONLY = ("distance_term", "block", "qk", "point_offsets", "pair_bias", "gate_heads")
+_BLOCKS_HAVE = {
+    "unshared": ("distance_term", "qk"),
+    "frames": ("distance_term", "qk", "point_offsets", "pair_bias"),
+}
 
 
 class RecycledNetwork(nn.Module, ABC):
@@ -125,7 +172,8 @@ class RecycledNetwork(nn.Module, ABC):
         Args:
             h: (N, d_input) embeddings.
             edges: the graph to attend over.
-            gate: (E,) gate logits, or None for plain attention.
+            gate: (E,) gate logits, (E, H) of one with a logit per head, or None for plain
+                attention.
             graph: (N,) graph of each node; one graph when left out.
             num_graphs: B.
             start_noise: (N, 2) standard normal draws, scaled by ``noise_std`` and added to the
@@ -143,13 +191,14 @@ class RecycledNetwork(nn.Module, ABC):
             first = first + self.noise_std * start_noise
         x = gauge_fix(first, graph, num_graphs)
         carried = self.first_state(h, x, edges, gate)
+        gate = self.edge_logits(h, edges, gate)
         trajectory, read = [x], []
-        for _ in range(self.recycles):
+        for step in range(self.recycles):
             read.append(carried)
-            carried, x = self.recycle(carried, x, edges, gate, graph, num_graphs)
+            carried, x = self.recycle(step, carried, x, edges, gate, graph, num_graphs)
             x = gauge_fix(x, graph, num_graphs)
             trajectory.append(x)
-        return self.layout(trajectory, read)
+        return replace(self.layout(trajectory, read), told=gate)
 
     def attention(
         self,
@@ -175,11 +224,13 @@ class RecycledNetwork(nn.Module, ABC):
         x = layout.trajectory[r]
         if graph is None:
             graph = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-        return self.attention_at(layout.read(r), x, edges, gate, graph, num_graphs)
+        told = gate if layout.told is None else layout.told
+        return self.attention_at(r, layout.read(r), x, edges, told, graph, num_graphs)
 
     @abstractmethod
     def attention_at(
         self,
+        step: int,
         carried: Tensor,
         x: Tensor,
         edges: EdgeList,
@@ -197,9 +248,14 @@ class RecycledNetwork(nn.Module, ABC):
     def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
         """What the first recycle reads beside positions."""
 
+    def edge_logits(self, h: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor | None:
+        """What every recycle is told of the edges: the gate, or (E, H) logits that hold it."""
+        return gate
+
     @abstractmethod
     def recycle(
         self,
+        step: int,
         carried: Tensor,
         x: Tensor,
         edges: EdgeList,
@@ -214,7 +270,78 @@ class RecycledNetwork(nn.Module, ABC):
         """The result, from the positions and from what each recycle read beside them."""
 
 
-class IPALiteModel(RecycledNetwork):
+class StatesModel(RecycledNetwork):
+    """States and positions that start at perceptrons of H: what the blocks of ``states`` share.
+
+    Args:
+        settings: widths, depth and weights; see :class:`NetworkSettings`.
+        pair_bias: whether attention has that of :mod:`spatial_ipa.model.pair_bias`.
+    """
+
+    def __init__(self, settings: NetworkSettings, pair_bias: bool) -> None:
+        super().__init__(settings)
+        c = settings
+        self.to_state = nn.Sequential(
+            nn.Linear(c.d_input, 2 * c.c_s), nn.GELU(), nn.Linear(2 * c.c_s, c.c_s)
+        )
+        self.to_start = nn.Sequential(nn.Linear(c.d_input, c.c_s), nn.GELU(), nn.Linear(c.c_s, 2))
+        self.pair_bias = PairBias(c.heads) if pair_bias else None
+
+    def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
+        own: Tensor = self.to_start(h)
+        return own
+
+    def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
+        state: Tensor = self.to_state(h)
+        return state
+
+    def edge_logits(self, h: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor | None:
+        """The gate (E,), or (E, H) beta times the gate of each head and the pair bias."""
+        if self.pair_bias is None and (gate is None or gate.dim() == 1):
+            return gate
+        bias = h.new_zeros(1, 1) if self.pair_bias is None else self.pair_bias(h, edges)
+        if gate is None:
+            return bias
+        return bias + self.settings.beta * (gate if gate.dim() == 2 else gate[:, None])
+
+    @abstractmethod
+    def attended(
+        self,
+        step: int,
+        read: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attended:
+        """What the attention of a recycle reads, for diagnostics; arguments as :meth:`recycle`."""
+
+    def attention_at(
+        self,
+        step: int,
+        carried: Tensor,
+        x: Tensor,
+        edges: EdgeList,
+        gate: Tensor | None,
+        graph: Tensor,
+        num_graphs: int,
+    ) -> Attention:
+        _, q, k, _, single, bias, distance = self.attended(
+            step, carried, x, edges, gate, graph, num_graphs
+        )
+        beta = self.settings.beta
+        weights = attention_weights(q, k, edges, gate=single, beta=beta, bias=bias)
+        qk = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
+        logits = qk if single is None else qk + beta * single[:, None]
+        logits = logits if bias is None else logits + bias
+        return Attention(weights, logits, qk if self.settings.qk else None, distance)
+
+    def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
+        return Layout(trajectory[-1], trajectory, read)
+
+
+class IPALiteModel(StatesModel):
     """One attention block, its weights shared over the recycles.
 
     ``s = MLP(H)``, ``X = gauge_fix(MLP(H))``, then ``recycles`` times block and gauge fixing.
@@ -225,24 +352,21 @@ class IPALiteModel(RecycledNetwork):
     """
 
     def __init__(self, settings: NetworkSettings = NetworkSettings()) -> None:
-        super().__init__(settings)
+        super().__init__(settings, settings.pair_bias)
         c = settings
-        self.to_state = nn.Sequential(
-            nn.Linear(c.d_input, 2 * c.c_s), nn.GELU(), nn.Linear(2 * c.c_s, c.c_s)
+        self.block = IPALiteBlock(
+            c.c_s,
+            c.heads,
+            c.c_head,
+            c.beta,
+            c.distance_term,
+            "scaled" if c.qk else "none",
+            c.point_offsets,
         )
-        self.to_start = nn.Sequential(nn.Linear(c.d_input, c.c_s), nn.GELU(), nn.Linear(c.c_s, 2))
-        self.block = IPALiteBlock(c.c_s, c.heads, c.c_head, c.beta, c.distance_term)
-
-    def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
-        own: Tensor = self.to_start(h)
-        return own
-
-    def first_state(self, h: Tensor, x: Tensor, edges: EdgeList, gate: Tensor | None) -> Tensor:
-        state: Tensor = self.to_state(h)
-        return state
 
     def recycle(
         self,
+        step: int,
         carried: Tensor,
         x: Tensor,
         edges: EdgeList,
@@ -253,22 +377,14 @@ class IPALiteModel(RecycledNetwork):
         state, moved = self.block(carried, x, edges, gate, graph, num_graphs)
         return state, moved
 
-    def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
-        return Layout(trajectory[-1], trajectory, read)
-
-    def attention_at(
+    def attended(
         self,
-        carried: Tensor,
+        step: int,
+        read: Tensor,
         x: Tensor,
         edges: EdgeList,
         gate: Tensor | None,
         graph: Tensor,
         num_graphs: int,
-    ) -> Attention:
-        block = self.block
-        _, q, k, _ = block.queries_keys_values(carried)
-        distance = block.distance_bias(x, edges, graph, num_graphs)
-        weights = attention_weights(q, k, edges, gate=gate, beta=block.beta, bias=distance)
-        qk = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
-        logits = qk if gate is None else qk + block.beta * gate[:, None]
-        return Attention(weights, logits if distance is None else logits + distance, qk, distance)
+    ) -> Attended:
+        return self.block.attended(read, x, edges, gate, graph, num_graphs)

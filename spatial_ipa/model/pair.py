@@ -7,12 +7,21 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from common.errors import UserError
+from spatial_ipa.model.frames import IPAFramesModel
 from spatial_ipa.model.gate import EdgeGate, EdgeGateSoft, SimilarityGate
 from spatial_ipa.model.network import IPALiteModel, NetworkSettings
 from spatial_ipa.model.points import IPAPointsModel
+from spatial_ipa.model.unshared import IPAUnsharedModel
 
 GraphMode = Literal["gated", "candidates", "true"]
-Network = IPALiteModel | IPAPointsModel
+StatesNetwork = IPALiteModel | IPAUnsharedModel | IPAFramesModel
+Network = StatesNetwork | IPAPointsModel
+
+_BLOCKS: dict[str, type[StatesNetwork]] = {
+    "shared": IPALiteModel,
+    "unshared": IPAUnsharedModel,
+    "frames": IPAFramesModel,
+}
 
 
 def build_pair(network: NetworkSettings, graph: GraphMode) -> tuple[Network, EdgeGate | None]:
@@ -23,7 +32,7 @@ def build_pair(network: NetworkSettings, graph: GraphMode) -> tuple[Network, Edg
         graph: ``gated``, ``candidates`` or ``true``; only the first has a gate.
 
     Raises:
-        ValueError: on an unknown graph, or a distance term that does not go with it.
+        ValueError: on an unknown graph, or options that do not go with it or with the form.
     """
     if not isinstance(network, NetworkSettings):
         raise UserError("network must be NetworkSettings; spatial_ipa.load reads checkpoints")
@@ -31,20 +40,32 @@ def build_pair(network: NetworkSettings, graph: GraphMode) -> tuple[Network, Edg
         raise UserError(f"graph must be gated, candidates or true, got {graph!r}")
     if graph != "true" and network.distance_term == "monotone":
         raise UserError(
-            "distance_term=monotone is for graph=true only: on candidate graphs it pulls "
-            "wrong neighbours together (E_geo +0.20); use rbf or none"
+            "distance_term=monotone is for graph=true only: on candidate graphs it would "
+            "pull wrong neighbours together; use rbf or none"
         )
     points = network.form == "points"
-    if points and network.distance_term != "none":
+    given = network.of_states()
+    if points and given:
         raise UserError(
-            f"distance_term={network.distance_term} is for form=states only: form=points has a "
-            "distance term of its own"
+            f"{', '.join(given)}: for form=states only; form=points moves points by similarities "
+            "and has a distance term of its own"
         )
-    model = IPAPointsModel(network, graph == "gated") if points else IPALiteModel(network)
+    if graph != "gated" and network.gate_heads == "own":
+        raise UserError(f"gate_heads=own needs a gate, and graph={graph} has none; use gated")
+    if graph != "gated" and set(given.values()) == {"qk"}:
+        raise UserError(
+            f"qk=False with graph={graph} leaves attention without any logit; use graph=gated, "
+            "or set distance_term, point_offsets or pair_bias"
+        )
+    if points:
+        model: Network = IPAPointsModel(network, graph == "gated")
+    else:
+        model = _BLOCKS[network.block](network)
     # Where it is not used the gate must not exist: DDP refuses parameters without gradient.
     if graph != "gated":
         return model, None
-    return model, SimilarityGate() if points else EdgeGateSoft(network.d_input)
+    heads = network.heads if network.gate_heads == "own" else None
+    return model, SimilarityGate() if points else EdgeGateSoft(network.d_input, heads=heads)
 
 
 def settings_of(hyperparameters: Mapping[str, Any]) -> tuple[NetworkSettings, GraphMode]:

@@ -135,6 +135,7 @@ class IPAPointsModel(RecycledNetwork):
 
     def recycle(
         self,
+        step: int,
         carried: Tensor,
         x: Tensor,
         edges: EdgeList,
@@ -147,6 +148,7 @@ class IPAPointsModel(RecycledNetwork):
 
     def attention_at(
         self,
+        step: int,
         carried: Tensor,
         x: Tensor,
         edges: EdgeList,

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from common.errors import UserError
@@ -18,6 +21,9 @@ from spatial_ipa.geometry.gauge import gauge_fix
 from spatial_ipa.geometry.walks import build_predicted_rw_operator
 
 NUM_REPULSION_PAIRS = 256
+
+GateWalk = Literal["one_step", "two_steps", "mixed"]
+"""Which random walk on the true layout a gate is taught, see :func:`gate_target`."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +120,18 @@ def union_targets(targets: Sequence[Target]) -> Target:
     )
 
 
-def gate_target(target: Target, candidates: EdgeList) -> Tensor:
-    """T_ref restricted to candidate edges.
+def gate_target(target: Target, candidates: EdgeList, walk: GateWalk = "one_step") -> Tensor:
+    """T_ref, or a power of it, restricted to candidate edges.
+
+    Args:
+        target: of the nodes.
+        candidates: the candidate graph.
+        walk: ``one_step``: T_ref.  ``two_steps``: T_ref^2, which also wants neighbours of
+            neighbours.  ``mixed``: the mean of both.
 
     Returns:
-        (E,) T_ref_ij on each candidate edge, 0 where it is not an edge of the target graph.  Rows
-        are not renormalised here; a row without any true edge is all 0.
+        (E,) its entry ij on each candidate edge, 0 where it has none.  Rows are not renormalised
+        here; a row without any true edge is all 0.
     """
     edges = target.edges
     reference = build_predicted_rw_operator(target.xy, edges, target.scale)
@@ -127,4 +139,11 @@ def gate_target(target: Target, candidates: EdgeList) -> Tensor:
     known = edges.dst * n + edges.src  # ascending: the list is sorted by (dst, src)
     wanted = candidates.dst * n + candidates.src
     place = torch.searchsorted(known, wanted).clamp(max=max(len(known) - 1, 0))
-    return torch.where(known[place] == wanted, reference.log_t.exp()[place], 0.0)
+    t = reference.log_t.exp()
+    one = torch.where(known[place] == wanted, t[place], 0.0)
+    if walk == "one_step":
+        return one
+    rows = csr_matrix((t.cpu().numpy(), edges.src.cpu().numpy(), edges.ptr.cpu().numpy()), (n, n))
+    i, j = (index.cpu().numpy().copy() for index in (candidates.dst, candidates.src))
+    two = torch.as_tensor(np.asarray((rows @ rows)[i, j]).ravel(), dtype=t.dtype, device=t.device)
+    return two if walk == "two_steps" else (one + two) / 2

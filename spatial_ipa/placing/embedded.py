@@ -153,7 +153,8 @@ class EmbeddedPlacer:
     def gate_graph(
         self, h: Tensor, approximate_above: int | None = None
     ) -> tuple[Tensor, EdgeList]:
-        """Row-softmax (E,) of the gate on the candidate graph; uniform without gate.
+        """Row-softmax (E,) of the gate on the candidate graph; uniform without gate, and the mean
+        over heads of one with a logit per head.
 
         Args:
             h: (n, d) embeddings.
@@ -162,7 +163,8 @@ class EmbeddedPlacer:
         """
         edges = knn_edges(h, self.context.num_candidates, approximate_above=approximate_above)
         logit = h.new_zeros(edges.num_edges) if self.gate is None else self.gate(h, edges)
-        return edge_softmax(logit, edges), edges
+        weight = edge_softmax(logit, edges)
+        return weight if weight.dim() == 1 else weight.mean(1), edges
 
     def trace_embedded(self, name: str, h: Tensor, xy: Tensor, seed: int = 0) -> Trace:
         """What the network does with cells of known positions (:mod:`spatial_ipa.model.trace`).

@@ -102,6 +102,7 @@ class MinisetDataModule(pl.LightningDataModule):
             seed,
             s.num_rows if train else None,
             s.augmentation if train else None,
+            s.gate_walk,
         )
 
     def _loader(self, dataset: MinisetDataset, draws: int, advance: bool) -> DataLoader[Miniset]:

@@ -120,11 +120,13 @@ class SpatialIPAModule(pl.LightningModule):
             raise UserError(
                 "trainer.max_epochs must be set, to at least 1: the cosine decay runs over it"
             )
-        states = self.model.settings.form == "states"
-        if states and self.model.recycles < 2 and trainer.world_size > 1:
+        network = self.model.settings
+        unread = network.recycles < 2 or network.block == "unshared"
+        if network.form == "states" and unread and trainer.world_size > 1:
             raise UserError(
-                "model.init_args.network.recycles must be at least 2 on several processes: one "
-                "pass leaves the state update without gradient, which DDP refuses"
+                "model.init_args.network: recycles must be at least 2 on several processes, and "
+                "block not unshared: the last pass leaves a state update without gradient, which "
+                "DDP refuses"
             )
         if self.export is not None:
             prepare_output(self.export, "model.export")
@@ -155,7 +157,9 @@ class SpatialIPAModule(pl.LightningModule):
             data.start_at(self.context.frame)
 
     def _prepare_fit(self, data: MinisetDataModule) -> None:
-        """Take the context of the data, refuse what could not be exported, pretrain the gate."""
+        """Take the context of the data, refuse what cannot be meant, pretrain the gate."""
+        if self.gate is None and (walk := data.settings.gate_walk) != "one_step":
+            raise UserError(f"gate_walk={walk} teaches a gate; graph={self.graph} has none")
         if self.export is not None:
             check_completable(data.train, data.val, self._draws_on(data))
         frame = None

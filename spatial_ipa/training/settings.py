@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from common.errors import UserError
 from common.training.hyperparameters import regroup
 from spatial_ipa.data.keys import read_null
 from spatial_ipa.model.minisets import Augmentation, check_sizes
 from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.targets import GateWalk
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class MinisetSettings:
         num_rows: rows per miniset whose random walks are compared in training; null for all.
             Validation always compares all.
         augmentation: noise and drops in training.
+        gate_walk: random walk on the true layout that the gate is taught: ``one_step``,
+            ``two_steps`` or ``mixed`` (:func:`~spatial_ipa.model.targets.gate_target`).
         num_workers: loader processes.
         seed: of all draws.
 
@@ -42,6 +45,7 @@ class MinisetSettings:
     num_candidates: int = 100
     num_rows: int | None = None
     augmentation: Augmentation = Augmentation()
+    gate_walk: GateWalk = "one_step"
     num_workers: int = 0
     seed: int = 0
 
@@ -51,6 +55,9 @@ class MinisetSettings:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_rows is not None and self.num_rows < 1:
             raise UserError(f"num_rows must be at least 1, got {self.num_rows}; null for all")
+        if self.gate_walk not in get_args(GateWalk):
+            choices = ", ".join(get_args(GateWalk))
+            raise UserError(f"gate_walk must be one of {choices}, got {self.gate_walk!r}")
         check_sizes(self.size_min, self.size_max)
 
 

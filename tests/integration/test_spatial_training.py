@@ -442,6 +442,22 @@ BAD = {
         ["--model.init_args.network.distance_term=monotone"],
         "monotone is for graph=true only",
     ),
+    "option of the other form": (
+        ["--model.init_args.network.block=frames"],
+        "block=frames: for form=states only",
+    ),
+    "options that exclude each other": (
+        [
+            "--model.init_args.network.form=states",
+            "--model.init_args.network.block=unshared",
+            "--model.init_args.network.qk=false",
+        ],
+        "qk=False: not with block=unshared",
+    ),
+    "target of no gate": (
+        ["--model.init_args.graph=candidates", f"--{MINISETS}.gate_walk=mixed"],
+        "gate_walk=mixed teaches a gate; graph=candidates has none",
+    ),
     "ramp": (["--model.init_args.schedule.ramp_epochs=-1"], "ramp_epochs must not be negative"),
     "weight": (
         ["--model.init_args.weights.procrustes=-1"],

@@ -14,6 +14,9 @@ import torch
 
 from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.geometry.blocks import spatial_blocks
+from spatial_ipa.model.losses import LossWeights
+from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.pair import build_pair
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,7 @@ def args(folder: Path) -> Namespace:
     return Namespace(
         per_epoch=4, batch_size=2, size_max=96, noise_h=0.1, w_procrustes=0.0, common_frame=True,
         form="points", epochs=8, num_draws=2, out=str(folder), tag="t", modes=["whole", "stitched"],
+        gate_steps=None, lr=None, candidates=40,
     )  # fmt: skip
 
 
@@ -42,7 +46,7 @@ def prepared(runner: ModuleType, folder: Path) -> Any:
     made.args, made.seed, made._scorers = args(folder), 0, {}
     made.train, made.test = slides[:2], slides[2:]
     made.fold = runner.Fold("f", (), ())
-    made.embedded = lambda features: embedded
+    made.embedded = lambda features: (embedded, 0.0)
     return made
 
 
@@ -89,3 +93,53 @@ def test_bounds_are_trained_and_placed_on_their_edges(
     (row,) = prepared(runner, tmp_path).method(name)
     assert (row["method"], row["inference"]) == (name, "stitched")
     assert np.isfinite(row["e_geo"])
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("name", "network", "weights", "walk"),
+    [
+        ("option: base", {}, {}, "one_step"),
+        ("option: unshared, 3 recycles", {"block": "unshared", "recycles": 3}, {}, "one_step"),
+        ("option: gate weight 0.2", {}, {"gate": 0.2}, "one_step"),
+        ("option: gate of two steps", {}, {}, "two_steps"),
+    ],
+)
+def test_an_option_is_trained_with_its_settings(
+    runner: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    network: dict[str, object],
+    weights: dict[str, float],
+    walk: str,
+) -> None:
+    """Of `form: states` whatever the command line says, and nothing else changed."""
+    seen: list[tuple[Any, str]] = []
+
+    class Watched(runner.SpatialIPAModule):  # type: ignore[name-defined, misc]
+        def on_train_end(self) -> None:
+            seen.append((self, self.trainer.datamodule.settings.gate_walk))
+
+    monkeypatch.setattr(runner, "SpatialIPAModule", Watched)
+    made = prepared(runner, tmp_path)
+    made.args.epochs, made.args.gate_steps, made.args.lr = 1, 2, 3e-3
+    made.args.modes = ["whole"]
+    (row,) = made.method(name)
+    ((module, taught),) = seen
+    settings = module.model.settings
+    assert NetworkSettings(4, form="states", **network) == settings  # type: ignore[arg-type]
+    assert module.weights == LossWeights(**weights)
+    assert (module.schedule.gate_steps, module.schedule.lr, taught) == (2, 3e-3, walk)
+    assert module.schedule.lr_final == 1e-5
+    assert (row["method"], row["inference"]) == (name, "whole")
+    assert not list(tmp_path.glob("layouts/**/*.npy"))
+
+
+def test_options_differ_from_their_base(runner: ModuleType) -> None:
+    """All are networks that can be built, and no two are the same training."""
+    options = runner.OPTIONS
+    assert len(set(options.values())) == len(options)
+    assert options["option: base"] == runner.Option()
+    for option in options.values():
+        build_pair(option.network, option.graph)

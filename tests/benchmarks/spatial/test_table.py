@@ -97,6 +97,13 @@ def test_own_slides_from_file_to_table(
     assert "slide_2" not in capsys.readouterr().out
 
 
+def test_options_are_run_when_asked_for(table: ModuleType) -> None:
+    """By the name of the group, each once; the usual rows do not hold them."""
+    found = table.chosen_conditions(["untrained", "options", "option: base"])
+    assert found == ["untrained", *table.OPTIONS]
+    assert table.chosen_conditions(["gate k=80"]) == ["gate k=80"]
+
+
 def test_a_report_without_the_trivial_rows_fails_after_its_tables(
     table: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,48 @@ def test_health_checks_are_complete_and_finite(gated: bool) -> None:
         assert values[f"step_size/{r}"] > 0
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"qk": False}, {"point_offsets": 2}, {"pair_bias": True}, {"gate_heads": "own"},
+        {"block": "unshared"}, {"block": "frames"}, {"distance_term": "rbf"},
+    ],
+)  # fmt: skip
+def test_options_have_health_checks(option: dict[str, object]) -> None:
+    """All but the one that compares with products, where there are none."""
+    torch.manual_seed(0)
+    settings = NetworkSettings(16, 12, 2, 4, 3, form="states", **option)  # type: ignore[arg-type]
+    model, gate_module = build_pair(settings, "gated")
+    assert gate_module is not None
+    batch = batch_of((60, 45))
+    with torch.no_grad():
+        gate = gate_module(batch.h, batch.candidates)
+        layout = model(batch.h, batch.candidates, gate, batch.target.graph, batch.num_graphs)
+    values = health_checks(model, batch, layout, batch.candidates, gate)
+    plain = set(run_checks(batch))
+    lost = {name for name in plain if "vs_qk" in name} if option == {"qk": False} else set()
+    assert plain - set(values) == lost
+    new = {f"attention_vs_distance/{r}" for r in range(3)}
+    has_distance = "distance_term" in option or option.get("block") == "unshared"
+    assert set(values) - plain == (new if has_distance else set())
+    assert all(bool(torch.isfinite(value)) for value in values.values())
+
+
+def test_attention_that_is_all_gate_ranks_as_it() -> None:
+    """Without q and k, and with the mean of a gate per head where it is equal for all."""
+    model, gate_module = build_pair(
+        NetworkSettings(16, 12, 2, 4, 2, form="states", qk=False), "gated"
+    )
+    assert gate_module is not None
+    batch = batch_of((60,))
+    with torch.no_grad():
+        gate = gate_module(batch.h, batch.candidates)
+        for logit in (gate, gate[:, None].expand(-1, 2)):
+            layout = model(batch.h, batch.candidates, logit, batch.target.graph, 1)
+            values = health_checks(model, batch, layout, batch.candidates, logit)
+            assert values["attention_vs_gate/0"].item() == pytest.approx(1, abs=1e-4)
+
+
 def test_health_checks_equal_loops_over_rows() -> None:
     """The first recycle's figures, row by row in NumPy."""
     batch = batch_of((60, 45))

@@ -10,6 +10,7 @@ import torch
 from scipy.spatial import procrustes
 from scipy.spatial.distance import cdist
 
+from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from spatial_ipa.geometry import graphs
 from spatial_ipa.geometry.gauge import gauge_fix
@@ -191,6 +192,36 @@ def test_gate_target_and_loss() -> None:
     assert found == pytest.approx(total / rows, rel=1e-10)
     perfect = torch.where(wanted > 0, wanted, 1e-300).log()
     assert loss_gate(perfect, candidates, wanted, target).item() == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("walk", ["one_step", "two_steps", "mixed"])
+def test_gate_targets_are_powers_of_the_dense_operator(walk: str) -> None:
+    """Of a union, too, whose graphs do not see each other."""
+    target = union_targets([in_double(target_of(n, seed)) for seed, n in enumerate((60, 45))])
+    h = torch.randn(105, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    parts = [knn_edges(part, 15) for part in h.split([60, 45])]
+    candidates = EdgeList.disjoint_union(parts)
+    adjacent = np.zeros((105, 105), bool)
+    adjacent[target.edges.dst.numpy(), target.edges.src.numpy()] = True
+    one = dense_operator(target.xy.numpy(), adjacent, target.scale.numpy())
+    dense = {"one_step": one, "two_steps": one @ one, "mixed": (one + one @ one) / 2}[walk]
+    found = gate_target(target, candidates, walk)  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, dense[candidates.dst, candidates.src], atol=1e-12)
+    assert (found > 0).any()
+
+
+def test_gate_loss_of_heads_is_their_mean() -> None:
+    target = in_double(target_of(50))
+    candidates = knn_edges(torch.randn(50, 5, dtype=torch.float64), 12)
+    wanted = gate_target(target, candidates)
+    logit = torch.randn(candidates.num_edges, 3, dtype=torch.float64, requires_grad=True)
+    together = loss_gate(logit, candidates, wanted, target)
+    alone = [loss_gate(column, candidates, wanted, target) for column in logit.unbind(1)]
+    torch.testing.assert_close(together, torch.stack(alone).mean(0))
+    small = torch.randn(4 * 3, 2, dtype=torch.float64, requires_grad=True)
+    edges = candidates.select(torch.arange(candidates.num_edges) < 12)
+    wanted = torch.rand(12, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: loss_gate(x, edges, wanted, target), (small,))
 
 
 def test_gate_loss_without_any_true_candidate_is_zero() -> None:

@@ -12,13 +12,14 @@ import torch
 from small_encoders import make_encoder, make_slide
 
 from common.errors import UserError
+from common.sparse import edge_softmax
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.model.network import NetworkSettings
 from spatial_ipa.placing.command import CellDataModule
 from spatial_ipa.placing.context import PlacementContext
-from spatial_ipa.placing.options import PlacementOptions
+from spatial_ipa.placing.options import InferenceMode, PlacementOptions
 from spatial_ipa.placing.placer import Placer
 from spatial_ipa.training.module import SpatialIPAModule
 
@@ -50,6 +51,24 @@ def test_an_approximate_gate_graph_holds_nearly_the_exact_one() -> None:
     assert len(pairs[0] & pairs[1]) >= 0.95 * len(pairs[1])
     row_sums = torch.zeros(3000).index_add(0, edges.dst, weight)
     torch.testing.assert_close(row_sums, torch.ones(3000))
+
+
+@pytest.mark.parametrize("graph", ["whole", "stitched"])
+def test_a_gate_per_head_places_and_its_graph_is_the_mean_over_heads(graph: InferenceMode) -> None:
+    torch.manual_seed(0)
+    settings = NetworkSettings(D, heads=3, form="states", gate_heads="own", block="frames")
+    module = SpatialIPAModule(settings)
+    placer = Placer(module.model, module.gate, PlacementContext(None, 20, 60, 0.1))
+    h = torch.from_numpy(learnable_slide("a", 90).h)
+    weight, edges = placer.gate_graph(h)
+    assert module.gate is not None
+    with torch.no_grad():
+        heads = [edge_softmax(logit, edges) for logit in module.gate(h, edges).unbind(1)]
+    torch.testing.assert_close(weight, torch.stack(heads).mean(0))
+    assert not torch.equal(heads[0], heads[1])
+    placed = placer.layout(h, graph, 2)
+    assert placed.xy.shape == (90, 2)
+    assert bool(torch.isfinite(placed.xy).all())
 
 
 def test_what_is_placed_is_not_split() -> None:

@@ -15,7 +15,10 @@ from spatial_ipa.model.losses import LossWeights, geometry_terms, loss_gate
 from spatial_ipa.model.minisets import Augmentation, MinisetDataset, collate
 from spatial_ipa.model.network import Form, NetworkSettings
 from spatial_ipa.model.pair import GraphMode
+from spatial_ipa.model.targets import GateWalk, gate_target
+from spatial_ipa.training.datamodule import MinisetDataModule
 from spatial_ipa.training.module import SpatialIPAModule
+from spatial_ipa.training.settings import MinisetSettings
 
 D = 8
 
@@ -98,6 +101,44 @@ def test_one_recycle_is_refused_on_several_processes() -> None:
         else:
             with pytest.raises(ValueError, match="recycles must be at least 2 on several proc"):
                 module.check_settings(trainer)
+
+
+def test_unshared_blocks_are_refused_on_several_processes() -> None:
+    module = SpatialIPAModule(NetworkSettings(form="states", block="unshared"))
+    for world_size in (1, 2):
+        trainer = cast(pl.Trainer, SimpleNamespace(max_epochs=1, world_size=world_size))
+        if world_size == 1:
+            module.check_settings(trainer)
+        else:
+            with pytest.raises(ValueError, match="block not unshared"):
+                module.check_settings(trainer)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"qk": False}, {"point_offsets": 2}, {"pair_bias": True}, {"gate_heads": "own"},
+        {"block": "frames"},
+    ],
+)  # fmt: skip
+def test_options_give_every_parameter_a_gradient(option: dict[str, object]) -> None:
+    """On several processes, too: DDP refuses those without."""
+    data = MinisetDataset([learnable_slide("a")], 2, 60, 80, 40, 0, None, Augmentation())
+    settings = NetworkSettings(D, form="states", **option)  # type: ignore[arg-type]
+    module = MidTraining(settings, "gated")
+    module.training_step(collate([data[0], data[1]]), 0).backward()
+    assert [name for name, p in module.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("walk", ["two_steps", "mixed"])
+def test_a_gate_is_taught_the_walk_of_the_settings(walk: GateWalk) -> None:
+    slide = learnable_slide("a")
+    data = MinisetDataModule([slide], [], MinisetSettings(gate_walk=walk, size_max=100))
+    item = data.train_dataset()[0]
+    torch.testing.assert_close(item.wanted, gate_target(item.target, item.candidates, walk))
+    assert not torch.equal(item.wanted, gate_target(item.target, item.candidates))
+    with pytest.raises(ValueError, match="gate_walk must be one of one_step, two_steps, mixed"):
+        MinisetSettings(gate_walk="three")  # type: ignore[arg-type]
 
 
 def test_settings_of_before_there_were_forms_are_of_states() -> None:
