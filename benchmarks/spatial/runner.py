@@ -298,7 +298,8 @@ class Runner:
         for slide, x in zip(self.test, slides[split:], strict=True):
             layout = frame.averaged(x.h, self.seed)
             row = {"slide": slide.name, "method": FRAME_ALONE, "inference": ""}
-            yield row | {"train_s": seconds, **self.scorer(slide).score(layout)}
+            chosen = {"gamma": frame.gamma, "penalty": frame.penalty, "sharpness": frame.sharpness}
+            yield row | {"train_s": seconds, **chosen, **self.scorer(slide).score(layout)}
 
     def oracle(self) -> Iterator[dict[str, Any]]:
         for slide in self.test:

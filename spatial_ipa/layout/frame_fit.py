@@ -34,8 +34,8 @@ WIDTHS = (1.0, 3.0)
 PENALTIES = (0.1, 1.0, 10.0)
 """Penalties that are compared."""
 
-SHARPNESSES = (2.0, 4.0, 8.0, 16.0)
-"""Values of b that are compared."""
+SHARPNESSES = (2.0, 4.0, 8.0, 16.0, 64.0)
+"""Values of b that are compared; the last leaves a cell almost by itself."""
 
 # Bounds on what is registered, regressed on and kept: 0.5 MB at 128 numbers a cell.
 MAX_SLIDES, MAX_CELLS, MAX_CENTRES = 16, 16_384, 1024

@@ -33,9 +33,9 @@ from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.options import InferenceMode
 
 POINTS_FRAME_WEIGHT = 0.5
-"""Weight of the regression beside a layout that started at it.  Over weights of 0, 1/4, 1/2 on her2st
-A1 Spearman rises by 0.006 and E_geo falls by 0.013; over 0, 1/2, 1 on seqfish both rise, by 0.003
-and 0.011."""
+"""Weight of the regression beside a layout that started at it.  Over weights of 0, 1/4, 1/2 on
+her2st A1 Spearman rises by 0.006 and E_geo falls by 0.013; over 0, 1/2, 1 on seqfish both rise, by
+0.003 and 0.011."""
 
 
 @dataclass(frozen=True, eq=False)
