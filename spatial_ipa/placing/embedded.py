@@ -99,9 +99,7 @@ class EmbeddedPlacer:
         :mod:`spatial_ipa.layout.frame_regression`.
         """
 
-        context, start = self.context, None
-        if isinstance(self.network, IPAPointsModel) and context.frame is not None:
-            start = torch.from_numpy(context.frame.averaged(h.cpu().numpy(), seed)).to(h)
+        context, start = self.context, self._start(h, seed)
 
         def place_graph(
             h: Tensor, cells: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int, noise: Tensor
@@ -127,6 +125,13 @@ class EmbeddedPlacer:
         if context.frame is None:
             return placement
         return context.frame.refine(placement, h.cpu().numpy(), seed, weight)
+
+    def _start(self, h: Tensor, seed: int) -> Tensor | None:
+        """(n, 2) where cells (n, d) start; None for a network with a start of its own."""
+        frame = self.context.frame
+        if frame is None or not isinstance(self.network, IPAPointsModel):
+            return None
+        return torch.from_numpy(frame.averaged(h.cpu().numpy(), seed)).to(h)
 
     def hypotheses(
         self, placement: Placement, h: Tensor, count: int, seed: int = 0
@@ -183,6 +188,9 @@ class EmbeddedPlacer:
         rows = draw_members(len(h), self.context.size, self.context.size, generator)
         chosen = h[rows.to(h.device)].to(self.device), xy[rows].to(self.device)
         batch = build_miniset(*chosen, self.context.num_candidates, generator)
+        start = self._start(h, seed)
+        if start is not None:
+            batch = replace(batch, start=start[rows.to(h.device)].to(self.device))
         return trace_network(name, self.network, self.gate, batch, rows.numpy())
 
     def with_reference(self, train: Sequence[EmbeddedSlide]) -> Self:

@@ -38,7 +38,8 @@ def prepared(runner: ModuleType, folder: Path) -> Any:
     slides, embedded = [], []
     for i in range(3):
         xy = rng.random((120, 2)) * [2.0, 1.0]
-        h = np.hstack([xy, 0.1 * rng.standard_normal((120, 2))]).astype(np.float32)
+        noise = 0.1 * rng.standard_normal((120, 2))
+        h = np.hstack([xy - xy.mean(axis=0), noise]).astype(np.float32)
         slide = Slide.build(f"s{i}", np.ones((120, 2)), ["a", "b"], xy.astype(np.float32))
         slides.append(runner.turned(slide, 0, i))
         embedded.append(EmbeddedSlide(slide.name, h, slides[-1].xy, fold=spatial_blocks(xy)))
