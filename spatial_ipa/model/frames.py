@@ -27,8 +27,9 @@ from torch.nn import functional
 from common.graph.edges import EdgeList
 from common.sparse import neighbor_attention
 from spatial_ipa.model.block import Attended
-from spatial_ipa.model.network import NetworkSettings, StatesModel
+from spatial_ipa.model.network import NetworkSettings
 from spatial_ipa.model.point_attention import with_point_distances
+from spatial_ipa.model.states import StatesModel
 
 POINTS = 4
 """P, points per head of queries, keys and values each."""

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from common.errors import UserError
 from spatial_ipa.model.frames import IPAFramesModel
 from spatial_ipa.model.gate import EdgeGate, EdgeGateSoft, SimilarityGate
-from spatial_ipa.model.network import IPALiteModel, NetworkSettings
+from spatial_ipa.model.network import NetworkSettings
 from spatial_ipa.model.points import IPAPointsModel
+from spatial_ipa.model.states import IPALiteModel
 from spatial_ipa.model.unshared import IPAUnsharedModel
 
 GraphMode = Literal["gated", "candidates", "true"]

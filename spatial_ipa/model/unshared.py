@@ -18,7 +18,8 @@ from torch.nn import functional
 from common.graph.edges import EdgeList
 from spatial_ipa.geometry.walks import squared_distance
 from spatial_ipa.model.block import Attended, IPALiteBlock
-from spatial_ipa.model.network import NetworkSettings, StatesModel
+from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.states import StatesModel
 
 
 class IPAUnsharedModel(StatesModel):

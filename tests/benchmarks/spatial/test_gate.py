@@ -17,7 +17,8 @@ import spatial_ipa
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from spatial_ipa.data.simulation.files import TissueSpec, write_tissue
-from spatial_ipa.model.network import IPALiteModel, NetworkSettings
+from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.states import IPALiteModel
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.placing.placer import Placer
 

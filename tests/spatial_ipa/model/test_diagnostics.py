@@ -18,9 +18,10 @@ from spatial_ipa.model.diagnostics import health_checks, nearest_checks
 from spatial_ipa.model.edge_scores import TOP
 from spatial_ipa.model.gate import EdgeGate, EdgeGateSoft
 from spatial_ipa.model.minisets import Miniset, build_miniset, collate
-from spatial_ipa.model.network import Attention, IPALiteModel, Layout, NetworkSettings
+from spatial_ipa.model.network import Attention, Layout, NetworkSettings
 from spatial_ipa.model.pair import Network, build_pair
 from spatial_ipa.model.points import IPAPointsModel
+from spatial_ipa.model.states import IPALiteModel
 from spatial_ipa.model.targets import build_target
 
 

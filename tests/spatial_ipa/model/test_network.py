@@ -10,7 +10,8 @@ from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from spatial_ipa.model.block import IPALiteBlock, _graph_median
 from spatial_ipa.model.gate import EdgeGateSoft
-from spatial_ipa.model.network import IPALiteModel, NetworkSettings
+from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.states import IPALiteModel
 
 
 def parameters(module: nn.Module) -> int:

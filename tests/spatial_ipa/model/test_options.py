@@ -17,11 +17,12 @@ from common.sparse import neighbor_attention
 from spatial_ipa.model.block import IPALiteBlock
 from spatial_ipa.model.frames import POINTS, FrameBlock, IPAFramesModel, turned, turned_back
 from spatial_ipa.model.gate import EdgeGateSoft, shared_logit
-from spatial_ipa.model.network import IPALiteModel, NetworkSettings
+from spatial_ipa.model.network import NetworkSettings
 from spatial_ipa.model.pair import StatesNetwork, build_pair, settings_of
 from spatial_ipa.model.pair_bias import PairBias
 from spatial_ipa.model.point_attention import PointOffsets, with_point_distances
 from spatial_ipa.model.similarity import similarity_features
+from spatial_ipa.model.states import IPALiteModel
 from spatial_ipa.model.unshared import IPAUnsharedModel
 
 Array = NDArray[np.float64]
