@@ -3,6 +3,8 @@ its default, IPALiteModel."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from torch import Tensor, nn
 
 from common.graph.edges import EdgeList

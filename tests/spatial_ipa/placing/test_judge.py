@@ -109,7 +109,10 @@ def test_few_or_equal_cells_get_no_radii(plain_tissue: Tissue) -> None:
     ("frame", "message"),
     [
         (None, r"num_hypotheses=2 needs the common frame .*\(model.init_args.common_frame\)"),
-        (FrameRegression(np.zeros((1, 2)), np.zeros((1, 2)), np.zeros(2), 1.0), "holds no charts"),
+        (
+            FrameRegression(np.zeros((1, 2)), np.zeros((1, 2)), np.zeros(2), 1.0, 1.0, 8.0),
+            "holds no charts",
+        ),
     ],
 )
 def test_hypotheses_without_charts_are_refused_before_placing(
