@@ -102,32 +102,10 @@ class FrameRegression:
             rows = slice(start, start + _BLOCK)
             yield rows, rbf_kernel(h[rows].astype(np.float64), centres, gamma=self.gamma)
 
-    def refine(
-        self, placement: Placement, h: np.ndarray, seed: int = 0, weight: float = 1.0
-    ) -> Placement:
-        """Add the averaged regression to a layout; the draws move with their mean.
-
-        All draws are moved alike and then brought to the scale of the sum, so their spread shrinks
-        with the share of the regression, which has no draws.
-
-        Args:
-            placement: n cells, gauge-fixed.
-            h: (n, d) their embeddings.
-            seed: of the sample of many cells.
-            weight: of the regression beside the layout.
-        """
-        x = placement.xy.double()
-        z = torch.from_numpy(self.averaged(h, seed)).to(x.device)
-        # Both have the mean of x, which is 0.
-        total = x + weight * align(z, x, reflection=True).apply(z)
-        scale = total.square().sum(1).mean().sqrt()
-        draws = (placement.draws.double() + (total - x)) / scale
-        return Placement((total / scale).to(placement.xy), draws.to(placement.draws))
-
     def averaged(self, h: np.ndarray, seed: int = 0) -> Array:
-        """(n, 2) predictions, each the mean over alike cells; see :func:`mean_of_alike`.
+        """(n, 2) predictions of new cells with embeddings (n, d), each the mean over alike ones.
 
-        Arguments are those of :meth:`refine`.
+        See :func:`mean_of_alike`, which has the ``seed``.
         """
         return mean_of_alike(self.predict(h), h, self.sharpness, seed)
 
@@ -137,10 +115,10 @@ class FrameRegression:
         """Several positions of each cell, in the pose and unit of a layout.
 
         Args:
-            placement: n cells, gauge-fixed, as :meth:`refine` leaves them.
+            placement: n cells, gauge-fixed, as :func:`refined` leaves them.
             h: (n, d) their embeddings.
             count: M, hypotheses per cell.
-            seed: as :meth:`refine`.
+            seed: as :meth:`averaged`.
 
         Returns:
             (n, M, 2) by falling weight and (n, M) weights, which sum to 1.  A weight of 0 says that
@@ -214,6 +192,26 @@ class FrameRegression:
             float(state["sharpness"]),
             tuple(Charts.from_state(charts) for charts in state["charts"]),
         )
+
+
+def refined(placement: Placement, z: Array, weight: float = 1.0) -> Placement:
+    """Add the averaged regression to a layout; the draws move with their mean.
+
+    All draws are moved alike and then brought to the scale of the sum, so their spread shrinks with
+    the share of the regression, which has no draws.  z keeps its own scale: a regression that
+    explains little is short and counts for little.
+
+    Args:
+        placement: n cells, gauge-fixed.
+        z: (n, 2) their positions by :meth:`FrameRegression.averaged`.
+        weight: of the regression beside the layout.
+    """
+    x = placement.xy.double()
+    y = torch.from_numpy(z - z.mean(axis=0)).to(x.device)
+    total = x + weight * align(y, x, reflection=True).apply(y)
+    scale = total.square().sum(1).mean().sqrt()
+    draws = (placement.draws.double() + (total - x)) / scale
+    return Placement((total / scale).to(placement.xy), draws.to(placement.draws))
 
 
 def mean_of_alike(z: Array, h: np.ndarray, sharpness: float, seed: int = 0) -> Array:

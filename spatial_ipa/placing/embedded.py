@@ -20,6 +20,7 @@ from spatial_ipa.confidence.calibration import calibrate_slides
 from spatial_ipa.confidence.reference_cells import ReferenceCells
 from spatial_ipa.data.slide import EmbeddedSlide
 from spatial_ipa.encoder.frozen import FrozenEncoder
+from spatial_ipa.layout.frame_regression import refined
 from spatial_ipa.layout.outline import towards_outline
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.layout.stitched import place_stitched
@@ -99,7 +100,10 @@ class EmbeddedPlacer:
         :mod:`spatial_ipa.layout.frame_regression`.
         """
 
-        context, start = self.context, self._start(h, seed)
+        context, z = self.context, self._regression(h, seed)
+        start = None
+        if z is not None and isinstance(self.network, IPAPointsModel):
+            start = torch.from_numpy(z).to(h)
 
         def place_graph(
             h: Tensor, cells: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int, noise: Tensor
@@ -122,16 +126,12 @@ class EmbeddedPlacer:
             weight = 1.0
             if context.aspect is not None:  # before the regression: of both orders the lower E_geo
                 placement = towards_outline(placement, context.aspect)
-        if context.frame is None:
-            return placement
-        return context.frame.refine(placement, h.cpu().numpy(), seed, weight)
+        return placement if z is None else refined(placement, z, weight)
 
-    def _start(self, h: Tensor, seed: int) -> Tensor | None:
-        """(n, 2) where cells (n, d) start; None for a network with a start of its own."""
+    def _regression(self, h: Tensor, seed: int) -> np.ndarray | None:
+        """(n, 2) positions of cells (n, d) in the common frame; None without one."""
         frame = self.context.frame
-        if frame is None or not isinstance(self.network, IPAPointsModel):
-            return None
-        return torch.from_numpy(frame.averaged(h.cpu().numpy(), seed)).to(h)
+        return None if frame is None else frame.averaged(h.cpu().numpy(), seed)
 
     def hypotheses(
         self, placement: Placement, h: Tensor, count: int, seed: int = 0
@@ -188,9 +188,10 @@ class EmbeddedPlacer:
         rows = draw_members(len(h), self.context.size, self.context.size, generator)
         chosen = h[rows.to(h.device)].to(self.device), xy[rows].to(self.device)
         batch = build_miniset(*chosen, self.context.num_candidates, generator)
-        start = self._start(h, seed)
-        if start is not None:
-            batch = replace(batch, start=start[rows.to(h.device)].to(self.device))
+        z = self._regression(h, seed)
+        if z is not None:
+            start = torch.from_numpy(z).to(h)[rows.to(h.device)]
+            batch = replace(batch, start=start.to(self.device))
         return trace_network(name, self.network, self.gate, batch, rows.numpy())
 
     def with_reference(self, train: Sequence[EmbeddedSlide]) -> Self:

@@ -20,7 +20,7 @@ from spatial_ipa.geometry.metrics import procrustes_rmse
 from spatial_ipa.layout import frame_fit
 from spatial_ipa.layout import frame_regression as common_frame
 from spatial_ipa.layout.frame_fit import cross_fit
-from spatial_ipa.layout.frame_regression import FrameRegression
+from spatial_ipa.layout.frame_regression import FrameRegression, refined
 from spatial_ipa.layout.placement import Placement
 
 D = 6
@@ -58,6 +58,10 @@ def rmse(layout: np.ndarray, true: np.ndarray) -> float:
     """RMS distance after the best rotation of two gauge-fixed layouts."""
     a, b = gauge_fix_array(layout), gauge_fix_array(true)
     return float(np.sqrt(((a @ orthogonal_procrustes(a, b)[0] - b) ** 2).sum(axis=1).mean()))
+
+
+def refine(frame: FrameRegression, placement: Placement, h: np.ndarray) -> Placement:
+    return refined(placement, frame.averaged(h))
 
 
 def dense_kernel_ridge(train: EmbeddedSlide, h: np.ndarray, frame: FrameRegression) -> np.ndarray:
@@ -103,7 +107,7 @@ def test_poses_of_training_slides_do_not_matter() -> None:
     train, test = [slide(0), slide(1), slide(2)], slide(3)
     posed = [turned(s, 0.9 * i, i == 1) for i, s in enumerate(train, start=1)]
     placement = random_placement(len(test.h))
-    first, second = (fitted(slides).refine(placement, test.h) for slides in (train, posed))
+    first, second = (refine(fitted(slides), placement, test.h) for slides in (train, posed))
     torch.testing.assert_close(first.xy, second.xy, atol=1e-5, rtol=0)  # coordinates are float32
     torch.testing.assert_close(first.draws, second.draws, atol=1e-5, rtol=0)
 
@@ -126,7 +130,7 @@ def dense_refined(
 def test_refined_layout_equals_its_definition(n: int) -> None:
     regression, h = fitted([slide(0)]), slide(1, n).h
     placement = random_placement(n)
-    found = regression.refine(placement, h).xy.numpy()
+    found = refine(regression, placement, h).xy.numpy()
     z = regression.predict(h)
     expected = dense_refined(placement, h.astype(np.float64), z, regression.sharpness)
     np.testing.assert_allclose(found, expected, atol=1e-9)
@@ -144,9 +148,9 @@ def test_means_of_alike_cells_at_their_ends() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     regression, h = fitted([slide(0)]), slide(1, 300).h
     placement = random_placement(300)
-    whole = regression.refine(placement, h).xy
+    whole = refine(regression, placement, h).xy
     monkeypatch.setattr(common_frame, "_BLOCK", 37)
-    torch.testing.assert_close(regression.refine(placement, h).xy, whole, atol=1e-10, rtol=0)
+    torch.testing.assert_close(refine(regression, placement, h).xy, whole, atol=1e-10, rtol=0)
 
 
 def test_of_many_cells_a_sample_is_averaged_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +170,8 @@ def test_order_of_cells_does_not_matter() -> None:
     placement, order = random_placement(len(h)), torch.randperm(len(h))
     shuffled = Placement(placement.xy[order], placement.draws[:, order])
     torch.testing.assert_close(
-        regression.refine(shuffled, h[order.numpy()]).xy,
-        regression.refine(placement, h).xy[order],
+        refine(regression, shuffled, h[order.numpy()]).xy,
+        refine(regression, placement, h).xy[order],
         atol=1e-9,
         rtol=0,
     )
@@ -179,14 +183,17 @@ def test_result_turns_with_the_layout() -> None:
     turn = torch.tensor([[0.6, 0.8], [0.8, -0.6]], dtype=torch.float64)  # a reflection
     posed = Placement(placement.xy @ turn, placement.draws @ turn)
     torch.testing.assert_close(
-        regression.refine(posed, h).xy, regression.refine(placement, h).xy @ turn, atol=1e-9, rtol=0
+        refine(regression, posed, h).xy,
+        refine(regression, placement, h).xy @ turn,
+        atol=1e-9,
+        rtol=0,
     )
 
 
 def test_draws_move_with_their_mean() -> None:
     regression, h = fitted([slide(0)]), slide(1).h
     placement = random_placement(len(h))
-    found = regression.refine(placement, h)
+    found = refine(regression, placement, h)
     torch.testing.assert_close(found.draws.mean(0), found.xy, atol=1e-9, rtol=0)
     # All distances to the mean shrink by one factor: nothing but the scale has changed.
     factor = found.spread / placement.spread
@@ -198,7 +205,7 @@ def test_regression_that_explains_nothing_leaves_the_layout() -> None:
     regression, h = fitted([slide(0)]), slide(1).h
     empty = replace(regression, weights=np.zeros_like(regression.weights))
     placement = random_placement(len(h))
-    torch.testing.assert_close(empty.refine(placement, h).xy, placement.xy, atol=1e-12, rtol=0)
+    torch.testing.assert_close(refine(empty, placement, h).xy, placement.xy, atol=1e-12, rtol=0)
 
 
 def test_a_folded_layout_is_mended() -> None:
@@ -206,7 +213,7 @@ def test_a_folded_layout_is_mended() -> None:
     train, test = [slide(0), slide(1)], slide(2)
     folded = gauge_fix_array(np.column_stack([np.abs(test.xy[:, 0]), test.xy[:, 1]]))
     placement = Placement(torch.from_numpy(folded), torch.from_numpy(folded)[None])
-    mended = fitted(train).refine(placement, test.h).xy.numpy()
+    mended = refine(fitted(train), placement, test.h).xy.numpy()
     assert rmse(mended, test.xy) < rmse(folded, test.xy) - 0.3
 
 

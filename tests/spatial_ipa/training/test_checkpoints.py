@@ -93,11 +93,13 @@ def test_a_module_refines_what_it_places(
     assert context.frame is not None
     refined = placer.layout(torch.from_numpy(h), "auto", 3, 5)
     with monkeypatch.context() as patch:
-        patch.setattr(common_frame.FrameRegression, "refine", lambda frame, placed, *_: placed)
+        patch.setattr("spatial_ipa.placing.embedded.refined", lambda placed, *_: placed)
         plain = placer.layout(torch.from_numpy(h), "auto", 3, 5)
     assert not torch.allclose(plain.xy, refined.xy, atol=0.01)
-    torch.testing.assert_close(context.frame.refine(plain, h, 5, weight).xy, refined.xy)
-    assert not torch.equal(context.frame.refine(plain, h, 6, weight).xy, refined.xy)
+    expected = common_frame.refined(plain, context.frame.averaged(h, 5), weight)
+    torch.testing.assert_close(expected.xy, refined.xy)
+    other = common_frame.refined(plain, context.frame.averaged(h, 6), weight)
+    assert not torch.equal(other.xy, refined.xy)
 
 
 @QUIET
