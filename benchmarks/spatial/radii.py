@@ -6,17 +6,22 @@
 ``--train`` are the slides the checkpoint was trained on, ``--heldout`` slides it was not.  Rows of
 the second table are the calibration slides, columns the checked ones; an entry is the share of
 spots within their 90 % radius, the median radius, and the share abstained from.  A slide checked by
-itself shows the fit, not the coverage of new slides.
+itself shows the fit, not the coverage of new slides.  ``--shifts`` also checks on copies of each
+with a quarter of the counts, cut in half, and cut to a third with mixed profiles (``shifts.py``).
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from shifts import Part
 
 from common.report.machine import describe_machine
 from common.report.tables import markdown_table
@@ -29,12 +34,20 @@ from spatial_ipa.encoder.training_slides import embed_training
 from spatial_ipa.layout.placement import Placement
 from spatial_ipa.placing.load import load
 
+_CHANGES = (
+    Part(""),
+    Part("", depth=0.25),
+    Part("", region="high"),
+    Part("", region="patch", mixed=0.2, shuffled=True),
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Coverage of error radii between slides.")
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--train", nargs="+", required=True, help="slides of the training")
     parser.add_argument("--heldout", nargs="+", required=True, help="other slides, two or more")
+    parser.add_argument("--shifts", action="store_true", help="check on changed copies, too")
     parser.add_argument("--num-draws", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -42,9 +55,12 @@ def main() -> None:
     placer = load(args.checkpoint)
     encoder = placer.encoder
     train = embed_training(encoder, read_slides(args.train))
+    paths = [path for pattern in args.heldout for path in sorted(glob.glob(pattern))]
+    changes = _CHANGES if args.shifts else _CHANGES[:1]
+    parts = [replace(change, path=path) for path in paths for change in changes]
     heldout = [
         EmbeddedSlide(s.name, encoder.embed(s, "st"), s.xy)
-        for s in read_slides(args.heldout)
+        for s in (part.read(Path()) for part in parts)
         if s.xy is not None
     ]
     check_slides(train, heldout)
@@ -71,7 +87,8 @@ def main() -> None:
             flush=True,
         )
     rows = []
-    for source in placed:
+    whole = {Path(path).stem for path in paths}
+    for source in (p for p in placed if p.name in whole):
         calibration = calibrate([source], args.num_draws)
         cells = [source.name]
         for checked in placed:
