@@ -258,7 +258,8 @@ class _Ridge:
     @staticmethod
     def of(features: _Features, data: _Registered, penalty: float) -> _Ridge:
         phi = features.fitted
-        inverse: Array = np.linalg.inv(phi.T @ phi + _penalties(penalty, phi.shape[1]))
+        found = np.linalg.inv(phi.T @ phi + _penalties(penalty, phi.shape[1]))
+        inverse = np.asarray(found, dtype=np.float64)
         return _Ridge(features, penalty, inverse, inverse @ (phi.T @ data.target))
 
     def without(self, data: _Registered, folds: Sequence[np.ndarray]) -> list[Array]:
