@@ -108,11 +108,15 @@ def _charts(
     regions = cut(data.target, *_left_out_neighbours(data, new, fold, seed))
     alone = len(np.unique(data.slide)) == 1
     group = np.unique(fold % _FIFTHS if alone else data.slide, return_inverse=True)[1]
-    kernel = ridge.features.kernel
-    there = _with_ones(kernel.transform(new))
-    cells = TrainingCells(ridge.features.fitted, there, data.target, group)
+    features = ridge.features
+    there = np.empty_like(features.fitted)
+    for s, known in enumerate(features.slides):
+        own = data.slide == s
+        there[own] = known[data.row[own]]
+    cells = TrainingCells(features.fitted, there, data.target, group)
     shrunk = _penalties(ridge.penalty, len(ridge.weights))
-    return tuple(fit_charts(cells, shrunk, kernel.normalization_.T, region) for region in regions)
+    onto_centres = features.kernel.normalization_.T
+    return tuple(fit_charts(cells, shrunk, onto_centres, region) for region in regions)
 
 
 def _error(

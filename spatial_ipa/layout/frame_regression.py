@@ -44,6 +44,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.preprocessing import normalize
 
 from common.align import align
 from common.errors import UserError
@@ -230,11 +231,11 @@ def mean_of_alike(z: Array, h: np.ndarray, sharpness: float, seed: int = 0) -> A
     rows = np.arange(n)
     if n > _SAMPLE:
         rows = np.sort(numpy_generator_for(seed, 79).permutation(n)[:_SAMPLE])
-    sample, known = unit_rows(h[rows]), z[rows]
+    sample, known = normalize(h[rows].astype(np.float64)), z[rows]  # rows of zeros stay
     found = np.empty(z.shape)
     for start in range(0, n, _BLOCK):
         block = slice(start, start + _BLOCK)
-        weight = unit_rows(h[block]) @ sample.T
+        weight = normalize(h[block].astype(np.float64)) @ sample.T
         weight = np.exp(sharpness * (weight - 1), out=weight)
         own = np.arange(n)[block]
         at = np.searchsorted(rows, own).clip(max=len(rows) - 1)
@@ -243,10 +244,3 @@ def mean_of_alike(z: Array, h: np.ndarray, sharpness: float, seed: int = 0) -> A
         total = weight @ known + z[block]
         found[block] = total / (1 + weight.sum(axis=1, keepdims=True))
     return found
-
-
-def unit_rows(h: np.ndarray) -> Array:
-    """Rows (n, d) at length 1 in float64; rows of zeros stay."""
-    rows = h.astype(np.float64)
-    length: Array = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1.0)
