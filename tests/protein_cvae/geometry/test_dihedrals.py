@@ -127,8 +127,10 @@ def test_padding_and_batch_neighbours():
         torch.nn.functional.pad(value, (0, 2)).expand(2, -1) for value in (bonded, mask)
     )
     padded = backbone_dihedrals(coordinates, bonded, mask)[0]
+    # Not bit by bit: an angle computed in a vector register and one computed in the scalar tail
+    # of the loop may differ in the last bit, and the length decides which is which.
     for short, long in zip(alone, padded, strict=True):
-        assert torch.equal(short, long[0, :5])
+        torch.testing.assert_close(short, long[0, :5], rtol=0, atol=1e-13)
 
 
 def test_errors():
