@@ -91,6 +91,7 @@ def fit(
             network,
             size.weights,
             size.kl,
+            size.rate,
             size.optimizer,
             export=str(checkpoint),
             evaluation=size.evaluation,

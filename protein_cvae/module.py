@@ -34,6 +34,7 @@ from protein_cvae.evaluation.validation import (
     validation_scores,
 )
 from protein_cvae.generation.commands.request import Request, written
+from protein_cvae.model.channel import RateSettings, expected_error, levels
 from protein_cvae.model.kl import KLSettings, kl_terms, kl_values
 from protein_cvae.model.losses import (
     LossWeights,
@@ -50,8 +51,8 @@ from protein_cvae.model.states import Posterior
 MONITOR = "val/loss"
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 _MADE_BY = {"_class_path": "protein_cvae.ProteinCVAEModule", "_instantiator": _INSTANTIATOR}
-# Streams of random numbers: conformers, draws from the prior, those of validation, sequences.
-_POSTERIOR, _PRIOR, _VALIDATION, _SEQUENCE = range(4)
+# Streams of random numbers: conformers, draws from the prior, validation, sequences, noise levels.
+_POSTERIOR, _PRIOR, _VALIDATION, _SEQUENCE, _LEVEL = range(5)
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,18 @@ class ProteinCVAEModule(pl.LightningModule):
     """ProteinCVAE under the weighted losses of :class:`~protein_cvae.model.losses.LossWeights`.
 
     Every step encodes the conformers of a batch, decodes them from posterior samples, and decodes a
-    draw from the prior, whose geometry alone is scored.  The KL weights of z_global and of the
-    detail go through cycles over the training; the validation loss uses their final values.
+    draw from the prior, whose geometry alone is scored.  The noise of the latents is drawn anew for
+    every conformer, so that one network serves every rate.
 
     ``val/...`` are held-out models of known proteins, ``val_unseen/...`` proteins of held-out
-    families, both decoded from posterior means with the medoid as template; RMSDs in Å over CA.
+    families, both decoded from draws at the noise ``rate.judged`` with the medoid as template;
+    RMSDs in Å over CA.
 
     Args:
         network: sizes.
         weights: of the losses.
         kl: the guard against posterior collapse.
+        rate: noise of the latents in training.
         optimizer: learning rates.
         seed: of the noise in training and validation.
         export: copy the selected checkpoint (best by ``val/loss``, else the last) to this file
@@ -95,6 +98,7 @@ class ProteinCVAEModule(pl.LightningModule):
         network: NetworkSettings = NetworkSettings(),
         weights: LossWeights = LossWeights(),
         kl: KLSettings = KLSettings(),
+        rate: RateSettings = RateSettings(),
         optimizer: OptimizerSettings = OptimizerSettings(),
         seed: int = 0,
         export: str | None = None,
@@ -103,15 +107,17 @@ class ProteinCVAEModule(pl.LightningModule):
         super().__init__()
         # Not the paths: those of an earlier run must not come back.  Groups as dictionaries, which
         # are loaded without running code.
-        groups = ["network", "weights", "kl", "optimizer"]
+        groups = ["network", "weights", "kl", "rate", "optimizer"]
         self.save_hyperparameters(ignore=[*groups, "export", "evaluation"])
         self.save_hyperparameters({"network": asdict(network), "weights": asdict(weights)})
-        self.save_hyperparameters({"kl": asdict(kl), "optimizer": asdict(optimizer)})
+        self.save_hyperparameters({"kl": asdict(kl), "rate": asdict(rate)})
+        self.save_hyperparameters({"optimizer": asdict(optimizer)})
         if type(self) is ProteinCVAEModule and "_class_path" not in self.hparams:
             # As the command line records it, so that it takes a checkpoint made in Python too.
             self.save_hyperparameters(dict(_MADE_BY))
         self.model = ProteinCVAE(network)
-        self.weights, self.kl, self.optimizer, self.seed = weights, kl, optimizer, seed
+        self.weights, self.kl, self.rate = weights, kl, rate
+        self.optimizer, self.seed = optimizer, seed
         self.export = None if export is None else Path(export)
         self.evaluation = evaluation
         self._means: dict[str, WeightedMeans] = {}
@@ -175,29 +181,37 @@ class ProteinCVAEModule(pl.LightningModule):
         progress, factor = self.progress(), self.kl_weight()
         network, weights, step = self.model, self.weights, self.global_step
         condition = network.condition(batch)
-        posterior = network.encode(batch, condition)
+        level = self._levels(batch)
+        posterior = network.encode(batch, condition, level)
         noise = network.noise(batch, self.seed, step, _POSTERIOR)
-        z = network.sample_posterior(posterior, noise)
+        z = network.sample_posterior(condition, posterior, noise)
         decoded = network.decode(batch, condition, z, self._sequence_sample(batch, posterior))
         fit = fit_terms(decoded, batch, condition.mask, weights.tail)
         shape = geometry_terms(decoded, batch, condition.mask)
-        kl = kl_terms(network, posterior, condition, z, batch.weight, self.kl.free_bits)
+        coil = network.coil.nll(batch, condition)
+        kl = kl_terms(network, posterior, condition, batch.weight, self.kl.free_bits)
         noise = network.noise(batch, self.seed, step, _PRIOR)
-        drawn = network.sample_prior(condition, noise)
+        drawn = network.sample_prior(batch, condition, noise, tails=False)
         free = geometry_terms(network.decode(batch, condition, drawn), batch, condition.mask)
 
-        item = weighted(weights, fit, progress) + weighted(weights, shape, progress)
+        item = weighted(weights, fit, progress) * expected_error(level, condition.templated)
+        item = item + weighted(weights, shape, progress) + weights.coil * coil
         item = item + weights.prior_geometry * weighted(weights, free, progress)
         without = torch.full_like(batch.weight, weights.untemplated)
         loss = batch_mean(item * torch.where(condition.templated, 1.0, without), batch.weight)
         loss = loss + kl.penalty(weights, factor)
         size = len(batch)
         self.log("train/loss", loss, batch_size=size, prog_bar=True)
-        values = means(fit | shape | {f"prior_{k}": v for k, v in free.items()}, batch.weight)
-        values |= kl_values(kl)
+        found = fit | shape | {f"prior_{k}": v for k, v in free.items()} | {"coil": coil}
+        values = means(found, batch.weight) | kl_values(kl)
         self.log_dict({f"train/{k}": v for k, v in values.items()}, batch_size=size)
         self.log("train/kl_weight", factor, batch_size=size)
         return loss
+
+    def _levels(self, batch: ProteinBatch) -> Tensor:
+        """(B, 2) Å, noise of the latents of each item in this step."""
+        key = combined_key(self.seed, _LEVEL, self.global_step, batch.protein, batch.model)
+        return levels(counter_normal(key, 3, batch.coordinates.dtype), self.rate)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         lr, final = self.optimizer.lr, self.optimizer.lr_final
@@ -239,8 +253,10 @@ class ProteinCVAEModule(pl.LightningModule):
 
     def scores(self, batch: ProteinBatch) -> ValidationScores:
         """What validation logs, from posterior means; the loss has final weights."""
-        noise = self.model.noise(batch, self.seed, 0, _VALIDATION)
-        return validation_scores(self.model, batch, self.weights, self.kl.free_bits, noise)
+        draws = (self.model.noise(batch, self.seed, step, _VALIDATION) for step in (0, 1))
+        return validation_scores(
+            self.model, batch, self.weights, self.kl.free_bits, self.rate, *draws
+        )
 
     # -- checkpoints ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from protein_cvae.data.settings import DrawSettings, Sources, SplitSettings
 from protein_cvae.evaluation.settings import EvaluationSettings
+from protein_cvae.model.channel import RateSettings
 from protein_cvae.model.kl import KLSettings
 from protein_cvae.model.losses import LossWeights
 from protein_cvae.model.settings import NetworkSettings
@@ -20,7 +21,7 @@ class Preset:
     """All settings of a training but the data themselves.
 
     Attributes:
-        network, weights, kl, optimizer, evaluation: of the module.
+        network, weights, kl, rate, optimizer, evaluation: of the module.
         sources, split, draws: of the data; the paths in ``sources`` are replaced.
         num_workers: loader processes.
         threads: compute threads while it trains; None for those of the process.
@@ -31,6 +32,7 @@ class Preset:
     network: NetworkSettings = NetworkSettings()
     weights: LossWeights = LossWeights()
     kl: KLSettings = KLSettings()
+    rate: RateSettings = RateSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     sources: Sources = Sources()
@@ -53,8 +55,6 @@ LAPTOP = replace(
         condition_layers=2,
         heads=4,
         feed_forward=256,
-        d_global=32,
-        d_local=32,
         hidden=64,
         decoder_layers=3,
         chain_neighbors=8,

@@ -1,4 +1,4 @@
-"""What changes when one latent moves: z_global, or shift, turn or detail of a single residue.
+"""What changes when one latent moves: z_global, or shift or turn of a single residue.
 
 From the posterior means z of a conformer one number at a time is moved by s standard deviations,
 
@@ -6,8 +6,7 @@ From the posterior means z of a conformer one number at a time is moved by s sta
 
 with everything else held, and both are decoded, without finishing.  σ of the prior is over draws
 from p(z | sequence, template), so it is how far that number goes in what is generated; σ of the
-posterior is the noise of training.  ``z_global, local follows`` moves the local latents by what
-their prior means p(z_local | z_g) change, as generating would.
+posterior is the noise of 0.2 Å and its equivalent.
 
 With d_i the displacement of residue i, root mean square over N, CA and C after superposition on
 the unmoved decode (over all residues but the moved one, which would drag the rest), per move:
@@ -32,19 +31,20 @@ from common.align import align
 from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.geometry.constants import CA
+from protein_cvae.model.channel import TURN_NOISE
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.sampling import decode, evaluating, sample_prior
-from protein_cvae.model.states import Condition
 
 Unit = Literal["prior", "posterior"]
 UNITS: tuple[Unit, ...] = ("prior", "posterior")
-GLOBAL, FOLLOWED = "z_global", "z_global, local follows"
-LOCAL = ("shift", "turn", "detail")
+GLOBAL = "z_global"
+LOCAL = ("shift", "turn")
 NEAR_RESIDUES = 5
 NEAR_DISTANCE = 10.0  # Å
 # Displacements of rounding size have no place: 1e-4 Å is a tenth of what a PDB file resolves.
 _STILL = 1e-4
+_NOISE = 0.2  # Å, of the posterior
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class EffectOptions:
 
     Attributes:
         residues: how many residues, evenly spaced along the protein.
-        dimensions: of z_global and of detail, those whose posterior means vary most; shift and
-            turn move along each of their three axes.
+        dimensions: of z_global, those whose posterior means vary most; shift and turn move along
+            each of their three axes.
         sizes: s, in standard deviations.
         units: which standard deviations.
         draws: from the prior, for its standard deviations.
@@ -159,21 +159,22 @@ def latent_effects(
         raise UserError(f"means: expected at least 2 conformers, got {len(means)}")
     with evaluating(network):
         condition = network.condition(item)
-        posterior = network.encode(item, condition)
-        start = posterior.mean()
+        start = network.posterior_mean(condition, network.encode(item, condition))
         drawn = sample_prior(network, item, options.draws, generator)
+        spread = condition.modes.variance[:, : network.d_global].sqrt()
+        wide = torch.where(spread > 0, _NOISE / spread.clamp_min(1e-12), torch.zeros_like(spread))
+        short = network.d_global - wide.shape[1]
         widths = {
             "prior": drawn.map(lambda x: x.std(0)[None]),
             "posterior": Latents(
-                (0.5 * posterior.z_global.log_var).exp(),
-                (0.5 * posterior.shift_log_var).exp()[..., None].expand_as(start.shift),
-                (0.5 * posterior.turn.log_var).exp(),
-                (0.5 * posterior.detail.log_var).exp(),
+                torch.nn.functional.pad(wide, (0, short)),
+                torch.full_like(start.shift, _NOISE),
+                torch.full_like(start.turn, TURN_NOISE * _NOISE),
+                torch.zeros_like(start.level),
             ),
         }
         moves = _moves(item.length, means, options)
         moved = _moved(start, widths, moves)
-        moved = _following(network, condition, start, moved, moves)
         x = decode(network, item, Latents.cat([start, moved]), None, options.chunk).double().cpu()
     return LatentEffects(
         tuple(moves), x[0], x[1:], item.chain_index[0].cpu(), item.residue_index[0].cpu()
@@ -231,14 +232,12 @@ def _moves(length: int, means: Latents, options: EffectOptions) -> list[Move]:
     def varying(z: Tensor) -> list[int]:
         return z.flatten(0, -2).var(0).argsort(descending=True)[: options.dimensions].tolist()
 
-    detail = means.detail - means.detail.mean(0)  # what differs between residues does not move
-    axes = {"shift": [0, 1, 2], "turn": [0, 1, 2], "detail": varying(detail)}
     # The middles of equal parts of the protein.
     parts = min(options.residues, length)
     places = [int((part + 0.5) * length / parts) for part in range(parts)]
     chosen: list[tuple[str, int | None, int]] = []
-    chosen += [(kind, None, k) for kind in (GLOBAL, FOLLOWED) for k in varying(means.z_global)]
-    chosen += [(kind, i, k) for kind in LOCAL for i in places for k in axes[kind]]
+    chosen += [(GLOBAL, None, k) for k in varying(means.z_global)]
+    chosen += [(kind, i, k) for kind in LOCAL for i in places for k in range(3)]
     return [
         Move(kind, unit, place, k, size)
         for unit in options.units
@@ -254,30 +253,6 @@ def _moved(start: Latents, widths: dict[str, Latents], moves: Sequence[Move]) ->
         name = move.latent if move.latent in LOCAL else "z_global"
         at = (move.dimension,) if move.residue is None else (move.residue, move.dimension)
         getattr(moved, name)[m][at] += move.size * getattr(widths[move.unit], name)[0][at]
-    return moved
-
-
-def _following(
-    network: ProteinCVAE,
-    condition: Condition,
-    start: Latents,
-    moved: Latents,
-    moves: Sequence[Move],
-) -> Latents:
-    """Adds to the local latents what their prior means change with z_global, where they follow."""
-    rows = torch.tensor([m for m, move in enumerate(moves) if move.latent == FOLLOWED])
-    if len(rows) == 0:
-        return moved
-
-    def local(z_global: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        given = condition.repeat(len(z_global))
-        shift = network.prior_shift(given, z_global)
-        prior = network.prior_local(given, z_global, shift)
-        return shift, prior.turn.mean, prior.detail.mean
-
-    before, after = local(start.z_global), local(moved.z_global[rows])
-    for name, a, b in zip(LOCAL, before, after, strict=True):
-        getattr(moved, name)[rows] += b - a
     return moved
 
 

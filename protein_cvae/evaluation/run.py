@@ -134,11 +134,11 @@ class EvaluationRun:
             f"torch {torch.__version__}."
         ]
         if results:
-            active_global, active_detail = pooled_active_units(results)
+            active_global, active_local = pooled_active_units(results)
             latents = results[0].latents
             notes.append(
                 f"Active units over all models of all proteins: {active_global} of "
-                f"{latents.d_global} (z_global), {active_detail} of {latents.d_detail} (detail)."
+                f"{latents.d_global} (z_global), {active_local} of {latents.d_local} (z_local)."
             )
         for result in results:
             if left_out := result.head["left_out"]:

@@ -4,15 +4,16 @@ Given and judged models and the template are those of an
 :class:`~protein_cvae.data.cases.EvaluationCase`.  Everything generated goes through the
 finisher.  All RMSDs in Å after superposition over the residues that are compared.
 
-* Reconstruction: judged models from posterior means, with the template and without.
+* Reconstruction: judged models from draws of the posterior at the noise of the settings, with the
+  template and without.
 * Conformers: ``ensemble``, drawn over the posterior means of the given models; ``prior``, from the
   template and the sequence alone; and ``real``, the given models themselves.  All three are
   compared with the judged models; spread ratio, RMSF profile and principal components are relative
   to all real models of the protein.  Geometry is :func:`~protein_cvae.geometry.validity.validity`.
 * Sequence: residues named right with the modality (reconstruction) and with it withheld
   (recovery), beside always naming the commonest residue of the training proteins.
-* Latents: KL in nats per residue at the posterior means; active units over the models of this
-  protein, the detail's variance averaged over residues.  Unlike those pooled over proteins they
+* Latents: KL in nats per residue at the noise of the settings; active units over the models of
+  this protein, z_local's variance averaged over residues.  Unlike those pooled over proteins they
   do not count what only tells proteins apart.
 """
 
@@ -73,9 +74,9 @@ def evaluate_case(
         The scores, and the conformers (K, L, 3, 3) they are of, on the CPU, by method.
     """
     with evaluating(network):
-        judged = _reconstruct(network, case, finish, settings.chunk)
-        free = _reconstruct(network, case, finish, settings.chunk, template=False)
-        hidden = _reconstruct(network, case, None, settings.chunk, sequence=False)
+        judged = _reconstruct(network, case, finish, settings)
+        free = _reconstruct(network, case, finish, settings, template=False)
+        hidden = _reconstruct(network, case, None, settings, sequence=False)
         conformers, seconds = generate(network, case, settings, finish)
         latents = _latents(network, case, judged.kl, settings.chunk)
     conformers = {"real": case.coordinates[list(case.given)], **conformers}
@@ -148,21 +149,23 @@ def _reconstruct(
     network: ProteinCVAE,
     case: EvaluationCase,
     finish: Finisher | None,
-    chunk: int,
+    settings: EvaluationSettings,
     *,
     template: bool = True,
     sequence: bool = True,
 ) -> _Decoded:
     coordinates, predicted, kl = [], [], dict[str, float]()
-    for part in _parts(case.judged, chunk):
+    for part in _parts(case.judged, settings.chunk):
         items = [case.item(model, template=template, sequence=sequence) for model in part]
         batch = collate(items).to(network.device)
-        decoded, posterior, condition = network.reconstruct(batch)
+        noise = network.noise(batch, settings.seed, 0, len(MODES))
+        level = torch.full_like(noise.level, settings.noise)
+        decoded, posterior, condition = network.reconstruct(batch, level, noise)
         x = decoded.coordinates
         x = x if finish is None else finish(x, batch, condition.mask)
         coordinates.append(x.float().cpu())
         predicted.append(decoded.logits.argmax(-1).cpu())
-        terms = kl_terms(network, posterior, condition, posterior.mean(), batch.weight)
+        terms = kl_terms(network, posterior, condition, batch.weight)
         share = len(part) / len(case.judged)
         for name, value in kl_values(terms).items():
             latent = name.removeprefix("kl_")
@@ -182,15 +185,15 @@ def _latents(
     network: ProteinCVAE, case: EvaluationCase, kl: dict[str, float], chunk: int
 ) -> LatentScores:
     z = _means(network, case, (*case.given, *case.judged), chunk)
-    detail_variance = z.detail.var(0).mean(0)  # (D,), over models, then residues
+    local_variance = z.z_local.var(0).mean(0)  # (6,), over models, then residues
     return LatentScores(
         kl,
         active_global=Moments.of(z.z_global).active(),
-        active_detail=int((detail_variance > ACTIVE_VARIANCE).sum()),
+        active_local=int((local_variance > ACTIVE_VARIANCE).sum()),
         d_global=z.z_global.shape[-1],
-        d_detail=z.detail.shape[-1],
+        d_local=z.z_local.shape[-1],
         global_moments=Moments.of(z.z_global),
-        detail_moments=Moments.of(z.detail.flatten(0, 1)),
+        local_moments=Moments.of(z.z_local.flatten(0, 1)),
         map=torch.cat([z.z_global, z.z_local.mean(1)], 1).float().cpu(),
     )
 

@@ -87,19 +87,19 @@ class LatentScores:
 
     Attributes:
         kl: by latent, over the judged models.
-        active_global, active_detail: dimensions that differ between models of this protein.
-        d_global, d_detail: dimensions there are.
-        global_moments, detail_moments: of the posterior means, to pool over proteins.
+        active_global, active_local: dimensions that differ between models of this protein.
+        d_global, d_local: dimensions there are.
+        global_moments, local_moments: of the posterior means, to pool over proteins.
         map: (M, ...) a point per model: z_global, then z_local averaged over residues.
     """
 
     kl: dict[str, float]
     active_global: int
-    active_detail: int
+    active_local: int
     d_global: int
-    d_detail: int
+    d_local: int
     global_moments: Moments
-    detail_moments: Moments
+    local_moments: Moments
     map: Tensor
 
 
@@ -167,10 +167,10 @@ def reconstruction(found: Tensor, case: EvaluationCase) -> Reconstruction:
 
 
 def pooled_active_units(results: Sequence[CaseResult]) -> tuple[int, int]:
-    """Active units of z_global and of the detail over all models of all proteins."""
+    """Active units of z_global and of z_local over all models of all proteins."""
     global_moments = [result.latents.global_moments for result in results]
-    detail_moments = [result.latents.detail_moments for result in results]
+    local_moments = [result.latents.local_moments for result in results]
     return (
         sum(global_moments[1:], global_moments[0]).active(),
-        sum(detail_moments[1:], detail_moments[0]).active(),
+        sum(local_moments[1:], local_moments[0]).active(),
     )

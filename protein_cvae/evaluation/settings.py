@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.errors import UserError
+from protein_cvae.model.channel import SILENT
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class EvaluationSettings:
         count: conformers generated in each mode, per protein.
         bandwidth: of the draws over an ensemble, in [0, 1].
         temperature: of the draws; 1 is what was learned.
+        noise: s of both latents where held-out models are reconstructed, Å.
+        rates: s of the points of the rate-distortion curve, Å; none for no curve.
         threshold: RMSD below which a real model counts as covered, Å.
         chunk: conformers decoded at once; bounds the memory, not the result.
         figures: proteins of each group (known, unseen) that get figures and whose latents are
@@ -30,6 +33,8 @@ class EvaluationSettings:
     count: int = 100
     bandwidth: float = 0.5
     temperature: float = 1.0
+    noise: float = 0.2
+    rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
     threshold: float = 1.0
     chunk: int = 32
     figures: int = 8
@@ -41,6 +46,11 @@ class EvaluationSettings:
             raise UserError(
                 "evaluation: expected count >= 2, chunk >= 1 and figures >= 0, got "
                 f"{self.count}, {self.chunk} and {self.figures}"
+            )
+        if not all(0 < s <= SILENT for s in (self.noise, *self.rates)):
+            raise UserError(
+                f"evaluation: noise and rates must lie in (0, {SILENT}] Å, got {self.noise} and "
+                f"{self.rates}"
             )
         if not 0 <= self.bandwidth <= 1 or self.temperature <= 0 or self.threshold <= 0:
             raise UserError(

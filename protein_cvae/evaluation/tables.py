@@ -52,9 +52,9 @@ def case_rows(result: CaseResult) -> list[Row]:
     found = result.latents
     latents = {f"kl_{name}": value for name, value in found.kl.items()} | {
         "active_global": found.active_global,
-        "active_detail": found.active_detail,
+        "active_local": found.active_local,
         "d_global": found.d_global,
-        "d_detail": found.d_detail,
+        "d_local": found.d_local,
     }
     return [
         *(conformer_row(head, name, scores) for name, scores in result.conformers.items()),
@@ -183,7 +183,7 @@ def _facts(rows: Sequence[Row]) -> str:
                 for key in ("with_sequence", "without_sequence", "commonest"))]],
     )  # fmt: skip
     names = dict.fromkeys(k for row in latents for k in row if k.startswith("kl_"))
-    units = {"kl_global": "global", "kl_detail": "detail"}
+    units = {"kl_global": "global", "kl_shift": "local", "kl_turn": "local"}
     use = markdown_table(
         ["latent", "KL, nats per residue", "active units within a protein", "of"],
         [

@@ -16,6 +16,7 @@ from common.align import aligned_rmsd
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.evaluation.metrics import active_dimensions
 from protein_cvae.geometry.constants import CA
+from protein_cvae.model.channel import RateSettings
 from protein_cvae.model.kl import kl_terms, kl_values
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.losses import (
@@ -36,7 +37,7 @@ class ValidationScores:
     Attributes:
         values: by name, means over the items by their weights.
         latent_means: posterior means of items of positive weight: ``global`` (B, G), and
-            ``detail`` (N, D) over their residues.
+            ``local`` (N, 6) over their residues.
     """
 
     values: dict[str, Tensor]
@@ -48,44 +49,50 @@ def validation_scores(
     batch: ProteinBatch,
     weights: LossWeights,
     free_bits: float,
+    rate: RateSettings,
     noise: Latents,
+    prior_noise: Latents,
 ) -> ValidationScores:
-    """Score a batch decoded from posterior means, and a draw from the prior.
+    """Score a batch decoded from draws of the posterior, and draws from the prior.
 
     Args:
         network: in eval mode.
         batch: held-out conformers.
         weights: of the losses, at their final values.
         free_bits: see :class:`~protein_cvae.model.kl.KLSettings`.
-        noise: of the draw from the prior.
+        rate: whose ``judged`` is the noise of the latents.
+        noise: of the draws from the posterior.
+        prior_noise: of those from the prior.
     """
-    decoded, posterior, condition = network.reconstruct(batch)
+    level = torch.full_like(noise.level, rate.judged)
+    decoded, posterior, condition = network.reconstruct(batch, level, noise)
     mask = condition.mask
     fit = fit_terms(decoded, batch, mask, weights.tail)
     shape = geometry_terms(decoded, batch, mask)
-    kl = kl_terms(network, posterior, condition, posterior.mean(), batch.weight, free_bits)
+    kl = kl_terms(network, posterior, condition, batch.weight, free_bits)
     loss = batch_mean(weighted(weights, fit, 1.0) + weighted(weights, shape, 1.0), batch.weight)
-    loss = loss + kl.penalty(weights)
-    drawn = network.sample_prior(condition, noise)
+    coil = network.coil.nll(batch, condition)
+    loss = loss + kl.penalty(weights) + weights.coil * batch_mean(coil, batch.weight)
+    drawn = network.sample_prior(batch, condition, prior_noise)
     free = geometry_terms(network.decode(batch, condition, drawn), batch, mask)
     count = mask.sum(1).clamp_min(1)
     right = ((decoded.logits.argmax(-1) == batch.aatype) & mask).sum(1) / count
-    sigma = (0.5 * posterior.shift_log_var).exp() * mask
-    ca, ca_true = decoded.coordinates[:, :, CA], batch.coordinates[:, :, CA].to(sigma)
+    ca, ca_true = decoded.coordinates[:, :, CA], batch.coordinates[:, :, CA].to(level)
     core = torch.where((batch.core & mask).any(1, keepdim=True), batch.core & mask, mask)
     each = fit | shape | {f"prior_{k}": v for k, v in free.items()}
     each |= {
         "rmsd": aligned_rmsd(ca, ca_true, mask),
         "rmsd_core": aligned_rmsd(ca, ca_true, core),
         "sequence_accuracy": right,
-        "shift_sigma": sigma.sum(1) / count,
+        "coil": coil,
     }
     counted = batch.weight > 0
+    means_of = network.posterior_mean(condition, posterior)
     return ValidationScores(
         means(each, batch.weight) | {"loss": loss} | kl_values(kl),
         {
-            "global": posterior.z_global.mean[counted],
-            "detail": posterior.detail.mean[mask & counted[:, None]],
+            "global": means_of.z_global[counted],
+            "local": means_of.z_local[mask & counted[:, None]],
         },
     )
 

@@ -1,6 +1,7 @@
-"""Elastic-network prior of the displacements of a template.
+"""Elastic network of a template: the normal modes its displacements are described in.
 
-The displacements w (L, 3) of all CA atoms of a template follow a Gaussian of unknown amplitude,
+The displacements w (L, 3) of all CA atoms of a template have, before anything is learned, the
+covariance of an elastic network of unknown amplitude,
 
     w | a ~ N(0, e^{2 τ a} S Q⁻¹),   a ~ N(0, 1),
     Q = Σ_{i<j} k_ij B_ij ⊗ [ν 1 + (1 − ν) n_ij n_ijᵀ] + Q_rigid,
@@ -19,23 +20,19 @@ the diagonal of D_i = Σ_j k_ij over its mean,
 
     Q_rigid = D̄ W T (Tᵀ W T)⁻¹ Tᵀ W.
 
-Nothing here is trained.  Springs that a network could bend per residue, and a mean that it could
-move, remembered the training proteins: proteins never seen were spread 1.85 times too far in the
-core.  The constants were chosen among some thirty laws by the
-distance of held-out models to the nearest draw on families that are not test families, S so that
-the core spreads as it does there.  What one structure does not tell is the amplitude, which
-differs e-fold between ensembles: hence a, one for each conformer.
+Its eigenvectors are the modes, its eigenvalues over S their variances, softest first.  Springs
+that a network could bend per residue, and a mean that it could move, remembered the training
+proteins: proteins never seen were spread 1.85 times too far in the core.  The constants were
+chosen among some thirty laws by the distance of held-out models to the nearest draw on families
+that are not test families, S so that the core spreads as it does there.  What may be learned is
+how variance falls along the modes (:mod:`protein_cvae.model.channel`).
 
-Everything is kept in the residue frames of the template, Rᵢᵀ Q_ij R_j, so that neither the
-distribution of the latents nor a draw from it depends on the pose.
+Everything is kept in the residue frames of the template, Rᵢᵀ Q_ij R_j, so that neither the modes
+nor what is coded in them depends on the pose.  The sign of a mode is that which makes the sum of
+the cubes of its components positive.
 
-The posterior of a residue is isotropic, N(μ_i, σ_i² 1).  With the most probable amplitude,
-s = e^{τ a}, in place of its posterior, and P = Q / S,
-
-    KL = ½ [(Σ_i σ_i² tr P_ii + μᵀ P μ) / s² + 6L log s − 3L − log det P − 3 Σ_i log σ_i²] + ½ a².
-
-Q is factorised as a dense 3L x 3L matrix: 0.5 s, two matrices of 36 MB kept and a peak of some
-440 MB at L = 1,000.
+Q is decomposed as a dense 3L x 3L matrix in double precision (the softest modes are a millionth of
+the stiffest): 0.05 s of one core at L = 200, cubic in L, 36 MB of modes kept at L = 1,000.
 """
 
 from __future__ import annotations
@@ -61,76 +58,60 @@ _CHAIN = (2.0, 1.0, 0.5)
 _NEAREST = 2.5
 # S, Å² per unit of stiffness.
 _SCALE = 0.6
-# Far more than are needed: convergence is quadratic near the minimum.
-_NEWTON_STEPS = 30
 
 
 @dataclass(frozen=True)
-class ElasticNetwork:
+class NormalModes:
     """Attributes:
 
-    precision: (B, 3L, 3L), P in Å⁻², the identity at absent residues.
-    factor: (B, 3L, 3L) lower Cholesky factor.
-    mask: (B, L) residues present.
-    moved: (B, 3L) unit vector: standard normal noise along it only translates the whole.
+    variance: (B, 3L) Å², of the law at its median amplitude, softest mode first; 0 of modes of
+        absent residues.
+    vectors: (B, 3L, 3L) orthonormal, one mode per column, in residue frames.
+    mask: (B, L) bool, residues present.
     """
 
-    precision: Tensor
-    factor: Tensor
+    variance: Tensor
+    vectors: Tensor
     mask: Tensor
-    moved: Tensor
 
-    def kl(self, mean: Tensor, log_var: Tensor, prior_mean: Tensor) -> Tensor:
-        """(B,) nats of posteriors N(mean, e^log_var) from the prior about ``prior_mean``.
+    def coefficients(self, shift: Tensor) -> Tensor:
+        """(B, L, 3) Å in residue frames -> (B, 3L) Å along the modes."""
+        flat = shift.flatten(1) * self.mask.repeat_interleave(3, dim=1).to(shift)
+        return self._apply(self.vectors.mT, flat)
 
-        Args:
-            mean: (B, L, 3), Å, each in the frame of its residue.
-            log_var: (B, L).
-            prior_mean: (B, L, 3), Å.
-        """
-        present = self.mask.to(mean)
-        trace = self.precision.diagonal(dim1=1, dim2=2).unflatten(1, (-1, 3)).sum(2)  # (B, L)
-        gap = ((mean - prior_mean) * present[..., None]).flatten(1)
-        energy = (gap * (self.precision @ gap[..., None])[..., 0]).sum(1)
-        energy = energy + (present * log_var.exp() * trace).sum(1)
-        a = most_probable_amplitude(energy, 3 * present.sum(1))
-        log_det = 2 * self.factor.diagonal(dim1=1, dim2=2).log().sum(1)
-        constant = (present * (6 * AMPLITUDE * a[:, None] - 3 - 3 * log_var)).sum(1)
-        energy = energy * (-2 * AMPLITUDE * a).exp()
-        return 0.5 * (energy + constant - log_det + a.square())
+    def shift(self, coefficients: Tensor) -> Tensor:
+        """Inverse of :meth:`coefficients`; 0 at absent residues."""
+        return self._apply(self.vectors, coefficients).unflatten(1, (-1, 3))
 
-    def variance(self) -> Tensor:
-        """(B, L) Å² along each axis at the median amplitude, a = 0, mean over axes."""
-        covariance = torch.cholesky_inverse(self.factor)
-        return covariance.diagonal(dim1=1, dim2=2).unflatten(1, (-1, 3)).mean(2)
+    def softest(self, count: int) -> Tensor:
+        """(3L,) bool: the first ``count`` modes."""
+        return torch.arange(self.variance.shape[1], device=self.variance.device) < count
 
-    def sample(self, noise: Tensor) -> Tensor:
-        """Draw about 0: standard normal (B, L, 3) -> (B, L, 3), Å, in residue frames.
+    def residue_variance(self) -> Tensor:
+        """(B, L) Å² along each axis at the median amplitude, mean over axes."""
+        variance = self._apply(self.vectors.square(), self.variance)
+        return variance.unflatten(1, (-1, 3)).mean(2)
 
-        The part of the noise that would only translate the whole sets the amplitude instead; it
-        is independent of the rest.
-        """
-        flat = noise.flatten(1) * self.mask.repeat_interleave(3, dim=1).to(noise)
-        a = (flat * self.moved).sum(1, keepdim=True)
-        flat = (AMPLITUDE * a).exp() * (flat - a * self.moved)
-        if len(flat) > 1 and self.factor.stride(0) == 0:
-            # One network for all: the solver would copy its factor for every draw.
-            drawn = torch.linalg.solve_triangular(self.factor[0].mT, flat.mT, upper=True).mT
-        else:
-            column = flat[..., None]
-            drawn = torch.linalg.solve_triangular(self.factor.mT, column, upper=True)[..., 0]
-        return drawn.unflatten(1, (-1, 3)) * self.mask.to(noise)[..., None]
+    def expand(self, count: int) -> NormalModes:
+        """Those of the one item ``count`` times (views, no copies)."""
+        parts = (self.variance, self.vectors, self.mask)
+        return NormalModes(*(x.expand(count, *x.shape[1:]) for x in parts))
+
+    def _apply(self, matrix: Tensor, x: Tensor) -> Tensor:
+        if len(x) > 1 and matrix.stride(0) == 0:
+            return x @ matrix[0].mT  # one matrix for all: not copied for every item
+        return (matrix @ x[..., None])[..., 0]
 
 
 @torch.no_grad()
-def elastic_network(
+def normal_modes(
     rotation: Tensor,
     origin: Tensor,
     mask: Tensor,
     residue_index: Tensor,
     chain_index: Tensor,
-) -> ElasticNetwork:
-    """Build the network of each template.
+) -> NormalModes:
+    """The modes of each template.
 
     Args:
         rotation: (B, L, 3, 3) residue frames of the template.
@@ -142,7 +123,7 @@ def elastic_network(
     # In double precision: the softest modes are a millionth of the stiffest.
     frames, position = rotation.double(), origin.double()
     blocks, stiffness = springs(position, mask, residue_index, chain_index)
-    rigid, translation = _rigid_motions(frames, position, stiffness)
+    rigid = _rigid_motions(frames, position, stiffness)
     blocks = torch.einsum("biyx,bijyz,bjzw->bixjw", frames, blocks, frames)
     precision = blocks.flatten(3, 4).flatten(1, 2)
     mean = stiffness.sum(1) / mask.sum(1).clamp_min(1)
@@ -153,13 +134,16 @@ def elastic_network(
     gram = rigid.mT @ weighted + 1e-6 * each
     held = weighted @ torch.linalg.solve(gram, weighted.mT)
     precision = precision + mean[:, None, None] * held
-    precision = precision / _SCALE
-    absent = (stiffness == 0).repeat_interleave(3, dim=1).to(precision)
-    precision = (precision + precision.mT) / 2 + torch.diag_embed(absent)
-    factor = torch.linalg.cholesky(precision)
-    moved = (factor.mT @ translation[..., None])[..., 0]
-    moved = moved / moved.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return ElasticNetwork(precision.to(origin), factor.to(origin), mask, moved.to(origin))
+    precision = (precision + precision.mT) / (2 * _SCALE)
+    absent = (stiffness == 0).repeat_interleave(3, dim=1)
+    # Last of all, far from the others, so that padding mixes with none of them.
+    stiffest = precision.diagonal(dim1=1, dim2=2).sum(1) + 1
+    precision = precision + torch.diag_embed(stiffest[:, None] * absent)
+    eigenvalues, vectors = torch.linalg.eigh(precision)
+    vectors = vectors * torch.where(vectors.pow(3).sum(1, keepdim=True) < 0, -1.0, 1.0)
+    place = torch.arange(absent.shape[1], device=mask.device)
+    variance = torch.where(place < (~absent).sum(1, keepdim=True), 1 / eigenvalues, 0.0)
+    return NormalModes(variance.to(origin), vectors.to(origin), stiffness > 0)
 
 
 def springs(
@@ -200,33 +184,10 @@ def springs(
     return blocks, stiffness.sum(2)
 
 
-def most_probable_amplitude(energy: Tensor, count: Tensor) -> Tensor:
-    """(B,) the a that minimises ½ (energy e^{−2τa} + 2 τ count a + a²), without gradient.
+def _rigid_motions(rotation: Tensor, origin: Tensor, weight: Tensor) -> Tensor:
+    """(B, 3L, 6) translations and rotations about the weighted centre, in the residues' frames.
 
-    The function is convex; the minimum solves a = τ (energy e^{−2τa} − count).
-
-    Args:
-        energy: (B,) twice the energy at a = 0, not negative.
-        count: (B,) degrees of freedom.
-    """
-    with torch.no_grad():
-        # Left of the minimum the steps of Newton's method never pass it: start there.
-        ratio = (energy / count.clamp_min(1)).clamp_min(1e-30)
-        a = torch.minimum(ratio.log() / (2 * AMPLITUDE), torch.zeros_like(energy))
-        a = torch.where(count > 0, a, torch.zeros_like(a)) - AMPLITUDE * count * (energy <= 0)
-        for _ in range(_NEWTON_STEPS):
-            pull = energy * (-2 * AMPLITUDE * a).exp()
-            slope = a - AMPLITUDE * (pull - count)
-            a = a - slope / (1 + 2 * AMPLITUDE**2 * pull)
-        return a
-
-
-def _rigid_motions(rotation: Tensor, origin: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Rigid motions of the residues, in their frames; 0 where ``weight`` (B, L) is.
-
-    Returns:
-        (B, 3L, 6) translations and rotations about the weighted centre, and (B, 3L) a translation
-        whose direction turns with the template: the weighted sum of the first axes of its frames.
+    0 where ``weight`` (B, L) is.
     """
     total = weight.sum(1).clamp_min(1e-12)[:, None]
     centre = (weight[..., None] * origin).sum(1) / total  # (B, 3)
@@ -234,14 +195,11 @@ def _rigid_motions(rotation: Tensor, origin: Tensor, weight: Tensor) -> tuple[Te
     shifts = torch.eye(3, dtype=origin.dtype, device=origin.device).expand(shape)
     arm = ((origin - centre[:, None]) / 10)[:, :, None].expand(shape)
     motions = torch.cat([shifts, torch.linalg.cross(shifts, arm, dim=-1)], dim=2)  # (B, L, 6, 3)
-    first = (weight[..., None] * rotation[..., 0]).sum(1) / total  # (B, 3)
-    motions = torch.cat([motions, first[:, None, None].expand(-1, shape[1], -1, -1)], dim=2)
     motions = (motions @ rotation) * (weight > 0).to(origin)[..., None, None]
-    columns = motions.transpose(2, 3).flatten(1, 2)  # (B, 3L, 7)
-    return columns[..., :6], columns[..., 6]
+    return motions.transpose(2, 3).flatten(1, 2)
 
 
-def refuse_learned_network(
+def refuse_other_latents(
     module: nn.Module,
     state_dict: dict[str, Tensor],
     prefix: str,
@@ -251,11 +209,12 @@ def refuse_learned_network(
     unexpected_keys: list[str],
     error_msgs: list[str],
 ) -> None:
-    """Hook of ``load_state_dict``: refuse weights of a learned prior of the shifts, by name."""
-    old = [k for k in state_dict if k.startswith((f"{prefix}elastic.", f"{prefix}shift_prior."))]
+    """Hook of ``load_state_dict``: refuse weights of a network with other latents, by name."""
+    marks = ("elastic.", "shift_prior.", "shift_log_var.", "detail_head.")
+    old = [k for k in state_dict if k.startswith(tuple(prefix + mark for mark in marks))]
     if old:
         raise UserError(
-            f"the checkpoint holds {old[0]} and {len(old) - 1} more weights of a learned prior of "
-            "the shifts, expected none: the prior is now the fixed elastic network of "
-            "protein_cvae/model/elastic.py; train the model anew"
+            f"the checkpoint holds {old[0]} and {len(old) - 1} more weights of latents that are no "
+            "longer: motion is now coded in the normal modes of the template "
+            "(protein_cvae/model/channel.py); train the model anew"
         )

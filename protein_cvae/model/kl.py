@@ -1,47 +1,31 @@
-"""Kullback-Leibler terms of a batch: every latent from its prior, and the guard against collapse.
+"""Kullback-Leibler terms of a batch: every latent from its prior.
 
-All terms are in nats.  A batch reports nats per residue for both latents, so that their weights
-mean the same: sums over dimensions and residues, divided by the number of residues.
+All terms are in nats per residue of their item, and means over items: they add up over the
+processes of a training as they do over one batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from protein_cvae.model.latents import Latents
+from protein_cvae.model.channel import TURN_NOISE
+from protein_cvae.model.latents import Gaussian
 from protein_cvae.model.losses import LossWeights, batch_mean
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.states import Condition, Posterior
 
 
-def free_bits(kl: Tensor, floor: float, weight: Tensor | None = None) -> Tensor:
-    """Raise each dimension to ``floor`` nats, so that it is not pressed below (Kingma et al. 2016).
-
-    Args:
-        kl: (S, D) nats, S samples (conformers or residues) of D dimensions; the mean over samples
-            of a dimension is what is compared.
-        floor: nats per dimension; 0 leaves the terms alone.
-        weight: (S,) of each sample; equal if None.
-
-    Returns:
-        (D,) nats, mean over samples.
-    """
-    if weight is None:
-        return kl.mean(0).clamp_min(floor)
-    share = weight / weight.sum().clamp_min(1e-12)
-    return (share[:, None] * kl).sum(0).clamp_min(floor)
-
-
 @dataclass(frozen=True)
 class KLSettings:
-    """The guard against posterior collapse.
+    """The guard of the free z_global, that of conformers without template, against collapse.
 
     Attributes:
         cycles: cycles of the weight (Fu et al. 2019).
         ramp: fraction of a cycle spent rising.
-        free_bits: nats of each dimension of z_global and of the detail that cost nothing.
+        free_bits: nats of each dimension that cost nothing (Kingma et al. 2016).
     """
 
     cycles: int = 4
@@ -50,74 +34,87 @@ class KLSettings:
 
 
 @dataclass(frozen=True)
-class KLTerms:
-    """Nats per residue: of z_global and of the parts of z_local, then what else is trained on.
+class ItemKL:
+    """Nats (B,) of each item.
 
-    ``sequence`` is the KL of the separate design's own latent
-    (else 0), ``free_...`` are with free bits.
+    Attributes:
+        z_global: of the motion along the softest modes and its amplitude.
+        shift, turn: of z_local.
+        free: of z_global where there is no template.
+        sequence: of the separate design's own latent, else 0.
+        floored: ``free`` with free bits.
     """
 
     z_global: Tensor
-    detail: Tensor
     shift: Tensor
     turn: Tensor
+    free: Tensor
     sequence: Tensor
-    free_global: Tensor
-    free_detail: Tensor
+    floored: Tensor
+
+
+def item_kl(
+    network: ProteinCVAE, posterior: Posterior, condition: Condition, floor: float = 0.0
+) -> ItemKL:
+    """KL of each latent of each item; see :mod:`protein_cvae.model.channel`.
+
+    The prior of the turn is given the shift itself.
+    """
+    templated = condition.templated.to(posterior.shift)
+    on_global, on_shift = network.channel.kl(condition.modes, posterior.shift, posterior.level)
+    prior = network.prior_turn(condition, posterior.shift)
+    noise = 2 * (TURN_NOISE * posterior.level[:, 1, None, None]).log()
+    total = torch.logaddexp(prior.log_var, noise)
+    seen = condition.modes.mask
+    on_turn = Gaussian(posterior.turn, noise.expand_as(total)).kl(Gaussian(prior.mean, total))
+    on_free = posterior.free.kl(network.prior_free(condition))  # (B, G)
+    on_sequence = torch.zeros_like(on_global)
+    prior_sequence = network.prior_sequence(condition)
+    if posterior.sequence is not None and prior_sequence is not None:
+        each = posterior.sequence.kl(prior_sequence).sum(-1)
+        on_sequence = (each * condition.mask).sum(1)
+    return ItemKL(
+        z_global=templated * on_global,
+        shift=templated * on_shift,
+        turn=(on_turn.sum(-1) * seen).sum(1),
+        free=(1 - templated) * on_free.sum(1),
+        sequence=on_sequence,
+        floored=(1 - templated) * on_free.clamp_min(floor).sum(1),
+    )
+
+
+@dataclass(frozen=True)
+class KLTerms:
+    """Nats per residue, means over items; see :class:`ItemKL`."""
+
+    z_global: Tensor
+    shift: Tensor
+    turn: Tensor
+    free: Tensor
+    sequence: Tensor
+    floored: Tensor
 
     def penalty(self, weights: LossWeights, factor: float = 1.0) -> Tensor:
-        """What is trained on.
+        """What is trained on; ``factor`` is the cycle's, of the free z_global and the sequence.
 
-        ``factor`` is the cycle's.  Shift and turn have it not: their posterior means are data,
-        which cannot collapse, and while z_global is free it pays to explain them.
+        The rest cannot collapse: what its posterior holds is set by its level.
         """
-        annealed = weights.kl_global * self.free_global
-        annealed = annealed + weights.kl_local * (self.free_detail + self.sequence)
-        return factor * annealed + weights.kl_local * (self.shift + self.turn)
+        coded = weights.kl_global * self.z_global + weights.kl_local * (self.shift + self.turn)
+        free = weights.kl_global * self.floored + weights.kl_local * self.sequence
+        return coded + factor * free
 
 
 def kl_terms(
     network: ProteinCVAE,
     posterior: Posterior,
     condition: Condition,
-    z: Latents,
     weight: Tensor,
     floor: float = 0.0,
 ) -> KLTerms:
-    """KL of each latent in nats per residue; the global latent's is spread over residues.
-
-    Means are over items for z_global, shift and turn, and over all residues for detail and
-    sequence, each with the ``weight`` (B,) of its item: one of weight 0 fills a batch up and does
-    not count.
-
-    The local priors are given z_global and the shift: their terms are those of the sample ``z``.
-    ``floor`` is :attr:`KLSettings.free_bits`, which only the terms with free bits depend on.
-    """
+    """Means over the items by their ``weight`` (B,): one of weight 0 fills a batch up."""
     count = condition.mask.sum(1).clamp_min(1)
-    of_residue = weight[:, None].expand_as(condition.mask)[condition.mask]  # (N,)
-    prior = network.prior_local(condition, z.z_global, z.shift)
-    prior_shift = network.prior_shift(condition, z.z_global)
-    on_global = posterior.z_global.kl(network.prior_global(condition))  # (B, G)
-    on_detail = posterior.detail.kl(prior.detail)[condition.mask]  # (N, D)
-    on_turn = posterior.turn.kl(prior.turn).sum(-1)
-    on_sequence = on_detail.new_zeros(())
-    prior_sequence = network.prior_sequence(condition)
-    if posterior.sequence is not None and prior_sequence is not None:
-        each = posterior.sequence.kl(prior_sequence)[condition.mask]
-        on_sequence = batch_mean(each.sum(1), of_residue)
-    seen = condition.mask & condition.templated[:, None]
-    shifts = posterior.shift, posterior.shift_log_var, prior_shift
-    on_shift = condition.network.kl(*shifts)
-    length = batch_mean(count.float(), weight)
-    return KLTerms(
-        z_global=batch_mean(on_global.sum(1) / count, weight),
-        detail=batch_mean(on_detail.sum(1), of_residue),
-        shift=batch_mean(on_shift / count, weight),
-        turn=batch_mean((on_turn * seen).sum(1) / count, weight),
-        sequence=on_sequence,
-        free_global=free_bits(on_global, floor, weight).sum() / length,
-        free_detail=free_bits(on_detail, floor, of_residue).sum(),
-    )
+    each = item_kl(network, posterior, condition, floor)
+    return KLTerms(**{name: batch_mean(nats / count, weight) for name, nats in vars(each).items()})
 
 
 def kl_values(kl: KLTerms) -> dict[str, Tensor]:
@@ -126,5 +123,5 @@ def kl_values(kl: KLTerms) -> dict[str, Tensor]:
         "kl_global": kl.z_global,
         "kl_shift": kl.shift,
         "kl_turn": kl.turn,
-        "kl_detail": kl.detail,
+        "kl_free": kl.free,
     }

@@ -1,10 +1,11 @@
 """The two latents and their Gaussians.
 
-z_global (B, G) is one vector per conformer.  z_local has three parts per residue: ``shift``, the
-displacement of CA from the template in the frame of the template's residue (Å), ``turn``, the
-rotation of the residue's frame there (axis-angle, radians), and ``detail``, the rest.  All are
-exactly invariant to rotation and translation of the conformer and of the template.  Where no
-template is given shift and turn do not exist: they are 0 and have no KL.
+With a template, z_global (B, G) holds the coefficients of a conformer's motion along the softest
+modes of the template, in standard deviations of its elastic network, and z_local what remains at
+each residue: ``shift``, Å, and ``turn``, axis-angle in radians, both in the frames of the template
+(:mod:`protein_cvae.model.channel`).  ``level`` is the noise they carry.  All are exactly invariant
+to rotation and translation of the conformer and of the template.  Where no template is given
+z_global is G free numbers; shift and turn do not exist: they are 0 and have no KL.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ class Latents:
         z_global: (B, G).
         shift: (B, L, 3), Å, in the frames of the template.
         turn: (B, L, 3), radians, in the frames of the template.
-        detail: (B, L, D).
+        level: (B, 2), Å, noise of z_global and of z_local.
     """
 
     z_global: Tensor
     shift: Tensor
     turn: Tensor
-    detail: Tensor
+    level: Tensor
 
     def __len__(self) -> int:
         return len(self.z_global)
@@ -78,8 +79,8 @@ class Latents:
 
     @property
     def z_local(self) -> Tensor:
-        """(B, L, 6 + D), as it is written to disk."""
-        return torch.cat([self.shift, self.turn, self.detail], dim=-1)
+        """(B, L, 6), as it is written to disk."""
+        return torch.cat([self.shift, self.turn], dim=-1)
 
 
 class GaussianHead(nn.Module):

@@ -58,6 +58,7 @@ class LossWeights:
         sequence: cross-entropy, nats; (first, last).
         kl_global: of the global latent, nats per residue.
         kl_local: of the local latent, nats per residue.
+        coil: of the torsions under their prior, nats per residue.
         tail: weight of a residue outside the ordered core beside 1 inside, in reconstruction.
         untemplated: of a conformer without template beside 1 with one; its errors are far larger.
         prior_geometry: of bond, angle, Ramachandran and clash terms of a draw from the prior.
@@ -76,6 +77,7 @@ class LossWeights:
     sequence: tuple[float, float] = (20.0, 80.0)
     kl_global: float = 0.5
     kl_local: float = 0.5
+    coil: float = 1.0
     tail: float = 0.3
     untemplated: float = 0.1
     prior_geometry: float = 0.3

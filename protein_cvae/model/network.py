@@ -1,19 +1,18 @@
 """Hierarchical conditional VAE over the conformations of a protein.
 
-    condition  c = f(sequence, template)                        per residue
-    prior      p(z_g | c) p(shift | T) p(turn, detail | shift, z_g, c)
-    posterior  q(z_g | X, c) q(shift | X, T) q(turn | X, T) q(detail | X, c)
-    decoder    start = template moved by shift and turn -> equivariant layers -> N, CA, C
+    condition  c = f(sequence, template), modes of the template
+    prior      p(z_g | T) p(shift | T) p(turn | shift, c), with tails drawn as coils
+    posterior  q(z | X, T): the motion X − T through noise
+    decoder    start = template moved by E[motion | z] -> equivariant layers -> N, CA, C
 
-X is the conformer, T the template: another conformer of the same protein.  shift and turn say how
-each residue frame has moved from T after robust superposition, seen in the frames of T; their
-posterior means are that motion and only its width is learned.  The prior of shift is a fixed
-elastic network of the template (:mod:`protein_cvae.model.elastic`), that of the others is
-independent given the shifts of the residues around.  Without a template the start comes from a
-perceptron of latents and condition in a pose of its own, and shift and turn do not exist.
+X is the conformer, T the template: another conformer of the same protein.  How z_global (motion
+along the softest modes) and z_local (what remains, shift and turn of each residue) code the motion,
+at what rate and under which prior, is :mod:`protein_cvae.model.channel`; nothing else of X reaches
+the decoder.  Tails: :mod:`protein_cvae.model.coil`.  Without a template z_global is what an
+encoder finds, and the start comes from a perceptron of it and the condition in a pose of its own.
 
-Amino-acid logits come from the latents (``direct``, the default), from the decoder's states
-(``shared``), or from latents of their own (``separate``).
+Amino-acid logits come from the decoder's states (``shared``), or from latents of their own
+(``separate``).
 """
 
 from __future__ import annotations
@@ -29,8 +28,10 @@ from protein_cvae.geometry.frames import (
     rotation_from_6d,
     rotation_from_axis_angle,
 )
+from protein_cvae.model.channel import CLEAN, TURN_NOISE, MotionChannel
+from protein_cvae.model.coil import CoilPrior
 from protein_cvae.model.decoder import EquivariantDecoder
-from protein_cvae.model.elastic import elastic_network, refuse_learned_network
+from protein_cvae.model.elastic import normal_modes, refuse_other_latents
 from protein_cvae.model.features import (
     ANGSTROM,
     RESIDUE_FEATURES,
@@ -38,17 +39,13 @@ from protein_cvae.model.features import (
     residue_features,
     residue_graph,
 )
-from protein_cvae.model.latents import Gaussian, GaussianHead, Latents, bounded
+from protein_cvae.model.latents import Gaussian, GaussianHead, Latents
 from protein_cvae.model.layers import Trunk, masked_mean, perceptron, sinusoidal
 from protein_cvae.model.motion import SEEN, displacement, neighbor_shifts
 from protein_cvae.model.settings import NetworkSettings
-from protein_cvae.model.states import Condition, Decoded, LocalPrior, Posterior
+from protein_cvae.model.states import Condition, Decoded, Posterior
 
 NUM_AMINO_ACIDS = 20
-# Start of log σ² of the shift: 0.1 Å.
-_SHIFT_LOG_VAR = -4.6
-# Start of log σ² of the turn: 0.1 rad.
-_TURN_LOG_VAR = -4.6
 
 
 class ProteinCVAE(nn.Module):
@@ -63,8 +60,7 @@ class ProteinCVAE(nn.Module):
         self.settings = settings
         width, heads, feed_forward = settings.width, settings.heads, settings.feed_forward
         dropout, d_global, hidden = settings.dropout, settings.d_global, settings.hidden
-        detail, self.d_embedding = settings.d_local - 6, settings.d_embedding
-        self.d_global, self.d_detail = d_global, detail
+        self.d_global, self.d_embedding = d_global, settings.d_embedding
         self.neighbors = settings.chain_neighbors, settings.spatial_neighbors
 
         # 21 learned rows, X among them; the last stands for a withheld sequence.
@@ -82,46 +78,37 @@ class ProteinCVAE(nn.Module):
         )
         self.conditioner = Trunk(width, settings.condition_layers, heads, feed_forward, dropout)
 
+        self.channel = MotionChannel(d_global)
+        self.turn_prior = GaussianHead(width + 3 * (1 + len(SEEN)), width, 3)
+        nn.init.zeros_(self.turn_prior.mean.weight)
+        nn.init.zeros_(self.turn_prior.mean.bias)
+        self.coil = CoilPrior(width)
+
+        # Of conformers without template, and of the sequence of the separate design.
         self.structure_in = nn.Sequential(
             nn.Linear(RESIDUE_FEATURES, quarter), nn.LayerNorm(quarter)
         )
-        self.change_in = nn.Sequential(nn.Linear(3 + 1 + 3, quarter), nn.LayerNorm(quarter))
         self.encoder_in = nn.Sequential(
-            nn.Linear(width + 2 * quarter, width),
+            nn.Linear(width + quarter, width),
             nn.LayerNorm(width),
             nn.GELU(),
             nn.Dropout(dropout),
         )
         self.encoder = Trunk(width, settings.layers, heads, feed_forward, dropout)
-        self.global_head = GaussianHead(width, width, d_global)
-        self.detail_head = GaussianHead(width + 3, width, detail)
-        self.shift_log_var = nn.Linear(width, 1)
-        self.turn_log_var = nn.Linear(width, 3)
-        starts = {self.shift_log_var: _SHIFT_LOG_VAR, self.turn_log_var: _TURN_LOG_VAR}
-        for layer, start in starts.items():
-            nn.init.zeros_(layer.weight)
-            nn.init.constant_(layer.bias, start)
+        self.free_head = GaussianHead(width, width, d_global)
+        self.free_prior = GaussianHead(width, width, d_global)
+        self.start = perceptron(width + d_global, 2 * width, 3 + 6)
 
-        self.global_prior = GaussianHead(width, width, d_global)
-        self.detail_prior = GaussianHead(width + d_global + 3 * len(SEEN), width, detail)
-        self.turn_prior = GaussianHead(width + d_global + 3 * len(SEEN), width, 3)
-        nn.init.zeros_(self.turn_prior.mean.weight)
-        nn.init.zeros_(self.turn_prior.mean.bias)
-
-        d_decoder = width + d_global + detail
-        self.start = perceptron(d_decoder, 2 * width, 3 + 6)
+        d_decoder = width + d_global + 3 + 3 + 2
         self.decoder = EquivariantDecoder(
             d_decoder, hidden, settings.decoder_layers, *self.neighbors
         )
-        d_sequence = {"direct": d_global + 6 + detail, "shared": hidden, "separate": width // 4}
         separate = settings.sequence_design == "separate"
         self.sequence_latent = GaussianHead(width, width, quarter) if separate else None
         self.sequence_prior = GaussianHead(width, width, quarter) if separate else None
-        self.sequence_head = perceptron(
-            d_sequence[settings.sequence_design], width, NUM_AMINO_ACIDS
-        )
+        self.sequence_head = perceptron(quarter if separate else hidden, width, NUM_AMINO_ACIDS)
 
-        self.register_load_state_dict_pre_hook(refuse_learned_network)
+        self.register_load_state_dict_pre_hook(refuse_other_latents)
 
     @property
     def device(self) -> torch.device:
@@ -131,7 +118,7 @@ class ProteinCVAE(nn.Module):
     # -- condition ------------------------------------------------------------------------------
 
     def condition(self, batch: ProteinBatch) -> Condition:
-        """States of sequence and template, and the elastic network of the template."""
+        """States of sequence and template, and the modes of the template."""
         templated = batch.template_mask.any(1)
         # A residue that the template lacks has no start: it is left out.
         mask = batch.mask & (batch.template_mask | ~templated[:, None])
@@ -144,8 +131,8 @@ class ProteinCVAE(nn.Module):
         h = h + sinusoidal(batch.residue_index, self.settings.width, h.dtype)
         graph = self._graph(origin, seen, batch)
         c = self.conditioner(h, mask, rotation, origin, graph)
-        network = elastic_network(rotation, origin, seen, batch.residue_index, batch.chain_index)
-        return Condition(c, masked_mean(c, mask), mask, templated, rotation, origin, network)
+        modes = normal_modes(rotation, origin, seen, batch.residue_index, batch.chain_index)
+        return Condition(c, masked_mean(c, mask), mask, templated, rotation, origin, modes)
 
     def _sequence(self, batch: ProteinBatch) -> Tensor:
         given = batch.sequence_mask[:, None]
@@ -166,39 +153,53 @@ class ProteinCVAE(nn.Module):
 
     # -- posterior ------------------------------------------------------------------------------
 
-    def encode(self, batch: ProteinBatch, condition: Condition) -> Posterior:
-        """The posterior of the conformers of a batch; exactly invariant to their pose."""
+    def encode(
+        self, batch: ProteinBatch, condition: Condition, level: Tensor | None = None
+    ) -> Posterior:
+        """The posterior of the conformers of a batch; exactly invariant to their pose.
+
+        ``level`` (B, 2) Å is the noise of both latents; hardly any if omitted.
+        """
         mask, templated = condition.mask, condition.templated
         rotation, origin = residue_frames(batch.coordinates, mask)
         seen = mask & templated[:, None]
         shift, turn = displacement(rotation, origin, condition.rotation, condition.origin, seen)
-        size = (shift.square().sum(-1, keepdim=True) + 1e-8).sqrt()
-        change = torch.cat([shift / (1 + 0.3 * size), size.log1p(), turn], dim=-1)
+        if level is None:
+            level = torch.full((len(batch), 2), CLEAN).to(shift)
+        free = Gaussian(*(shift.new_zeros(2, len(batch), self.d_global)))
+        wanted = ~templated if self.sequence_latent is None else torch.ones_like(templated)
+        if not bool(wanted.any()):
+            return Posterior(shift, turn, level, free, None)
         features = residue_features(batch.coordinates, mask, batch.bonded, batch.chain_index)
-        h = self.encoder_in(
-            torch.cat([condition.c, self.structure_in(features), self.change_in(change)], dim=-1)
-        )
-        graph = self._graph(origin, mask, batch)
-        h = self.encoder(h, mask, rotation, origin, graph)
-        detail = self.detail_head(torch.cat([h, shift / (1 + 0.3 * size)], dim=-1))
-        return Posterior(
-            z_global=self.global_head(masked_mean(h, mask)),
-            shift=shift,
-            shift_log_var=bounded(self.shift_log_var(h)[..., 0]),
-            turn=Gaussian(turn, bounded(self.turn_log_var(h))),
-            detail=detail,
-            sequence=None if self.sequence_latent is None else self.sequence_latent(h),
-        )
+        h = self.encoder_in(torch.cat([condition.c, self.structure_in(features)], dim=-1))
+        # Items that nothing is asked of have no residues there.
+        mask = mask & wanted[:, None]
+        h = self.encoder(h, mask, rotation, origin, self._graph(origin, mask, batch))
+        free = self.free_head(masked_mean(h, mask))
+        sequence = None if self.sequence_latent is None else self.sequence_latent(h)
+        return Posterior(shift, turn, level, free, sequence)
 
-    def sample_posterior(self, posterior: Posterior, noise: Latents) -> Latents:
+    def posterior_mean(self, condition: Condition, posterior: Posterior) -> Latents:
+        """The mean of q(z | X, T, sequence)."""
+        return self._coded(condition, posterior, None)
+
+    def sample_posterior(
+        self, condition: Condition, posterior: Posterior, noise: Latents
+    ) -> Latents:
         """A draw from q(z | X, T, sequence); ``noise`` is standard normal (reparameterised)."""
-        sd = (0.5 * posterior.shift_log_var).exp()[..., None]
-        return Latents(
-            posterior.z_global.sample(noise.z_global),
-            posterior.shift + sd * noise.shift,
-            posterior.turn.sample(noise.turn),
-            posterior.detail.sample(noise.detail),
-        )
+        return self._coded(condition, posterior, noise)
+
+    def _coded(self, condition: Condition, posterior: Posterior, noise: Latents | None) -> Latents:
+        parts = posterior.shift, posterior.turn, posterior.level
+        z = self.channel.code(condition.modes, *parts, noise)
+        free = posterior.free
+        free_z = free.mean if noise is None else free.sample(noise.z_global)
+        return self._either(condition, z, free_z)
+
+    def _either(self, condition: Condition, z: Latents, free: Tensor) -> Latents:
+        """Latents whose z_global is ``free`` where there is no template."""
+        z_global = torch.where(condition.templated[:, None], z.z_global, free)
+        return Latents(z_global, z.shift, z.turn, z.level)
 
     def noise(self, batch: ProteinBatch, seed: int, step: int, purpose: int) -> Latents:
         """Standard normal latents; an item's noise depends on itself and these numbers alone."""
@@ -206,53 +207,67 @@ class ProteinCVAE(nn.Module):
         b, length = batch.mask.shape
         dtype = next(self.parameters()).dtype
         # z_global first and residues in order: padding only adds numbers at the end.
-        drawn = counter_normal(key, self.d_global + length * (6 + self.d_detail), dtype)
-        local = drawn[:, self.d_global :].view(b, length, 6 + self.d_detail)
-        parts = local.split([3, 3, self.d_detail], dim=-1)
-        return Latents(drawn[:, : self.d_global], *parts)
+        drawn = counter_normal(key, self.d_global + length * 6, dtype)
+        shift, turn = drawn[:, self.d_global :].view(b, length, 6).split(3, dim=-1)
+        return Latents(drawn[:, : self.d_global], shift, turn, drawn.new_zeros(b, 2))
 
     # -- prior ----------------------------------------------------------------------------------
 
-    def prior_global(self, condition: Condition) -> Gaussian:
-        return self.global_prior(condition.mean)
+    def prior_free(self, condition: Condition) -> Gaussian:
+        """p(z_g | c) where there is no template."""
+        return self.free_prior(condition.mean)
 
-    def prior_shift(self, condition: Condition, z_global: Tensor) -> Tensor:
-        """(B, L, 3) mean of p(shift | z_g, c), Å: 0, which is the template itself.
-
-        A learned mean moved proteins not seen in training by twice their RMSF.
-        """
-        return z_global.new_zeros(*condition.mask.shape, 3)
-
-    def prior_local(self, condition: Condition, z_global: Tensor, shift: Tensor) -> LocalPrior:
-        """p(turn, detail | shift, z_g, c) with z_global (B, G) and shift (B, L, 3), Å."""
+    def prior_turn(self, condition: Condition, shift: Tensor) -> Gaussian:
+        """p(turn | shift, c) with shift (B, L, 3), Å."""
         around = neighbor_shifts(condition.rotation, shift, condition.mask)
-        states = torch.cat([self._given(condition, z_global), *around], dim=-1)
-        return LocalPrior(self.turn_prior(states), self.detail_prior(states))
+        near = torch.cat([shift, *around], dim=-1)
+        near = near / (1 + ANGSTROM * near.norm(dim=-1, keepdim=True))
+        return self.turn_prior(torch.cat([condition.c, near], dim=-1))
 
     def prior_sequence(self, condition: Condition) -> Gaussian | None:
-        """p(z_sequence | c) of the ``separate`` design; None in the other designs."""
+        """p(z_sequence | c) of the ``separate`` design; None in the other."""
         return None if self.sequence_prior is None else self.sequence_prior(condition.c)
 
     def sample_prior(
-        self, condition: Condition, noise: Latents, temperature: float = 1.0
+        self,
+        batch: ProteinBatch,
+        condition: Condition,
+        noise: Latents,
+        temperature: float = 1.0,
+        tails: bool = True,
     ) -> Latents:
-        """A draw from p(z | sequence, template); ``temperature`` scales its spread."""
-        z_global = self.prior_global(condition).sample(noise.z_global, temperature)
-        shift = self.prior_shift(condition, z_global)
-        shift = shift + temperature * condition.network.sample(noise.shift)
-        prior = self.prior_local(condition, z_global, shift)
-        return Latents(
-            z_global,
-            shift,
-            prior.turn.sample(noise.turn, temperature),
-            prior.detail.sample(noise.detail, temperature),
-        )
+        """A draw from p(z | sequence, template).
 
-    def _given(self, condition: Condition, z_global: Tensor) -> Tensor:
-        wide = z_global[:, None].expand(-1, condition.c.shape[1], -1)
-        return torch.cat([condition.c, wide], dim=-1)
+        Args:
+            batch: whose template is that of ``condition``.
+            condition: of the batch.
+            noise: standard normal.
+            temperature: scales the spread.
+            tails: draw tails as coils where the model expects them.
+        """
+        modes = condition.modes
+        shift = self.channel.draw(modes, noise, temperature)
+        seen = condition.templated[:, None, None] & condition.mask[..., None]
+        turn = self.prior_turn(condition, shift).sample(noise.turn, temperature)
+        turn = torch.where(seen, turn, torch.zeros_like(turn))
+        if tails and temperature > 0:
+            shift, turn = self.coil.with_tails(batch, condition, shift, turn, noise.z_global)
+        level = torch.full_like(noise.level, CLEAN)
+        z = self.channel.split(modes, modes.coefficients(shift), turn, level)
+        free = self.prior_free(condition).sample(noise.z_global, temperature)
+        return self._either(condition, z, free)
 
     # -- decoder --------------------------------------------------------------------------------
+
+    def received(self, condition: Condition, z: Latents) -> tuple[Tensor, Tensor]:
+        """E[shift | z], (B, L, 3) Å, and E[turn | z, shift], (B, L, 3) radians."""
+        shift = self.channel.received(condition.modes, z)
+        prior = self.prior_turn(condition, shift)
+        variance = prior.log_var.exp()
+        noise = (TURN_NOISE * z.level[:, 1, None, None]).square()
+        turn = prior.mean + (z.turn - prior.mean) * variance / (variance + noise)
+        seen = condition.modes.mask[..., None]
+        return shift, torch.where(seen, turn, torch.zeros_like(turn))
 
     def decode(
         self,
@@ -267,33 +282,34 @@ class ProteinCVAE(nn.Module):
         design takes its prior's mean where ``sequence_latent`` is None.
         """
         length = condition.c.shape[1]
-        given = latents.z_global[:, None].expand(-1, length, -1)
-        z = torch.cat([condition.c, given, latents.detail], dim=-1)
-        free = self.start(z)
-        free_rotation = rotation_from_6d(free[..., 3:] + free.new_tensor([1.0, 0, 0, 0, 1, 0]))
-        moved = (condition.rotation @ latents.shift[..., None])[..., 0]
-        templated = condition.templated[:, None]
-        origin = torch.where(
-            templated[..., None], condition.origin + moved, free[..., :3] / ANGSTROM
-        )
-        turned = condition.rotation @ rotation_from_axis_angle(latents.turn)
-        rotation = torch.where(templated[..., None, None], turned, free_rotation)
+        templated = condition.templated[:, None, None]
+        shift, turn = self.received(condition, latents)
+        free = latents.z_global[:, None].expand(-1, length, -1)
+        free = torch.where(templated, torch.zeros_like(free), free)
+        level = (latents.level.clamp_min(CLEAN) / CLEAN).log()[:, None].expand(-1, length, -1)
+        level = torch.where(templated, 0.2 * level, torch.zeros_like(level))
+        z = torch.cat([condition.c, free, shift * ANGSTROM, turn, level], dim=-1)
+
+        begun = self.start(torch.cat([condition.c, free], dim=-1))
+        free_rotation = rotation_from_6d(begun[..., 3:] + begun.new_tensor([1.0, 0, 0, 0, 1, 0]))
+        moved = condition.origin + (condition.rotation @ shift[..., None])[..., 0]
+        origin = torch.where(templated, moved, begun[..., :3] / ANGSTROM)
+        turned = condition.rotation @ rotation_from_axis_angle(turn)
+        rotation = torch.where(templated[..., None], turned, free_rotation)
         coordinates, states = self.decoder(
             z, rotation, origin, condition.mask, batch.chain_index, batch.residue_index
         )
-        design = self.settings.sequence_design
-        if design == "direct":
-            local = [latents.shift * ANGSTROM, latents.turn, latents.detail]
-            states = torch.cat([given, *local], dim=-1)
-        elif design == "separate":
-            prior = self.prior_sequence(condition)
-            assert prior is not None, "the separate design has it"
-            states = prior.mean if sequence_latent is None else sequence_latent
+        if self.sequence_prior is not None:
+            states = self.sequence_prior(condition.c).mean
+            states = states if sequence_latent is None else sequence_latent
         return Decoded(coordinates, self.sequence_head(states))
 
-    def reconstruct(self, batch: ProteinBatch) -> tuple[Decoded, Posterior, Condition]:
-        """Decode the posterior means of a batch."""
+    def reconstruct(
+        self, batch: ProteinBatch, level: Tensor | None = None, noise: Latents | None = None
+    ) -> tuple[Decoded, Posterior, Condition]:
+        """Decode the posterior means of a batch, or a draw where ``noise`` is given."""
         condition = self.condition(batch)
-        posterior = self.encode(batch, condition)
+        posterior = self.encode(batch, condition, level)
+        z = self._coded(condition, posterior, noise)
         sequence = None if posterior.sequence is None else posterior.sequence.mean
-        return self.decode(batch, condition, posterior.mean(), sequence), posterior, condition
+        return self.decode(batch, condition, z, sequence), posterior, condition

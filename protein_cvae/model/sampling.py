@@ -31,6 +31,7 @@ from protein_cvae.model.states import Condition, Posterior
 # (coordinates (B, L, 3, 3), batch, mask (B, L)) -> coordinates with valid geometry.
 Finisher = Callable[[Tensor, ProteinBatch, Tensor], Tensor]
 _CHUNK = 8  # models encoded at once
+_AROUND = 0.1  # Å, noise of draws around a conformer
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def posterior_means(
 ) -> Latents:
     """Posterior means of M models; arguments as of :func:`posterior_blocks`."""
     blocks = posterior_blocks(network, prepared, models, template, chunk, condition_once)
-    return Latents.cat([posterior.mean() for posterior, _ in blocks])
+    return Latents.cat([network.posterior_mean(given, posterior) for posterior, given in blocks])
 
 
 @torch.no_grad()
@@ -134,12 +135,12 @@ def sample_around(
     generator: torch.Generator,
     temperature: float = 1.0,
 ) -> Latents:
-    """Draws from the posterior of the one conformer in ``batch``."""
+    """Draws from the posterior of the one conformer in ``batch``, at a noise of 0.1 Å."""
     _check_single(batch)
-    condition = network.condition(batch)
-    posterior = network.encode(batch, condition)
+    items, condition = repeat_item(batch, count), network.condition(batch).repeat(count)
     noise = _noise(network, batch, count, generator)
-    return network.sample_posterior(posterior, noise.map(lambda x: temperature * x))
+    posterior = network.encode(items, condition, torch.full_like(noise.level, _AROUND))
+    return network.sample_posterior(condition, posterior, noise.map(lambda x: temperature * x))
 
 
 @torch.no_grad()
@@ -153,7 +154,8 @@ def sample_prior(
     """Draws from p(z | sequence, template); the template of ``batch`` may be withheld."""
     _check_single(batch)
     condition = network.condition(batch).repeat(count)
-    return network.sample_prior(condition, _noise(network, batch, count, generator), temperature)
+    noise = _noise(network, batch, count, generator)
+    return network.sample_prior(repeat_item(batch, count), condition, noise, temperature)
 
 
 def sample_ensemble(
@@ -222,7 +224,7 @@ def _noise(
         draw(count, network.d_global),
         draw(count, length, 3),
         draw(count, length, 3),
-        draw(count, length, network.d_detail),
+        torch.zeros(count, 2).to(like),
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from common.errors import UserError
 
-SequenceDesign = Literal["direct", "shared", "separate"]
-SEQUENCE_DESIGNS = ("direct", "shared", "separate")
+SequenceDesign = Literal["shared", "separate"]
+SEQUENCE_DESIGNS = ("shared", "separate")
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,17 @@ class NetworkSettings:
         heads: attention heads.
         feed_forward: width of the feed-forward layers (1024).
         dropout: in the encoders.
-        d_global: dimensions of z_global (512).
-        d_local: dimensions of z_local, shift and turn included (256).
+        d_global: dimensions of z_global, modes of the template that it holds (512 in the reference,
+            where 3 were in use).
         hidden: width of the decoder (256).
         decoder_layers: equivariant layers (8).
         chain_neighbors: edges along the sequence (20).
         spatial_neighbors: k of the spatial graphs (30).
-        sequence_design: where the amino-acid logits come from.
+        sequence_design: where the amino-acid logits come from: the decoder's states (``shared``) or
+            latents of their own (``separate``).
 
     Raises:
-        ValueError: if ``d_local`` leaves no room for the detail, or on another design.
+        ValueError: on fewer than one dimension of z_global, or another design.
     """
 
     d_embedding: int = 0
@@ -44,22 +45,19 @@ class NetworkSettings:
     heads: int = 8
     feed_forward: int = 1024
     dropout: float = 0.1
-    d_global: int = 512
-    d_local: int = 256
+    d_global: int = 16
     hidden: int = 256
     decoder_layers: int = 8
     chain_neighbors: int = 20
     spatial_neighbors: int = 30
-    sequence_design: SequenceDesign = "direct"
+    sequence_design: SequenceDesign = "shared"
 
     def __post_init__(self) -> None:
-        if self.d_local <= 6:
-            raise UserError(
-                f"d_local holds 6 numbers of shift and turn and more, got {self.d_local}"
-            )
+        if self.d_global < 1:
+            raise UserError(f"d_global must be at least 1, got {self.d_global}")
         if self.sequence_design not in SEQUENCE_DESIGNS:
             raise UserError(
-                f"sequence_design must be direct, shared or separate, got {self.sequence_design!r}"
+                f"sequence_design must be shared or separate, got {self.sequence_design!r}"
             )
 
     @staticmethod
@@ -75,6 +73,11 @@ class NetworkSettings:
             ValueError: if they are of another model.
         """
         names = {field.name for field in fields(NetworkSettings)}
+        if "d_local" in found or "d_local" in (found.get("network") or {}):
+            raise UserError(
+                f"{source} holds a network with other latents (d_local), from before motion was "
+                "coded in the modes of the template; train the model anew"
+            )
         given = found.get("network", {k: v for k, v in found.items() if k in names})
         if not isinstance(given, Mapping) or not given or not set(given) <= names:
             raise UserError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from protein_cvae.model.elastic import ElasticNetwork
-from protein_cvae.model.latents import Gaussian, Latents
+from protein_cvae.model.elastic import NormalModes
+from protein_cvae.model.latents import Gaussian
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Condition:
         mask: (B, L) residues that are modelled.
         templated: (B,) bool, a template is given.
         rotation, origin: (B, L, 3, 3), (B, L, 3) frames of the template, Å.
-        network: prior of the shift, over templated items (of others it is the identity).
+        modes: of the template; none of items without.
     """
 
     c: Tensor
@@ -29,7 +29,7 @@ class Condition:
     templated: Tensor
     rotation: Tensor
     origin: Tensor
-    network: ElasticNetwork
+    modes: NormalModes
 
     def repeat(self, count: int) -> Condition:
         """The one item ``count`` times (views, no copies)."""
@@ -37,39 +37,27 @@ class Condition:
         def expanded(x: Tensor) -> Tensor:
             return x.expand(count, *x.shape[1:])
 
-        network = replace(
-            self.network,
-            precision=expanded(self.network.precision),
-            factor=expanded(self.network.factor),
-            mask=expanded(self.network.mask),
-            moved=expanded(self.network.moved),
-        )
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "network"}
-        return Condition(**{k: expanded(x) for k, x in tensors.items()}, network=network)
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "modes"}
+        each = {name: expanded(x) for name, x in tensors.items()}
+        return Condition(**each, modes=self.modes.expand(count))
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """q(z | X, T, sequence); ``shift_log_var`` is (B, L), ``sequence`` of the separate design."""
+    """q(z | X, T, sequence): the motion that is coded, through noise of a level.
 
-    z_global: Gaussian
+    Attributes:
+        shift, turn: (B, L, 3), Å and radians, motion from the template; 0 where there is none.
+        level: (B, 2), Å, noise of z_global and of z_local.
+        free: of z_global where there is no template; elsewhere it has no meaning.
+        sequence: latents of the ``separate`` design, else None.
+    """
+
     shift: Tensor
-    shift_log_var: Tensor
-    turn: Gaussian
-    detail: Gaussian
+    turn: Tensor
+    level: Tensor
+    free: Gaussian
     sequence: Gaussian | None
-
-    def mean(self) -> Latents:
-        """Their means."""
-        return Latents(self.z_global.mean, self.shift, self.turn.mean, self.detail.mean)
-
-
-@dataclass(frozen=True)
-class LocalPrior:
-    """p(turn, detail | shift, z_g, c)."""
-
-    turn: Gaussian
-    detail: Gaussian
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from common.errors import UserError
-from protein_cvae.evaluation.latent_effects import FOLLOWED, GLOBAL, LOCAL, LatentEffects, Unit
-
-_TITLES = {GLOBAL: "z_global alone", FOLLOWED: "z_global, z_local follows"}
+from protein_cvae.evaluation.latent_effects import GLOBAL, LOCAL, LatentEffects, Unit
 
 
 def effects_figure(name: str, effects: LatentEffects, unit: Unit = "prior") -> Figure:
@@ -31,14 +29,14 @@ def effects_figure(name: str, effects: LatentEffects, unit: Unit = "prior") -> F
     present = {move.latent for move in effects.moves if move.unit == unit}
     if not present:
         raise UserError(f"unit: no latent was moved in standard deviations of the {unit}")
-    latents = [latent for latent in (GLOBAL, FOLLOWED, *LOCAL) if latent in present]
+    latents = [latent for latent in (GLOBAL, *LOCAL) if latent in present]
     figure = Figure(figsize=(3.4 * len(latents), 6.2), layout="constrained")
     rows = figure.subplots(2, len(latents), squeeze=False)
     square = effects.displacement().square().numpy()
     largest = max(move.size for move in effects.moves)
     for (above, below), latent in zip(rows.T, latents, strict=True):
         _profiles(above, effects, square, latent, unit, largest)
-        above.set_title(_TITLES.get(latent, f"{latent} of one residue"))
+        above.set_title(latent if latent == GLOBAL else f"{latent} of one residue")
         above.set_xlabel("residue")
         above.set_ylim(bottom=0)
         chosen = [m for m in effects.chosen(latent, unit) if effects.moves[m].size == largest]

@@ -92,10 +92,10 @@ class EncodeRequest:
                 "reading": [e.report.to_list() for e in self.inputs],
             },
             "kl_nats_per_residue": {
+                "noise": latents.noise,
                 "z_global": float(latents.kl_global.mean() / length),
                 "shift": float(latents.kl_shift.mean() / length),
-                "turn": float(latents.kl_turn.mean()),
-                "detail": float(latents.kl_detail.mean()),
+                "turn": float(latents.kl_turn.mean() / length),
             },
         }
         return EncodeResult(latents, self.path, summary)
