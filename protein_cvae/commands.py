@@ -46,8 +46,8 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-n", "--count", type=int, default=20, help="conformers")
     parser.add_argument(
         "--mode",
-        choices=("ensemble", "around", "prior", "sequence"),
-        default="ensemble",
+        choices=("resample", "around", "prior", "sequence"),
+        default="resample",
         help="what is drawn from",
     )
     parser.add_argument("--model-number", type=int, help="drawn around, or the template")

@@ -72,7 +72,7 @@ from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.module import ProteinCVAEModule
 
 OURS, UNTRAINED = "ours", "untrained"
-# Of conformers, in the order of the table.  "ensemble" and "prior" come from the model.
+# Of conformers, in the order of the table.  "resample" and "prior" come from the model.
 METHODS = {
     "real": "the real given models",
     "noise": "independent noise",
@@ -81,9 +81,9 @@ METHODS = {
     "network + finish": "elastic network + our finish",
     "pca + constraints": "PCA sampling + constraints",
     "pca + finish": "PCA sampling + our finish",
-    "ensemble": "ours, ensemble",
+    "resample": "given models resampled",
     "prior": "ours, prior (one structure)",
-    "untrained ensemble": "untrained network, ensemble",
+    "untrained resample": "given models resampled, untrained network",
     "untrained prior": "untrained network, prior (one structure)",
 }
 REBUILT = {
@@ -117,7 +117,7 @@ COLUMNS = {
     "seconds": "s per conformer",
 }
 SAMPLERS = {"noise": noise_sampling, "network": network_sampling, "pca": pca_sampling}
-_BY_NETWORK = ("ensemble", "prior", "untrained ensemble", "untrained prior")
+_BY_NETWORK = ("resample", "prior", "untrained resample", "untrained prior")
 RIVALS = tuple(name for name in METHODS if name not in _BY_NETWORK)
 
 

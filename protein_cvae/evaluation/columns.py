@@ -56,3 +56,10 @@ PROTEIN_COLUMNS = (
     "outlier",
     "valid",
 )
+RATE_COLUMNS = {
+    "dimensions": "numbers",
+    "nats": "nats per residue",
+    "nats_motion": "without turns",
+    "ca_core": "CA core, Å",
+    "ca_all": "CA all, Å",
+}

@@ -6,12 +6,13 @@ finisher.  All RMSDs in Å after superposition over the residues that are compar
 
 * Reconstruction: judged models from draws of the posterior at the noise of the settings, with the
   template and without.
-* Conformers: ``ensemble``, drawn over the posterior means of the given models; ``prior``, from the
+* Conformers: ``resample``, drawn over the posterior means of the given models; ``prior``, from the
   template and the sequence alone; and ``real``, the given models themselves.  All three are
   compared with the judged models; spread ratio, RMSF profile and principal components are relative
   to all real models of the protein.  Geometry is :func:`~protein_cvae.geometry.validity.validity`.
 * Sequence: residues named right with the modality (reconstruction) and with it withheld
   (recovery), beside always naming the commonest residue of the training proteins.
+* Rates: see :mod:`protein_cvae.evaluation.rates`.
 * Latents: KL in nats per residue at the noise of the settings; active units over the models of
   this protein, z_local's variance averaged over residues.  Unlike those pooled over proteins they
   do not count what only tells proteins apart.
@@ -32,6 +33,7 @@ from common.rng import generator_for
 from protein_cvae.data.batch import collate
 from protein_cvae.data.cases import EvaluationCase
 from protein_cvae.evaluation.metrics import ACTIVE_VARIANCE, sequence_recovery
+from protein_cvae.evaluation.rates import rate_points
 from protein_cvae.evaluation.scores import (
     CaseResult,
     LatentScores,
@@ -49,11 +51,11 @@ from protein_cvae.model.sampling import (
     decode,
     evaluating,
     posterior_means,
-    sample_ensemble,
+    resample,
     sample_prior,
 )
 
-MODES = ("ensemble", "prior")
+MODES = ("resample", "prior")
 
 
 def evaluate_case(
@@ -79,6 +81,7 @@ def evaluate_case(
         hidden = _reconstruct(network, case, None, settings, sequence=False)
         conformers, seconds = generate(network, case, settings, finish)
         latents = _latents(network, case, judged.kl, settings.chunk)
+        rates = rate_points(network, case, settings) if settings.rates else []
     conformers = {"real": case.coordinates[list(case.given)], **conformers}
     truth = case.prepared.ensemble.aatype.expand(len(case.judged), -1)
     known = torch.ones_like(truth, dtype=torch.bool)
@@ -98,6 +101,7 @@ def evaluate_case(
         },
         sequence=SequenceScores(named.recovery, unaided.recovery, named.commonest),
         latents=latents,
+        rates=tuple(rates),
     )
     return result, conformers
 
@@ -124,8 +128,8 @@ def generate(
     for number, mode in enumerate(MODES):
         generator = generator_for(settings.seed, case_key(case.name), number)
         start = _clock(network.device)
-        if mode == "ensemble":
-            latents = sample_ensemble(
+        if mode == "resample":
+            latents = resample(
                 means, settings.count, generator, settings.bandwidth, settings.temperature
             )
         else:

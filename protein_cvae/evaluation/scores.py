@@ -16,6 +16,7 @@ from torch import Tensor
 from common.align import aligned_rmsd
 from protein_cvae.data.cases import EvaluationCase
 from protein_cvae.evaluation.metrics import EnsembleScores, active_dimensions, compare
+from protein_cvae.evaluation.rates import RatePoint
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.validity import validity
 
@@ -115,6 +116,7 @@ class CaseResult:
     conformers: dict[str, ConformerScores]
     sequence: SequenceScores
     latents: LatentScores
+    rates: tuple[RatePoint, ...]
 
 
 def score_conformers(

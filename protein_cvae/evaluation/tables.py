@@ -5,6 +5,7 @@ A row is a flat dict of strings, numbers and lists.  Its ``kind`` says what it h
 * ``conformers``: one protein and one method; ``_c`` marks the core, ``_a`` all residues.
 * ``reconstruction``: one protein and one method, an RMSD per judged model.
 * ``sequence`` and ``latents``: one protein.
+* ``rate``: one protein, method and noise; see :mod:`protein_cvae.evaluation.rates`.
 * ``effects``: one protein, latent and size of its moves; see
   :mod:`protein_cvae.evaluation.latent_effects`.
 
@@ -24,13 +25,15 @@ from protein_cvae.evaluation.columns import (
     EFFECT_COLUMNS,
     METRICS,
     PROTEIN_COLUMNS,
+    RATE_COLUMNS,
     RECONSTRUCTION_COLUMNS,
 )
+from protein_cvae.evaluation.rates import RatePoint
 from protein_cvae.evaluation.scores import CaseResult, ConformerScores, Reconstruction
 
 Row = dict[str, Any]
 GROUPS = {"known": "Known proteins, held-out models", "unseen": "Unseen proteins"}
-METHODS = {"real": "real", "ensemble": "generated, ensemble", "prior": "generated, prior"}
+METHODS = {"real": "real", "resample": "given models, resampled", "prior": "generated, prior"}
 
 
 def conformer_row(head: Mapping[str, Any], method: str, scores: ConformerScores) -> Row:
@@ -62,7 +65,13 @@ def case_rows(result: CaseResult) -> list[Row]:
         reconstruction_row(head, "no template", result.reconstruction_free),
         _row({"kind": "sequence", **head, **asdict(result.sequence)}),
         _row({"kind": "latents", **head, **latents}),
+        *(rate_row(head, point) for point in result.rates),
     ]
+
+
+def rate_row(head: Mapping[str, Any], point: RatePoint) -> Row:
+    """A ``rate`` row; ``head`` names the protein and its group."""
+    return _row({"kind": "rate", **head, **asdict(point)})
 
 
 def effect_row(head: Mapping[str, Any], row: Mapping[str, Any]) -> Row:
@@ -92,6 +101,8 @@ def report(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
         proteins = dict.fromkeys(row["protein"] for row in mine)
         parts += [f"## {title} ({len(proteins)})"]
         parts += [metric_table(mine, METHODS), reconstruction_table(mine), _facts(mine)]
+        if any(row["kind"] == "rate" for row in mine):
+            parts.append(rate_table(mine))
         parts += ["Per protein: " + " / ".join(METHODS.values()), protein_table(mine, METHODS)]
     parts.append(
         "Means over proteins. minRMSD: each judged model to its nearest conformer; precision: the "
@@ -157,6 +168,17 @@ def protein_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
         ["protein", "core", "models given + judged", "reconstruction CA core / all, Å", *titles],
         body,
     )
+
+
+def rate_table(rows: Sequence[Row]) -> str:
+    """Rate and distortion: one line per method, number of dimensions and noise, over proteins."""
+    mine = [row for row in rows if row["kind"] == "rate"]
+    body = []
+    for method, noise in dict.fromkeys((r["method"], r["noise"]) for r in mine):
+        chosen = [r for r in mine if (r["method"], r["noise"]) == (method, noise)]
+        cells = [_text(mean(chosen, key)) for key in RATE_COLUMNS]
+        body.append([method, f"{noise:g}", *cells])
+    return markdown_table(["coded by", "noise, Å", *RATE_COLUMNS.values()], body)
 
 
 def effect_table(rows: Sequence[Row]) -> str:

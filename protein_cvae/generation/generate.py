@@ -46,8 +46,8 @@ from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.sampling import evaluating, posterior_means
 
-Mode = Literal["ensemble", "around", "prior", "sequence"]
-_MODES = ("ensemble", "around", "prior", "sequence")
+Mode = Literal["resample", "around", "prior", "sequence"]
+_MODES = ("resample", "around", "prior", "sequence")
 # Conformers drawn or decoded at once; fixed, because the order of random numbers depends on it.
 _CHUNK = 16
 
@@ -61,7 +61,7 @@ class GenerateOptions:
         count: conformers.
         model: number of a model, as the file numbers it; None for the central one.
         temperature: factor on the spread; 1 is what was learned.
-        bandwidth: of mode ``ensemble``, in [0, 1]: 0 repeats the models, 1 is a Gaussian.
+        bandwidth: of mode ``resample``, in [0, 1]: 0 repeats the models, 1 is a Gaussian.
         seed: of the draws.
         finish: make the geometry valid; False gives the decoder's own output.
 
@@ -69,7 +69,7 @@ class GenerateOptions:
         ValueError: on a number out of range.
     """
 
-    mode: Mode = "ensemble"
+    mode: Mode = "resample"
     count: int = 20
     model: int | None = None
     temperature: float = 1.0
@@ -101,9 +101,9 @@ def check_generation(ensemble: Ensemble, options: GenerateOptions) -> None:
         return
     if options.model is not None:
         position = model_position(ensemble, options.model, "model")
-    if options.mode == "ensemble" and ensemble.num_models < 2:
+    if options.mode == "resample" and ensemble.num_models < 2:
         raise UserError(
-            f"{ensemble.source}: mode ensemble needs at least 2 models, the file has 1; use mode "
+            f"{ensemble.source}: mode resample needs at least 2 models, the file has 1; use mode "
             "prior or around"
         )
     if options.mode == "prior" and options.model is not None:
@@ -200,12 +200,12 @@ def _draw(
     options: GenerateOptions,
 ) -> Latents:
     generator = generator_for(options.seed)
-    if options.mode == "ensemble":
+    if options.mode == "resample":
         models = range(prepared.ensemble.num_models)
         template = template_position(prepared, options)
         assert template is not None
         means = posterior_means(network, prepared, models, template)
-        return sampling.sample_ensemble(
+        return sampling.resample(
             means, options.count, generator, options.bandwidth, options.temperature
         )
     draw = sampling.sample_prior

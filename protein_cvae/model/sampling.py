@@ -158,7 +158,7 @@ def sample_prior(
     return network.sample_prior(repeat_item(batch, count), condition, noise, temperature)
 
 
-def sample_ensemble(
+def resample(
     means: Latents,
     count: int,
     generator: torch.Generator,

@@ -40,7 +40,7 @@ def test_one_protein_is_scored_as_its_parts_say(case):
     result, conformers = evaluate_case(network, case, SETTINGS, None)
     assert network.training
     assert list(conformers) == list(result.conformers) == ["real", *MODES]
-    assert {m: len(x) for m, x in conformers.items()} == {"real": 6, "ensemble": 5, "prior": 5}
+    assert {m: len(x) for m, x in conformers.items()} == {"real": 6, "resample": 5, "prior": 5}
     for mode in MODES:
         again = score_conformers(conformers[mode], case)
         assert again.all == result.conformers[mode].all
@@ -103,7 +103,7 @@ def test_the_prior_knows_the_template_and_nothing_of_the_other_models(case):
     with torch.no_grad():
         first, second = (generate(network, c, SETTINGS, None)[0] for c in (case, other))
     assert torch.equal(first["prior"], second["prior"])
-    assert not torch.allclose(first["ensemble"], second["ensemble"], atol=1e-2)
+    assert not torch.allclose(first["resample"], second["resample"], atol=1e-2)
 
 
 def test_everything_generated_goes_through_the_finisher(case):

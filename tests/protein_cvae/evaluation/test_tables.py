@@ -52,7 +52,7 @@ def test_a_table_has_the_means_over_proteins_real_beside_generated(case):
     ]
     assert mean(rows[2:], "min_rmsd_c") == pytest.approx(bad.core.min_rmsd)
     assert mean(rows, "min_rmsd_a") == pytest.approx((good.all.min_rmsd + bad.all.min_rmsd) / 2)
-    table = metric_table(rows, {"real": "REAL", "ensemble": "ENSEMBLE", "prior": "PRIOR"})
+    table = metric_table(rows, {"real": "REAL", "resample": "RESAMPLE", "prior": "PRIOR"})
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert lines[0] == ["", "REAL", "PRIOR"]  # no empty column for what was not run
     cells = {line[0]: line[1:] for line in lines[2:]}

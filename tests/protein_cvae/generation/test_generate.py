@@ -29,7 +29,7 @@ from protein_cvae.io import write_ensemble
 from protein_cvae.io.formats.fasta import sequence_ensemble
 from protein_cvae.model.network import ProteinCVAE
 
-DRAWING = ["ensemble", "around", "prior", "sequence"]
+DRAWING = ["resample", "around", "prior", "sequence"]
 
 
 @pytest.mark.parametrize("mode", DRAWING)
@@ -69,7 +69,7 @@ def test_an_ensemble_without_bandwidth_repeats_its_models(
     network: ProteinCVAE, protein: Ensemble
 ) -> None:
     made = generate(
-        network, protein, GenerateOptions("ensemble", count=6, bandwidth=0, finish=False)
+        network, protein, GenerateOptions("resample", count=6, bandwidth=0, finish=False)
     )
     prepared = prepare(protein, None)
     network.eval()
@@ -117,7 +117,7 @@ def test_nothing_depends_on_the_pose_of_the_input(network: ProteinCVAE, protein:
     moved = made_of(protein, coordinates=protein.coordinates @ turn.mT + 7.0)
     # The draws of the elastic prior are made in the pose of the template: only their distribution
     # does not depend on it.
-    for mode, temperature in (("ensemble", 1.0), ("around", 1.0), ("prior", 0.0)):
+    for mode, temperature in (("resample", 1.0), ("around", 1.0), ("prior", 0.0)):
         options = GenerateOptions(mode, 3, temperature=temperature, finish=False)  # type: ignore[arg-type]
         first, second = (generate(network, e, options).coordinates for e in (protein, moved))
         assert torch.allclose(first @ turn.mT + 7.0, second, atol=2e-3)
@@ -145,7 +145,7 @@ def test_cis_peptides_of_the_template_stay_cis(network: ProteinCVAE, protein: En
     bent = build_backbone(torsions, protein.bonded.expand(protein.mask.shape)).float()
     cis = (omega == 0)[:2]
     ensemble = made_of(protein, coordinates=bent)
-    for options in (GenerateOptions("ensemble", count=2), GenerateOptions("prior", count=2)):
+    for options in (GenerateOptions("resample", count=2), GenerateOptions("prior", count=2)):
         assert all_inside(generate(network, ensemble, options), cis)
     first, second = (ensemble.select_models([i]) for i in (0, 1))
     path = interpolate(network, first, second, InterpolateOptions(steps=2))
@@ -175,7 +175,7 @@ def test_length_500_in_two_chains(network: ProteinCVAE) -> None:
         source="helices",
         model_numbers=(1, 2, 3),
     )
-    made = generate(network, long, GenerateOptions("ensemble", count=2))
+    made = generate(network, long, GenerateOptions("resample", count=2))
     assert made.chain_ids == ("A", "B")
     assert all_inside(made)
     assert not bool(check_validity(made).broken.any())

@@ -113,7 +113,7 @@ def spoiled(protein: Ensemble, model: int, residue: int) -> Ensemble:
         ({"output": "made.xyz"}, r"made.xyz: suffix '.xyz' is not known"),
         ({"input": None}, "give either input or sequence"),
         ({"sequence": "ACD"}, "not both"),
-        ({"input": None, "sequence": "ACD"}, "mode ensemble needs a structure"),
+        ({"input": None, "sequence": "ACD"}, "mode resample needs a structure"),
     ],
 )
 def test_options_of_generate(options: dict[str, Any], message: str) -> None:
@@ -162,7 +162,7 @@ def test_inputs_that_cannot_be_used(tmp_path: Path, protein: Ensemble) -> None:
 
     one = tmp_path / "one.pdb"
     write_ensemble(one, protein.select_models([2]))
-    bad("one.pdb: mode ensemble needs at least 2 models, the file has 1", path=one)
+    bad("one.pdb: mode resample needs at least 2 models, the file has 1", path=one)
     with pytest.raises(ValueError, match=r"one.pdb: both ends are model 3; a path needs two"):
         InterpolateDataModule(str(one), out).read()
 
