@@ -114,7 +114,7 @@ class LinearCodec:
 
     @staticmethod
     def pca(case: EvaluationCase, count: int) -> LinearCodec:
-        """The ``count`` first components of the given models, superposed on their mean by all CA."""
+        """The first ``count`` components of the given models, superposed on their mean."""
         given = case.coordinates[list(case.given)][:, :, CA].double()
         moved, mean = superpose_on_mean(given)
         gap = (moved - mean).flatten(1)

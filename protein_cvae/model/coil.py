@@ -11,10 +11,10 @@ chain.  C is the density of the residue's Ramachandran class
 and φ > 0.  What is learned is trained by the likelihood of the torsions of real conformers.
 
 A draw replaces tails: from an end of a chain inwards as long as q, averaged over three residues,
-stays above a threshold that is drawn for each conformer.  Their torsions are drawn from p, the chain
-is rebuilt from its first residue inside, and carried along with the motion of that residue.  Of a
-few tries the one with fewest CA overlaps is taken.  A flexible residue inside keeps its template:
-turning it would move half of the protein.
+stays above a threshold that is drawn for each conformer.  Their torsions are drawn from p, the
+chain is rebuilt from its first residue inside, and carried along with the motion of that residue.
+Of a few tries the one with fewest CA overlaps is taken.  A flexible residue inside keeps its
+template: turning it would move half of the protein.
 """
 
 from __future__ import annotations
