@@ -6,7 +6,7 @@ CA-RMSD, Å, of the core and of all residues, of the decoder's own output, witho
 
 * ``ours``: z_global and z_local at the same noise; ``z_global alone``: z_local holds nothing.
 * :class:`LinearCodec`: K coefficients along fixed directions, each through the same noise, under a
-  Gaussian prior, decoded by Wiener's filter: ``pca``, the components of the given models about their
+  Gaussian prior, decoded by Wiener's filter: ``pca``, components of the given models about their
   mean; ``modes``, the softest modes of the template's elastic network.  The former is told the
   ensemble, the latter one structure, as ours is.
 """
