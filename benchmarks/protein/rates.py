@@ -103,16 +103,9 @@ def report(options: argparse.Namespace) -> None:
 
 
 def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by curve: a method, and of a linear codec the number of dimensions asked for."""
-    found: dict[str, list[Row]] = {}
-    for protein in dict.fromkeys(row["protein"] for row in rows):
-        for row in (r for r in rows if r["protein"] == protein):
-            name = row["method"]
-            if row["maker"] == _LINEAR:
-                least = min(COUNTS, key=lambda count: (count < row["dimensions"], count))
-                name = f"{name}, {least}"
-            found.setdefault(name, []).append(row)
-    return found
+    """Rows by curve, which is a method."""
+    names = dict.fromkeys(row["method"] for row in rows)
+    return {name: [row for row in rows if row["method"] == name] for name in names}
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -27,8 +27,8 @@ from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.frames import residue_frames
 from protein_cvae.geometry.superposition import superpose_on_mean
-from protein_cvae.model.channel import CLEAN, SILENT
-from protein_cvae.model.elastic import normal_modes
+from protein_cvae.model.channel import CLEAN, SILENT, most_probable_amplitude
+from protein_cvae.model.elastic import AMPLITUDE, normal_modes
 from protein_cvae.model.kl import item_kl
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.sampling import evaluating
@@ -105,12 +105,14 @@ class LinearCodec:
     centre: (L, 3) Å, CA.
     directions: (3L, K) orthonormal.
     variance: (K,) Å² along them.
+    told: the variances are those of the ensemble; else of unknown amplitude, as our prior's.
     """
 
     name: str
     centre: Tensor
     directions: Tensor
     variance: Tensor
+    told: bool
 
     @staticmethod
     def pca(case: EvaluationCase, count: int) -> LinearCodec:
@@ -121,7 +123,7 @@ class LinearCodec:
         _, values, axes = torch.linalg.svd(gap, full_matrices=False)
         kept = min(count, len(given) - 1)
         variance = values[:kept].square() / (len(given) - 1)
-        return LinearCodec("pca", mean, axes[:kept].mT, variance)
+        return LinearCodec(f"pca, {count}", mean, axes[:kept].mT, variance, told=True)
 
     @staticmethod
     def modes(case: EvaluationCase, count: int) -> LinearCodec:
@@ -132,8 +134,9 @@ class LinearCodec:
         modes = normal_modes(rotation, origin, mask, place, chain)
         kept = min(count, modes.variance.shape[1])
         turned = rotation[0].double() @ modes.vectors[0, :, :kept].double().unflatten(0, (-1, 3))
+        variance = modes.variance[0, :kept].double()
         return LinearCodec(
-            "modes", origin[0].double(), turned.flatten(0, 1), modes.variance[0, :kept].double()
+            f"modes, {count}", origin[0].double(), turned.flatten(0, 1), variance, told=False
         )
 
     def point(self, case: EvaluationCase, noise: float, seed: int) -> RatePoint:
@@ -143,13 +146,23 @@ class LinearCodec:
         b = (align(real, centre).apply(real) - centre).flatten(1) @ self.directions
         key = combined_key(seed, _NOISE, torch.arange(len(b)))
         z = b + noise * counter_normal(key, b.shape[1], torch.float64)
-        total = self.variance + noise**2
-        nats = 0.5 * ((b.square() + noise**2) / total - 1 + (total / noise**2).log()).sum(1)
-        moved = (z * self.variance / total) @ self.directions.mT
+        prior, cost = self._prior(b.square() + noise**2, noise)
+        total = prior + noise**2
+        nats = 0.5 * ((b.square() + noise**2) / total - 1 + (total / noise**2).log()).sum(1) + cost
+        prior, _ = self._prior(z.square(), noise)
+        moved = (z * prior / (prior + noise**2)) @ self.directions.mT
         ca = centre + moved.unflatten(1, (-1, 3))
         rate = float(nats.mean()) / len(self.centre)
         core, everything = distortion(ca.float(), case)
         return RatePoint(self.name, noise, b.shape[1], rate, rate, core, everything)
+
+    def _prior(self, energy: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+        """(J, K) variances, and (J,) nats of the amplitude, as in our own channel."""
+        base = self.variance.expand_as(energy)
+        if self.told:
+            return base, torch.zeros_like(energy[:, 0])
+        a = most_probable_amplitude(energy, base, torch.full_like(energy, noise**2))
+        return base * (2 * AMPLITUDE * a).exp()[:, None], 0.5 * a.square()
 
 
 def linear_points(
