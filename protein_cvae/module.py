@@ -189,7 +189,7 @@ class ProteinCVAEModule(pl.LightningModule):
         fit = fit_terms(decoded, batch, condition.mask, weights.tail)
         shape = geometry_terms(decoded, batch, condition.mask)
         coil = network.coil.nll(batch, condition)
-        kl = kl_terms(network, posterior, condition, batch.weight, self.kl.free_bits)
+        kl = kl_terms(network, posterior, condition, z, batch.weight, self.kl.free_bits)
         noise = network.noise(batch, self.seed, step, _PRIOR)
         drawn = network.sample_prior(batch, condition, noise, tails=False)
         free = geometry_terms(network.decode(batch, condition, drawn), batch, condition.mask)

@@ -102,7 +102,7 @@ class LearningCurve(pl.Callback):
         with evaluating(pl_module.model):
             for start in range(0, len(self.items), CHUNK):
                 batch = collate(self.items[start : start + CHUNK])
-                decoded, _, condition = pl_module.model.reconstruct(batch)
+                decoded, _, condition, _ = pl_module.model.reconstruct(batch)
                 hit = (decoded.logits.argmax(-1) == batch.aatype) & condition.mask
                 right += (hit.sum(1) / condition.mask.sum(1)).tolist()
         self.points.append((trainer.global_step, statistics.fmean(right)))
@@ -204,7 +204,7 @@ def measure(module: ProteinCVAEModule, cases: EvaluationCases) -> dict[str, dict
 
 def _decoded(module: ProteinCVAEModule, items: list[ProteinBatch]) -> tuple[Tensor, Tensor]:
     """Residue types (J, L) and CA (J, L, 3) of posterior means."""
-    decoded, _, _ = module.model.reconstruct(collate(items))
+    decoded, *_ = module.model.reconstruct(collate(items))
     return decoded.logits.argmax(-1), decoded.coordinates[:, :, CA]
 
 

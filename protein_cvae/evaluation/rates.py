@@ -13,6 +13,7 @@ CA-RMSD, Å, of the core and of all residues, of the decoder's own output, witho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,8 +28,8 @@ from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.frames import residue_frames
 from protein_cvae.geometry.superposition import superpose_on_mean
-from protein_cvae.model.channel import CLEAN, SILENT, most_probable_amplitude
-from protein_cvae.model.elastic import AMPLITUDE, normal_modes
+from protein_cvae.model.channel import CLEAN, SILENT, Scales, most_probable_amplitude
+from protein_cvae.model.elastic import normal_modes
 from protein_cvae.model.kl import item_kl
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.sampling import evaluating
@@ -75,8 +76,8 @@ def rate_points(
                 batch = collate([case.item(model) for model in part]).to(network.device)
                 drawn = network.noise(batch, settings.seed, 0, _NOISE)
                 level = drawn.level.new_tensor([noise, local]).expand(len(batch), 2)
-                decoded, posterior, condition = network.reconstruct(batch, level, drawn)
-                kl = item_kl(network, posterior, condition)
+                decoded, posterior, condition, z = network.reconstruct(batch, level, drawn)
+                kl = item_kl(network, posterior, condition, z)
                 nats.append(torch.stack([kl.z_global, kl.shift, kl.turn], dim=1).cpu())
                 made.append(decoded.coordinates[:, :, CA].float().cpu())
             each = torch.cat(nats).mean(0) / length
@@ -146,23 +147,24 @@ class LinearCodec:
         b = (align(real, centre).apply(real) - centre).flatten(1) @ self.directions
         key = combined_key(seed, _NOISE, torch.arange(len(b)))
         z = b + noise * counter_normal(key, b.shape[1], torch.float64)
-        prior, cost = self._prior(b.square() + noise**2, noise)
-        total = prior + noise**2
-        nats = 0.5 * ((b.square() + noise**2) / total - 1 + (total / noise**2).log()).sum(1) + cost
-        prior, _ = self._prior(z.square(), noise)
-        moved = (z * prior / (prior + noise**2)) @ self.directions.mT
+        quiet = torch.full_like(z, noise**2)
+        prior, cost = self._prior(z, quiet)
+        own = -0.5 * ((z - b).square() / quiet + (2 * math.pi * quiet).log())
+        nats = (own - prior.log_density(z, quiet)).sum(1) + cost
+        moved = prior.mean(z, quiet) @ self.directions.mT
         ca = centre + moved.unflatten(1, (-1, 3))
         rate = float(nats.mean()) / len(self.centre)
         core, everything = distortion(ca.float(), case)
         return RatePoint(self.name, noise, b.shape[1], rate, rate, core, everything)
 
-    def _prior(self, energy: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-        """(J, K) variances, and (J,) nats of the amplitude, as in our own channel."""
-        base = self.variance.expand_as(energy)
+    def _prior(self, z: Tensor, noise: Tensor) -> tuple[Scales, Tensor]:
+        """The prior, of one scale, and (J,) nats of its amplitude, as in our own channel."""
+        variance = self.variance.expand_as(z)[..., None]
+        prior = Scales(variance, torch.zeros_like(variance))
         if self.told:
-            return base, torch.zeros_like(energy[:, 0])
-        a = most_probable_amplitude(energy, base, torch.full_like(energy, noise**2))
-        return base * (2 * AMPLITUDE * a).exp()[:, None], 0.5 * a.square()
+            return prior, torch.zeros_like(z[:, 0])
+        a = most_probable_amplitude(z, prior, noise)
+        return prior.at(a), 0.5 * a.square()
 
 
 def linear_points(

@@ -164,12 +164,12 @@ def _reconstruct(
         batch = collate(items).to(network.device)
         noise = network.noise(batch, settings.seed, 0, len(MODES))
         level = torch.full_like(noise.level, settings.noise)
-        decoded, posterior, condition = network.reconstruct(batch, level, noise)
+        decoded, posterior, condition, z = network.reconstruct(batch, level, noise)
         x = decoded.coordinates
         x = x if finish is None else finish(x, batch, condition.mask)
         coordinates.append(x.float().cpu())
         predicted.append(decoded.logits.argmax(-1).cpu())
-        terms = kl_terms(network, posterior, condition, batch.weight)
+        terms = kl_terms(network, posterior, condition, z, batch.weight)
         share = len(part) / len(case.judged)
         for name, value in kl_values(terms).items():
             latent = name.removeprefix("kl_")

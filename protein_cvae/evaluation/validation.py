@@ -65,11 +65,11 @@ def validation_scores(
         prior_noise: of those from the prior.
     """
     level = torch.full_like(noise.level, rate.judged)
-    decoded, posterior, condition = network.reconstruct(batch, level, noise)
+    decoded, posterior, condition, z = network.reconstruct(batch, level, noise)
     mask = condition.mask
     fit = fit_terms(decoded, batch, mask, weights.tail)
     shape = geometry_terms(decoded, batch, mask)
-    kl = kl_terms(network, posterior, condition, batch.weight, free_bits)
+    kl = kl_terms(network, posterior, condition, z, batch.weight, free_bits)
     loss = batch_mean(weighted(weights, fit, 1.0) + weighted(weights, shape, 1.0), batch.weight)
     coil = network.coil.nll(batch, condition)
     loss = loss + kl.penalty(weights) + weights.coil * batch_mean(coil, batch.weight)

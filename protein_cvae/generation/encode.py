@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from common.files.atomic import atomic_path
+from common.rng import generator_for
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.generation.inputs import (
@@ -27,7 +28,7 @@ from protein_cvae.generation.inputs import (
 from protein_cvae.model.kl import item_kl
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
-from protein_cvae.model.sampling import evaluating, posterior_blocks
+from protein_cvae.model.sampling import evaluating, posterior_blocks, standard_noise
 
 NOISE = 0.2  # Å
 
@@ -111,10 +112,13 @@ def encode_models(
     models = range(ensemble.num_models)
     with evaluating(network):
         z, kl = [], []
+        generator = generator_for(0)
         for posterior, condition in posterior_blocks(network, prepared, models, position):
             z.append(network.posterior_mean(condition, posterior))
             noisy = replace(posterior, level=torch.full_like(posterior.level, noise))
-            each = item_kl(network, noisy, condition)
+            normal = standard_noise(network, ensemble.length, len(noisy.level), generator)
+            drawn = network.sample_posterior(condition, noisy, normal)
+            each = item_kl(network, noisy, condition, drawn)
             kl.append(torch.stack([each.z_global, each.shift, each.turn]))
     means = Latents.cat(z)
     arrays = (means.z_global, means.z_local, *torch.cat(kl, dim=1))

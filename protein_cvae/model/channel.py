@@ -7,20 +7,26 @@ A conformer has moved from its template by shifts w (L, 3) and turns t (L, 3) of
 
 with U_g the softest modes of the template and σ_g their standard deviations in the elastic network
 (:mod:`protein_cvae.model.elastic`).  So z_global holds the collective motion in few numbers that
-mean the same on every protein, and z_local what remains at each residue.  With the prior
+mean the same on every protein, and z_local what remains at each residue.  The prior of the
+coefficient b_k = u_kᵀ w of mode k is a mixture of scales, which has heavy tails (Andrews and
+Mallows 1974),
 
-    w | a ~ N(0, Σ_k v_k(a) u_k u_kᵀ),   v_k = e^{2 τ a + 2 f_k} σ_k²,   a ~ N(0, 1),
+    p(b_k | a) = Σ_m π_km N(0, v_km),   v_km = e^{2 τ a + 2 o_m} σ_k²,   a ~ N(0, 1),
 
-f learned, the prior of a coefficient z_k along mode k is N(0, v_k + s²), and
+π learned, o_m fixed; so that of z_k is Σ_m π_km N(0, v_km + s²), and
 
-    KL = ½ Σ_k [(b_k² + s²) / (v_k + s²) − 1 + log((v_k + s²) / s²)] + ½ a²,   b = Uᵀ w,
+    KL = E_q Σ_k [log N(z_k; b_k, s²) − log p(z_k | a)] + ½ a²
 
-with the most probable amplitude a in place of its posterior.  This is the information on the motion
-that passes, in nats: none for s → ∞, and the rate of a Gaussian source at distortion
-v s² / (v + s²) (Cover and Thomas 2006, §10.3).  The decoder starts from the most probable motion,
-E[w | z] = Σ_k v_k / (v_k + s²) z_k u_k (Wiener's filter), and removes what noise it can.
+is taken at the draw, with the most probable amplitude a in place of its posterior.  This is the
+information on the motion that passes, in nats: none for s → ∞ (for one scale, the rate of a
+Gaussian source at the distortion v s² / (v + s²); Cover and Thomas 2006, §10.3).  The decoder
+starts from the mean motion,
 
-f depends on how soft and how collective a mode is among those of its protein (Brüschweiler 1995)
+    E[b_k | z_k] = Σ_m r_km v_km / (v_km + s²) z_k,   r_km ∝ π_km N(z_k; 0, v_km + s²),
+
+(Wiener's filter of each scale), and removes what noise it can.
+
+π depends on how soft and how collective a mode is among those of its protein (Brüschweiler 1995)
 and on nothing that would tell proteins apart.
 """
 
@@ -42,10 +48,11 @@ TURN_NOISE = 1.0
 CLEAN, SILENT = 0.02, 30.0
 _SPECTRUM_FEATURES = 4
 _SPECTRUM_HIDDEN = 16
-# |f| stays below this.
-_SPECTRUM_BOUND = 1.5
+# o_m, and the logits of π_m before training: hardly more than the law itself.
+_OFFSETS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+_START = (-6.0, -3.0, 0.0, -3.0, -6.0)
 _AMPLITUDE_RANGE = 6.0
-_COARSE, _HALVINGS = 25, 30
+_COARSE, _SECTIONS = 25, 24
 # Å, noise at which the errors of an item count half.
 _LITTLE = 0.2
 
@@ -60,19 +67,19 @@ class MotionChannel(nn.Module):
     def __init__(self, d_global: int) -> None:
         super().__init__()
         self.d_global = d_global
-        last = nn.Linear(_SPECTRUM_HIDDEN, 1)
+        last = nn.Linear(_SPECTRUM_HIDDEN, len(_OFFSETS))
         nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        with torch.no_grad():
+            last.bias.copy_(torch.tensor(_START))
         self.spectrum = nn.Sequential(
             nn.Linear(_SPECTRUM_FEATURES, _SPECTRUM_HIDDEN), nn.GELU(), last
         )
 
-    def variance(self, modes: NormalModes) -> Tensor:
-        """(B, 3L) Å², v at the median amplitude, e^{2f} σ²."""
-        return modes.variance * (2 * self._f(modes)).exp()
-
-    def _f(self, modes: NormalModes) -> Tensor:
-        return _SPECTRUM_BOUND * self.spectrum(spectrum_features(modes))[..., 0].tanh()
+    def scales(self, modes: NormalModes) -> Scales:
+        """The prior of each mode at the median amplitude."""
+        offsets = modes.variance.new_tensor(_OFFSETS)
+        variance = modes.variance[..., None] * (2 * offsets).exp()
+        return Scales(variance, self.spectrum(spectrum_features(modes)).log_softmax(-1))
 
     def noise_variance(self, modes: NormalModes, level: Tensor) -> Tensor:
         """(B, 3L) Å², s² along each mode; ``level`` (B, 2) is (s_g, s_l)."""
@@ -121,31 +128,73 @@ class MotionChannel(nn.Module):
         """(B, L, 3) Å, E[w | z]."""
         coefficients = self.coefficients(modes, z)
         noise = self.noise_variance(modes, z.level)
-        base = self.variance(modes)
-        a = most_probable_amplitude(coefficients.square(), base, noise)
-        v = base * (2 * AMPLITUDE * a).exp()[:, None]
-        return modes.shift(coefficients * v * _inverse(v + noise))
+        scales = self.scales(modes)
+        scales = scales.at(most_probable_amplitude(coefficients, scales, noise))
+        return modes.shift(scales.mean(coefficients, noise))
 
-    def kl(self, modes: NormalModes, shift: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Nats (B,) of z_global, with the amplitude's, and of the shifts of z_local."""
-        noise = self.noise_variance(modes, level)
-        energy = modes.coefficients(shift).square() + noise
-        base = self.variance(modes)
-        a = most_probable_amplitude(energy, base, noise)
-        total = base * (2 * AMPLITUDE * a).exp()[:, None] + noise
-        each = 0.5 * (energy / total - 1 + (total / noise).log())
-        each = torch.where(base > 0, each, torch.zeros_like(each))
+    def kl(self, modes: NormalModes, shift: Tensor, z: Latents) -> tuple[Tensor, Tensor]:
+        """Nats (B,) of z_global, with the amplitude's, and of the shifts of z_local.
+
+        Args:
+            modes: of the templates.
+            shift: (B, L, 3) Å, w.
+            z: a draw from the posterior of w; at its mean the half nat of each number's own noise
+                is lacking.
+        """
+        noise = self.noise_variance(modes, z.level)
+        drawn = self.coefficients(modes, z)
+        scales = self.scales(modes)
+        a = most_probable_amplitude(drawn, scales, noise)
+        gap = (drawn - modes.coefficients(shift)).square() / noise
+        each = -0.5 * (gap + (2 * math.pi * noise).log()) - scales.at(a).log_density(drawn, noise)
+        each = torch.where(modes.variance > 0, each, torch.zeros_like(each))
         first = modes.softest(self.d_global)
         return each[:, first].sum(1) + 0.5 * a.square(), each[:, ~first].sum(1)
 
     def draw(self, modes: NormalModes, noise: Latents, temperature: float = 1.0) -> Tensor:
         """(B, L, 3) Å of standard normal ``noise``: w from its prior.
 
-        The first number of the noise of z_global sets the amplitude.
+        The first number of the noise of z_global sets the amplitude, those of the turns, along the
+        modes, the scales.
         """
         a = noise.z_global[:, :1]
-        spread = modes.variance.sqrt() * (self._f(modes) + AMPLITUDE * a).exp()
+        uniform = 0.5 * (1 + (modes.coefficients(noise.turn) / math.sqrt(2)).erf())
+        chance = self.scales(modes).log_weight.exp().cumsum(-1)
+        chosen = (uniform[..., None] > chance[..., :-1]).sum(-1)  # (B, 3L)
+        offset = modes.variance.new_tensor(_OFFSETS)[chosen]
+        spread = modes.variance.sqrt() * (offset + AMPLITUDE * a).exp()
         return temperature * modes.shift(spread * modes.coefficients(noise.shift))
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Mixtures of zero-mean normals of n coefficients.
+
+    Attributes:
+        variance: (B, n, M) Å²; 0 where there is no coefficient.
+        log_weight: (B, n, M).
+    """
+
+    variance: Tensor
+    log_weight: Tensor
+
+    def at(self, a: Tensor) -> Scales:
+        """At amplitudes a (B,)."""
+        return Scales(self.variance * (2 * AMPLITUDE * a).exp()[:, None, None], self.log_weight)
+
+    def log_density(self, z: Tensor, noise: Tensor) -> Tensor:
+        """(B, n) log density of z (B, n) Å, seen through noise of variance (B, n)."""
+        return self._joint(z, noise).logsumexp(-1)
+
+    def mean(self, z: Tensor, noise: Tensor) -> Tensor:
+        """(B, n) Å, of what is seen as z through noise; 0 where there is no coefficient."""
+        share = self._joint(z, noise).softmax(-1)
+        return (share * self.variance / (self.variance + noise[..., None])).sum(-1) * z
+
+    def _joint(self, z: Tensor, noise: Tensor) -> Tensor:
+        total = self.variance + noise[..., None]
+        normal = -0.5 * (z.square()[..., None] / total + (2 * math.pi * total).log())
+        return self.log_weight + normal
 
 
 def spectrum_features(modes: NormalModes) -> Tensor:
@@ -169,36 +218,34 @@ def spectrum_features(modes: NormalModes) -> Tensor:
 
 
 @torch.no_grad()
-def most_probable_amplitude(energy: Tensor, base: Tensor, noise: Tensor) -> Tensor:
-    """(B,) the a of smallest ½ Σ_k [log V_k + energy_k / V_k] + ½ a², V = e^{2 τ a} base + noise.
+def most_probable_amplitude(z: Tensor, scales: Scales, noise: Tensor) -> Tensor:
+    """(B,) the a of largest Σ_k log p(z_k | a) − ½ a²: a coarse grid, then golden sections.
 
     Args:
-        energy: (B, n) squared coefficients, Å².
-        base: (B, n) Å², variances at a = 0; where it is 0 the coefficient does not count.
+        z: (B, n) coefficients, Å.
+        scales: of their prior at a = 0; where the variance is 0 a coefficient does not count.
         noise: (B, n) Å².
     """
-    dtype = energy.dtype
-    energy, base, noise = energy.double(), base.double(), noise.double()
-    there = (base > 0)[:, None]
+    dtype = z.dtype
+    z, noise = z.double(), noise.double()
+    scales = Scales(scales.variance.double(), scales.log_weight.double())
+    there = scales.variance[..., 0] > 0
 
-    def total(a: Tensor) -> Tensor:  # (B, A) -> (B, A, n)
-        return (2 * AMPLITUDE * a).exp()[..., None] * base[:, None] + noise[:, None]
+    def cost(a: Tensor) -> Tensor:  # (B,)
+        density = scales.at(a).log_density(z, noise)
+        return 0.5 * a.square() - torch.where(there, density, 0.0).sum(1)
 
-    grid = torch.linspace(-_AMPLITUDE_RANGE, _AMPLITUDE_RANGE, _COARSE, dtype=energy.dtype)
-    a = grid.to(energy.device).expand(len(energy), -1)
-    v = total(a)
-    cost = torch.where(there, v.clamp_min(1e-30).log() + energy[:, None] / v.clamp_min(1e-30), 0.0)
-    best = (cost.sum(-1) + a.square()).argmin(1, keepdim=True)
+    grid = torch.linspace(-_AMPLITUDE_RANGE, _AMPLITUDE_RANGE, _COARSE).tolist()
+    costs = torch.stack([cost(torch.full_like(z[:, 0], a)) for a in grid])
+    best = z.new_tensor(grid)[costs.argmin(0)]
     step = 2 * _AMPLITUDE_RANGE / (_COARSE - 1)
-    low, high = a.gather(1, best) - step, a.gather(1, best) + step
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        v = total(middle).clamp_min(1e-30)
-        share = (v - noise[:, None]) / v
-        pull = torch.where(there, share * (1 - energy[:, None] / v), 0.0).sum(-1)
-        rising = middle + AMPLITUDE * pull > 0
-        low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
-    return ((low + high) / 2)[:, 0].to(dtype)
+    low, high = best - step, best + step
+    ratio = (math.sqrt(5) - 1) / 2
+    for _ in range(_SECTIONS):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        falling = cost(left) > cost(right)
+        low, high = torch.where(falling, left, low), torch.where(falling, high, right)
+    return ((low + high) / 2).to(dtype)
 
 
 @dataclass(frozen=True)

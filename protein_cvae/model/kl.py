@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from protein_cvae.model.channel import TURN_NOISE
-from protein_cvae.model.latents import Gaussian
+from protein_cvae.model.latents import Gaussian, Latents
 from protein_cvae.model.losses import LossWeights, batch_mean
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.states import Condition, Posterior
@@ -54,14 +54,18 @@ class ItemKL:
 
 
 def item_kl(
-    network: ProteinCVAE, posterior: Posterior, condition: Condition, floor: float = 0.0
+    network: ProteinCVAE,
+    posterior: Posterior,
+    condition: Condition,
+    z: Latents,
+    floor: float = 0.0,
 ) -> ItemKL:
     """KL of each latent of each item; see :mod:`protein_cvae.model.channel`.
 
-    The prior of the turn is given the shift itself.
+    That of the shifts is taken at the draw ``z``.  The prior of the turn is given the shift itself.
     """
     templated = condition.templated.to(posterior.shift)
-    on_global, on_shift = network.channel.kl(condition.modes, posterior.shift, posterior.level)
+    on_global, on_shift = network.channel.kl(condition.modes, posterior.shift, z)
     prior = network.prior_turn(condition, posterior.shift)
     noise = 2 * (TURN_NOISE * posterior.level[:, 1, None, None]).log()
     total = torch.logaddexp(prior.log_var, noise)
@@ -108,12 +112,13 @@ def kl_terms(
     network: ProteinCVAE,
     posterior: Posterior,
     condition: Condition,
+    z: Latents,
     weight: Tensor,
     floor: float = 0.0,
 ) -> KLTerms:
     """Means over the items by their ``weight`` (B,): one of weight 0 fills a batch up."""
     count = condition.mask.sum(1).clamp_min(1)
-    each = item_kl(network, posterior, condition, floor)
+    each = item_kl(network, posterior, condition, z, floor)
     return KLTerms(**{name: batch_mean(nats / count, weight) for name, nats in vars(each).items()})
 
 

@@ -306,10 +306,14 @@ class ProteinCVAE(nn.Module):
 
     def reconstruct(
         self, batch: ProteinBatch, level: Tensor | None = None, noise: Latents | None = None
-    ) -> tuple[Decoded, Posterior, Condition]:
-        """Decode the posterior means of a batch, or a draw where ``noise`` is given."""
+    ) -> tuple[Decoded, Posterior, Condition, Latents]:
+        """Decode the posterior means of a batch, or a draw where ``noise`` is given.
+
+        Returns:
+            What was decoded, and its posterior, condition and latents.
+        """
         condition = self.condition(batch)
         posterior = self.encode(batch, condition, level)
         z = self._coded(condition, posterior, noise)
         sequence = None if posterior.sequence is None else posterior.sequence.mean
-        return self.decode(batch, condition, z, sequence), posterior, condition
+        return self.decode(batch, condition, z, sequence), posterior, condition, z

@@ -138,7 +138,7 @@ def sample_around(
     """Draws from the posterior of the one conformer in ``batch``, at a noise of 0.1 Å."""
     _check_single(batch)
     items, condition = repeat_item(batch, count), network.condition(batch).repeat(count)
-    noise = _noise(network, batch, count, generator)
+    noise = standard_noise(network, batch.length, count, generator)
     posterior = network.encode(items, condition, torch.full_like(noise.level, _AROUND))
     return network.sample_posterior(condition, posterior, noise.map(lambda x: temperature * x))
 
@@ -154,7 +154,7 @@ def sample_prior(
     """Draws from p(z | sequence, template); the template of ``batch`` may be withheld."""
     _check_single(batch)
     condition = network.condition(batch).repeat(count)
-    noise = _noise(network, batch, count, generator)
+    noise = standard_noise(network, batch.length, count, generator)
     return network.sample_prior(repeat_item(batch, count), condition, noise, temperature)
 
 
@@ -212,10 +212,11 @@ def interpolate(first: Latents, second: Latents, steps: int) -> Latents:
     return first.map(path, second)
 
 
-def _noise(
-    network: ProteinCVAE, batch: ProteinBatch, count: int, generator: torch.Generator
+def standard_noise(
+    network: ProteinCVAE, length: int, count: int, generator: torch.Generator
 ) -> Latents:
-    length, like = batch.length, next(network.parameters())
+    """Standard normal latents of ``count`` conformers of ``length`` residues."""
+    like = next(network.parameters())
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(like)
