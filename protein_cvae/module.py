@@ -49,6 +49,8 @@ from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.model.states import Posterior
 
 MONITOR = "val/loss"
+# The few weights of the prior of the modes learn this many times as fast: they have far to go.
+_FEW = 10.0
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 _MADE_BY = {"_class_path": "protein_cvae.ProteinCVAEModule", "_instantiator": _INSTANTIATOR}
 # Streams of random numbers: conformers, draws from the prior, validation, sequences, noise levels.
@@ -215,8 +217,12 @@ class ProteinCVAEModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         lr, final = self.optimizer.lr, self.optimizer.lr_final
+        few = list(self.model.channel.parameters())
+        rest = [p for p in self.parameters() if all(p is not other for other in few)]
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=lr, weight_decay=self.optimizer.weight_decay
+            [{"params": rest}, {"params": few, "lr": _FEW * lr}],
+            lr=lr,
+            weight_decay=self.optimizer.weight_decay,
         )
         total = max(1, int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(
