@@ -24,6 +24,7 @@ from torch import Tensor
 from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.prepared import PreparedEnsemble
+from protein_cvae.model.channel import CLEAN
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.states import Condition, Posterior
@@ -156,6 +157,23 @@ def sample_prior(
     condition = network.condition(batch).repeat(count)
     noise = standard_noise(network, batch.length, count, generator)
     return network.sample_prior(repeat_item(batch, count), condition, noise, temperature)
+
+
+@torch.no_grad()
+def motion(network: ProteinCVAE, batch: ProteinBatch, latents: Latents) -> tuple[Tensor, Tensor]:
+    """The whole motion that latents of K conformers code: shift (K, L, 3) Å, turn (K, L, 3)."""
+    _check_single(batch)
+    modes = network.condition(batch).modes.expand(len(latents))
+    return modes.shift(network.channel.coefficients(modes, latents)), latents.turn
+
+
+@torch.no_grad()
+def coded(network: ProteinCVAE, batch: ProteinBatch, shift: Tensor, turn: Tensor) -> Latents:
+    """Latents of motions (K, L, 3), Å and radians, from the one template in ``batch``."""
+    _check_single(batch)
+    modes = network.condition(batch).modes.expand(len(shift))
+    level = shift.new_full((len(shift), 2), CLEAN)
+    return network.channel.code(modes, shift, turn, level, None)
 
 
 def resample(
