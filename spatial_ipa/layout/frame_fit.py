@@ -1,12 +1,13 @@
 """Fit of the common frame, and of its settings, to training slides.
 
-Slides are turned into one frame by their embeddings (:mod:`spatial_ipa.layout.registration`), so
-the pose they come in does not matter.  Width of the kernel, penalty and sharpness of
+Slides are brought into one frame by their embeddings (:mod:`spatial_ipa.layout.partial`), whole
+slides onto each other and parts beside each other, so the pose they come in does not matter. Width
+of the kernel, penalty and sharpness of
 :class:`~spatial_ipa.layout.frame_regression.FrameRegression` are those under which the training
 cells, each placed by a fit without its part of the slide, look most like their slides: the lowest
-squared Procrustes error, averaged over slides.  A slide has ten parts for this, not the thirty of
+squared Procrustes error, averaged over slides. A slide has ten parts for this, not the thirty of
 starts: what is chosen on small parts is too sharp for a new slide that differs from the training
-slides (``docs/how_spatial.md``).  The error sees neither pose nor scale.
+slides (``docs/how_spatial.md``). The error sees neither pose nor scale.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from spatial_ipa.geometry.gauge import gauge_fix_array
 from spatial_ipa.geometry.metrics import procrustes_rmse
 from spatial_ipa.layout.charts import Charts, TrainingCells, cut, fit_charts, nearest_outside
 from spatial_ipa.layout.frame_regression import Array, FrameRegression, mean_of_alike
-from spatial_ipa.layout.registration import slide_rotations
+from spatial_ipa.layout.partial import slide_poses
 
 WIDTHS = (1.0, 3.0)
 """Factors f of the kernel's exponent that are compared."""
@@ -168,14 +169,12 @@ class _Registered:
             xy.append(gauge_fix_array(slide.xy[row]))
             rows.append(row)
         matched = min(_MATCHED, *(len(x) for x in xy))
-        rotations = slide_rotations(
-            [x[:_REGISTERED] for x in h], [x[:_REGISTERED] for x in xy], k=matched
-        )
+        poses = slide_poses([x[:_REGISTERED] for x in h], [x[:_REGISTERED] for x in xy], k=matched)
         cells = np.concatenate(h)
         spread = 2 * float(cells.var(axis=0).sum())
         if not spread > 0:
             raise UserError("all training cells have the same embedding: nothing to regress on")
-        target = np.concatenate([x @ r for x, r in zip(xy, rotations, strict=True)])
+        target = np.concatenate([p.apply(x) for x, p in zip(xy, poses, strict=True)])
         number = np.repeat(chosen, [len(r) for r in rows])
         return _Registered(cells, target, number, np.concatenate(rows), spread)
 
