@@ -54,6 +54,7 @@ class MinisetDataModule(pl.LightningDataModule):
         super().__init__()
         self.train, self.val = list(train), list(val)
         self.settings, self.encoder = settings, encoder
+        self._start: FrameRegression | None = None
 
     @property
     def width(self) -> int:
@@ -68,11 +69,12 @@ class MinisetDataModule(pl.LightningDataModule):
         )
 
     def start_at(self, frame: FrameRegression) -> None:
-        """Give held-out slides the positions by regression that a network may start at."""
-        self.val = [
-            replace(s, start=frame.averaged(s.h, self.settings.seed).astype(np.float32))
-            for s in self.val
-        ]
+        """Give held-out slides the positions by regression that a network may start at.
+
+        They are computed when validation minisets are asked for: a checkpoint that is loaded into a
+        module with a frame brings another.
+        """
+        self._start = frame
 
     def train_dataset(self) -> MinisetDataset:
         return self._dataset(self.train, self.settings.seed, train=True)
@@ -83,6 +85,12 @@ class MinisetDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Miniset] | list[Any]:
         if not self.val:
             return []
+        frame, self._start = self._start, None
+        if frame is not None:
+            self.val = [
+                replace(s, start=frame.averaged(s.h, self.settings.seed).astype(np.float32))
+                for s in self.val
+            ]
         dataset = self._dataset(self.val, self.settings.seed + _VALIDATION_SEED_OFFSET, train=False)
         draws = self.settings.val_per_slide * len(self.val)
         return self._loader(dataset, draws, advance=False)

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 from common.training.loader import DrawLoader
 from common.training.sampler import DrawSampler
 from spatial_ipa.data.slide import EmbeddedSlide
+from spatial_ipa.layout.frame_fit import cross_fit
+from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.model.minisets import Augmentation, Miniset
 from spatial_ipa.placing.context import PlacementContext
 from spatial_ipa.training.datamodule import MinisetDataModule
@@ -116,6 +118,29 @@ def test_a_resumed_loader_starts_in_its_epoch_where_it_was(
     dataset = datamodule(1, 0).train_dataset()
     wanted = torch.cat([dataset[i].h for i in range(start, 10 * epoch + 10)])
     assert torch.equal(found, wanted)
+
+
+def test_starts_of_validation_slides_are_those_of_the_last_frame_and_computed_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, computed = datamodule(1, 0), []
+    plain = FrameRegression.averaged
+
+    def counted(frame: FrameRegression, h: np.ndarray, seed: int = 0) -> np.ndarray:
+        computed.append(frame)
+        return plain(frame, h, seed)
+
+    monkeypatch.setattr(FrameRegression, "averaged", counted)
+    first, last = (cross_fit([slide])[0] for slide in module.train)
+    module.start_at(first)  # as a module with a context does, before its checkpoint is loaded
+    module.start_at(last)
+    for _ in range(2):
+        batches = list(module.val_dataloader())
+        starts = {tuple(row) for slide in module.val for row in plain(last, slide.h).round(4)}
+        for batch in batches:
+            assert batch.start is not None
+            assert {tuple(row) for row in batch.start.double().numpy().round(4)} <= starts
+    assert computed == [last, last]  # two slides
 
 
 def test_without_validation_slides_there_is_no_loader() -> None:
