@@ -99,8 +99,7 @@ class PointAttention(nn.Module):
         return -functional.softplus(self.gamma) * square[:, None]
 
     def forward(self, evidence: Tensor, x: Tensor, edges: EdgeList) -> Tensor:
-        # The fused kernel adds q . k to the bias: there are no states here, so both are zero.
-        empty = x.new_zeros(x.shape[0], self.heads, 1)
+        empty = x.new_empty(x.shape[0], self.heads, 0)  # there are no states
         bias = self.logits(evidence, x, edges)
         w_x = self.alpha[:, None, None] * torch.eye(2, dtype=x.dtype, device=x.device)
         _, step = neighbor_attention(empty, empty, empty, x, edges, w_x, bias=bias)

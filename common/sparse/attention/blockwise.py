@@ -39,7 +39,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         q, k, v, x, edges, w_x, gate, beta, bias = AttentionInputs(*arguments)
-        logits = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
+        logits = gather_dot(q, k, edges) / max(q.shape[-1], 1) ** 0.5
         if gate is not None:
             logits += beta * gate[:, None]
         if bias is not None:
@@ -67,7 +67,7 @@ class _Attention(torch.autograd.Function):
         # Displacements are x_j - x_i; the x_i part is constant in a row and leaves the softmax.
         mean = segment_sum(a * da, edges)
         dl = a * (da - mean.index_select(0, edges.dst))
-        scale = q.shape[-1] ** -0.5
+        scale = max(q.shape[-1], 1) ** -0.5
         rev_ptr, rev_edge = edges.by_source
         to = edges.dst[rev_edge]
         rev_a, rev_dl = a[rev_edge], dl[rev_edge]

@@ -39,7 +39,7 @@ def neighbor_attention(
     in-edges, or whose logits are all minus infinity, gets zeros and gives zero gradient.
 
     Args:
-        q: (N, H, D) float, H at most 64.
+        q: (N, H, D) float, H at most 64.  D may be 0: then gate and bias are all there is.
         k: (N, H, D).
         v: (N, H, D).
         x: (N, C) coordinates, C at most 8.

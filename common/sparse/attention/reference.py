@@ -5,7 +5,8 @@ For each destination node i with in-edges e = (j, i), the logits are::
     l_eh = q_ih . k_jh / sqrt(D) + beta g_e + b_eh,   a_eh = softmax of l_eh over in-edges of i
 
 and the results are ``out_ih = sum_e a_eh v_jh`` and ``dx_i = sum_h sum_e a_eh W_h (x_j - x_i)``.
-Rows without edges give zero, and so do rows whose logits are all minus infinity.
+Rows without edges give zero, and so do rows whose logits are all minus infinity.  With D = 0 there
+are no products and no ``out``: logits are those of gate and bias.
 
 Any floating dtype and device; differentiable any number of times; E x H x D arrays are built, so
 this is for checking and for small inputs.
@@ -27,9 +28,8 @@ def attention_logits(
     q: Tensor, k: Tensor, edges: EdgeList, gate: Tensor | None, beta: float, bias: Tensor | None
 ) -> Tensor:
     """(E, H) logits ``q_i . k_j / sqrt(D) + beta gate_e + bias_eh``."""
-    logits = (q.index_select(0, edges.dst) * k.index_select(0, edges.src)).sum(-1) / math.sqrt(
-        q.shape[-1]
-    )
+    product = (q.index_select(0, edges.dst) * k.index_select(0, edges.src)).sum(-1)
+    logits = product / math.sqrt(max(q.shape[-1], 1))
     if gate is not None:
         logits = logits + beta * gate[:, None]
     if bias is not None:

@@ -20,6 +20,12 @@ namespace {
 // Head width up to the next multiple of 16, of 32 from there on.
 Tensor pad_heads(const Tensor& t) { return pad_last(t, t.size(-1) <= 16 ? 16 : 32); }
 
+// Of the products of queries and keys; those of width 0 are 0.
+template <class T>
+T scale_of(int64_t width) {
+  return static_cast<T>(width == 0 ? 1.0 : 1 / std::sqrt(double(width)));
+}
+
 void check(const Tensor& q, const Tensor& x) {
   require(q.size(1) <= 64, "at most 64 heads are supported, got " + to_string(q.size(1)));
   require(x.size(1) <= 8, "at most 8 coordinates are supported, got " + to_string(x.size(1)));
@@ -43,7 +49,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
     using T = decltype(value);
     using I = decltype(index);
     const AttentionArgs<T, I> args{
-        H, q.size(2), C, static_cast<T>(1 / std::sqrt(double(D))), static_cast<T>(beta),
+        H, q.size(2), C, scale_of<T>(D), static_cast<T>(beta),
         data_of<I>(src), data_of<int64_t>(ptr), data_of<T>(q),
         data_of<T>(k), data_of<T>(v), data_of<T>(x),
         data_of<T>(w), data_of<T>(gate), data_of<T>(bias), mutable_data_of<T>(out),
@@ -76,7 +82,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
     using T = decltype(value);
     using I = decltype(index);
     const AttentionArgs<T, I> fwd{
-        H, q.size(2), C, static_cast<T>(1 / std::sqrt(double(D))), static_cast<T>(beta),
+        H, q.size(2), C, scale_of<T>(D), static_cast<T>(beta),
         data_of<I>(src), data_of<int64_t>(ptr), data_of<T>(q),
         data_of<T>(k), data_of<T>(v), data_of<T>(x),
         data_of<T>(w), data_of<T>(gate), data_of<T>(bias),

@@ -81,6 +81,49 @@ def test_attention_equals_masked_dense_attention() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_width_0_equals_zeros(backend: str, gated: bool, dtype: torch.dtype) -> None:
+    """Logits of gate and bias alone: as with queries, keys and values of zeros."""
+    problem = Problem((61, 1500, 4, 16, 2, 16, 16), dtype)
+    inputs = [problem.x, problem.w_x, problem.bias, *([problem.edge_logit] if gated else [])]
+    gate = problem.edge_logit if gated else None
+    found = []
+    for width in (0, 1):
+        zeros = torch.zeros(61, 4, width, dtype=dtype)
+        with use_backend(backend):  # type: ignore[arg-type]
+            out, dx = neighbor_attention(
+                zeros, zeros, zeros, problem.x, problem.edges, problem.w_x,
+                gate=gate, beta=0.7, bias=problem.bias,
+            )  # fmt: skip
+        assert out.shape == (61, 4, width)
+        assert (out == 0).all()
+        assert dx.abs().max() > 0.1
+        found.append([dx, *torch.autograd.grad(dx.square().sum(), inputs)])
+    for without, zero in zip(*found, strict=True):
+        torch.testing.assert_close(without, zero, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_gradients_of_width_0_match_finite_differences(backend: str) -> None:
+    problem = Problem((9, 193, 4, 32, 2, 128, 64))
+    empty = torch.empty(9, 4, 0, dtype=torch.float64, requires_grad=True)
+
+    def step(
+        x: torch.Tensor, w_x: torch.Tensor, gate: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        return neighbor_attention(empty, empty, empty, x, problem.edges, w_x, gate=gate, bias=bias)[
+            1
+        ]
+
+    inputs = (problem.x, problem.w_x, problem.edge_logit, problem.bias)
+    with use_backend(backend):  # type: ignore[arg-type]
+        assert torch.autograd.gradcheck(step, inputs, fast_mode=True)
+        for gradient in torch.autograd.grad(step(*inputs).sum(), [empty]):
+            assert gradient.shape == empty.shape
+
+
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
 def test_rows_without_weight_give_zero_and_zero_gradient(backend: str) -> None:
     """No edges, or only edges whose gate is minus infinity."""
