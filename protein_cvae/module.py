@@ -219,8 +219,9 @@ class ProteinCVAEModule(pl.LightningModule):
         lr, final = self.optimizer.lr, self.optimizer.lr_final
         few = list(self.model.channel.parameters())
         rest = [p for p in self.parameters() if all(p is not other for other in few)]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": few, "lr": _FEW * lr}]
         optimizer = torch.optim.AdamW(
-            [{"params": rest}, {"params": few, "lr": _FEW * lr}],
+            groups,
             lr=lr,
             weight_decay=self.optimizer.weight_decay,
         )
