@@ -39,6 +39,12 @@ def _finish(parser: ArgumentParser) -> None:
         default=True,
         help="make the geometry valid; --no-finish gives the decoder's own output",
     )
+    parser.add_argument(
+        "--atoms",
+        choices=("auto", "heavy", "backbone"),
+        default="auto",
+        help="heavy: with side chains; backbone: N, CA, C, O; auto: heavy where it can be had",
+    )
 
 
 def _generate_arguments(parser: ArgumentParser) -> None:
@@ -65,6 +71,7 @@ def _generate(given: Namespace) -> None:
         temperature=given.temperature,
         seed=given.seed,
         finish=given.finish,
+        atoms=given.atoms,
     )
     kind = _part("generation.commands.generate").GenerateDataModule
     _run(given, kind(given.output, given.input, options=options, **_shared(given)))
@@ -86,7 +93,7 @@ def _interpolate_arguments(parser: ArgumentParser) -> None:
 def _interpolate(given: Namespace) -> None:
     task = _part("generation.commands.interpolate")
     options = _part("generation.interpolate").InterpolateOptions(
-        given.steps, given.templates, given.finish
+        given.steps, given.templates, given.finish, given.atoms
     )
     ends = task.PathEnds(given.second, given.first_model, given.second_model)
     data = task.InterpolateDataModule(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from protein_cvae.residues import encode_sequence, three_letter
+from protein_cvae.side_chains import SideChains
 
 BACKBONE = ("N", "CA", "C")
 LEFT_OUT = "left out"
@@ -99,6 +100,7 @@ class Ensemble:
         source: the file, or how the ensemble was made.
         model_numbers: M numbers, as the file numbers its models.
         report: what the reader found and dealt with.
+        side_chains: heavy atoms beyond the backbone; None where they were not read or made.
 
     Raises:
         ValueError: if sizes, types or values do not agree with the above; names the attribute.
@@ -116,6 +118,7 @@ class Ensemble:
     source: str
     model_numbers: tuple[int, ...]
     report: ReadReport = field(default_factory=ReadReport)
+    side_chains: SideChains | None = None
 
     def __post_init__(self) -> None:
         m, length = len(self.model_numbers), len(self.sequence)
@@ -146,6 +149,11 @@ class Ensemble:
             raise UserError(
                 f"Ensemble {self.name!r}: coordinates hold NaN or infinity; write zeros and set "
                 "mask to False for what is missing"
+            )
+        if self.side_chains is not None and self.side_chains.mask.shape[:2] != (m, length):
+            raise UserError(
+                f"Ensemble {self.name!r}: side_chains must be of {m} models of {length} residues, "
+                f"got {tuple(self.side_chains.mask.shape[:2])}"
             )
         low, high = int(self.chain_index.min()), int(self.chain_index.max())
         if low < 0 or high >= len(self.chain_ids):
@@ -211,6 +219,7 @@ class Ensemble:
             coordinates=self.coordinates[positions],
             mask=self.mask[positions],
             model_numbers=tuple(self.model_numbers[i] for i in positions),
+            side_chains=None if self.side_chains is None else self.side_chains.models(positions),
         )
 
     def select_residues(self, keep: Tensor) -> Ensemble:
@@ -240,6 +249,7 @@ class Ensemble:
             residue_numbers=self.residue_numbers[index],
             insertion_codes=tuple(self.insertion_codes[i] for i in index.tolist()),
             bonded=(self.bonded & next_kept)[index],
+            side_chains=None if self.side_chains is None else self.side_chains.residues(index),
         )
 
     def select_chain(self, chain: int | Literal["longest"]) -> Ensemble:

@@ -58,14 +58,17 @@ IONS = frozenset({
 # AMBER puts N or C before the names of terminal residues.
 _TERMINAL = THREE_TO_ONE | {key: letter for key, letter in FORCE_FIELD.items() if key in (
     "ASH", "GLH", "HID", "HIE", "HIP", "CYX", "CYM", "LYN", "ARN")}  # fmt: skip
-# Heavy atoms beyond CB, by letter.
-_SIDE_CHAINS = {letter: frozenset(atoms.split()) for letter, atoms in {
+SIDE_CHAINS = {letter: ("CB", *atoms.split()) if letter != "G" else () for letter, atoms in {
     "A": "", "C": "SG", "D": "CG OD1 OD2", "E": "CG CD OE1 OE2", "F": "CG CD1 CD2 CE1 CE2 CZ",
     "G": "", "H": "CG ND1 CD2 CE1 NE2", "I": "CG1 CG2 CD1", "K": "CG CD CE NZ", "L": "CG CD1 CD2",
     "M": "CG SD CE", "N": "CG OD1 ND2", "P": "CG CD", "Q": "CG CD OE1 NE2",
     "R": "CG CD NE CZ NH1 NH2", "S": "OG", "T": "OG1 CG2", "V": "CG1 CG2",
-    "W": "CG CD1 CD2 NE1 CE2 CE3 CZ2 CZ3 CH2", "Y": "CG CD1 CD2 CE1 CE2 CZ OH",
+    "W": "CG CD1 CD2 NE1 CE2 CE3 CZ2 CZ3 CH2", "Y": "CG CD1 CD2 CE1 CE2 CZ OH", "X": "",
 }.items()}  # fmt: skip
+"""Heavy side-chain atoms by letter, in the order of PDB files; of X, CB alone."""
+SIDE_CHAIN_SLOTS = max(len(atoms) for atoms in SIDE_CHAINS.values())
+# Names of other programs, and of selenium, which stands where the parent has sulphur.
+_SAME_ATOMS = {("I", "CD"): "CD1", ("M", "SE"): "SD", ("C", "SE"): "SG"}
 # Oxygens of a C-terminus, beside O: PDB and AMBER, CHARMM, GROMACS.
 TERMINAL_ATOMS = frozenset({"OXT", "OT1", "OT2", "OC1", "OC2", "O1", "O2"})
 _NO_SIDE_CHAIN = TERMINAL_ATOMS | {"N", "CA", "C", "O"}
@@ -117,8 +120,26 @@ def side_chain_letter(atoms: frozenset[str], choices: str) -> str | None:
     if "CB" not in atoms:
         return None  # of a backbone alone, or of glycine
     heavy = frozenset("CD1" if atom == "CD" and "CG1" in heavy else atom for atom in heavy)
-    found = [letter for letter in choices if _SIDE_CHAINS[letter] == heavy - {"CB"}]
+    found = [letter for letter in choices if frozenset(SIDE_CHAINS[letter]) == heavy]
     return found[0] if len(found) == 1 else None
+
+
+def side_chain_names() -> frozenset[str]:
+    """All names that :func:`side_chain_slot` knows."""
+    standard = {name for names in SIDE_CHAINS.values() for name in names}
+    return frozenset(standard | {name for _, name in _SAME_ATOMS})
+
+
+def side_chain_slot(letter: str, atom: str) -> int | None:
+    """Place of an atom among ``SIDE_CHAINS[letter]``; None if it is none of them.
+
+    Args:
+        letter: one of ``ALPHABET`` or X.
+        atom: its name in a file, e.g. "CG1", "CD" of isoleucine, "SE" of selenomethionine.
+    """
+    names = SIDE_CHAINS[letter]
+    name = _SAME_ATOMS.get((letter, atom), atom)
+    return names.index(name) if name in names else None
 
 
 def three_letter(letter: str) -> str:

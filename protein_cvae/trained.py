@@ -74,15 +74,18 @@ def read(
         chains, incomplete, max_frames, None if topology is None else str(topology)
     )
     if not isinstance(path, str | Path):
-        return taken(read_conformers(path, drop=incomplete == "drop"), options)
+        drop = incomplete == "drop"
+        return taken(read_conformers(path, drop=drop, side_chains=True), options)
     text = str(path)
     if text.startswith(PDB_PREFIX):
         path = download_structure(text.removeprefix(PDB_PREFIX), _DOWNLOADS)
-    return read_input(path, "path", options)
+    return read_input(path, "path", options, side_chains=True)
 
 
 def write(path: str | Path, ensemble: Ensemble) -> Path:
     """Write all models with carbonyl oxygens, and the RMSF in Å in the B-factor column.
+
+    Side chains are written where the ensemble has them; then the last residue of a chain has OXT.
 
     Args:
         path: .pdb or .cif, with .gz to compress; replaced where it exists.

@@ -158,6 +158,7 @@ def encode_against(
         coordinates=torch.cat([template.coordinates, ensemble.coordinates]),
         mask=torch.cat([template.mask, ensemble.mask]),
         model_numbers=(number, *ensemble.model_numbers),
+        side_chains=None,
     )
     found = encode_models(network, joined_models, number, embedder, noise)
     models = {

@@ -40,6 +40,12 @@ from protein_cvae.generation.inputs import (
 from protein_cvae.generation.outputs import (
     bundle,
 )
+from protein_cvae.generation.side_chains import (
+    Atoms,
+    check_atoms,
+    check_word,
+    with_side_chains,
+)
 from protein_cvae.geometry.superposition import core_mask
 from protein_cvae.model import sampling
 from protein_cvae.model.latents import Latents
@@ -64,6 +70,8 @@ class GenerateOptions:
         bandwidth: of mode ``resample``, in [0, 1]: 0 repeats the models, 1 is a Gaussian.
         seed: of the draws.
         finish: make the geometry valid; False gives the decoder's own output.
+        atoms: ``heavy``: with side chains, carried from the input's nearest model or packed;
+            ``backbone``: N, CA, C and O; ``auto``: heavy where that can be had.
 
     Raises:
         ValueError: on a number out of range.
@@ -76,10 +84,12 @@ class GenerateOptions:
     bandwidth: float = 0.5
     seed: int = 0
     finish: bool = True
+    atoms: Atoms = "auto"
 
     def __post_init__(self) -> None:
         if self.mode not in _MODES:
             raise UserError(f"mode must be one of {', '.join(_MODES)}, got {self.mode!r}")
+        check_word(self.atoms)
         if self.count < 1:
             raise UserError(f"count must be at least 1, got {self.count}")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -97,6 +107,7 @@ def check_generation(ensemble: Ensemble, options: GenerateOptions) -> None:
         ValueError: naming file, model and residue.
     """
     check_length(ensemble)
+    check_atoms(ensemble, None if options.mode == "sequence" else ensemble, options.atoms)
     if options.mode == "sequence":
         return
     if options.model is not None:
@@ -129,7 +140,7 @@ def generate(
 
     Returns:
         ``count`` conformers of the same residues, numbered from 1, superposed on their mean by the
-        ordered core, in the template's pose.
+        ordered core, in the template's pose; with side chains as ``options.atoms`` says.
 
     Raises:
         ValueError: see :func:`check_generation` and
@@ -155,7 +166,9 @@ def generate_prepared(
     onto = None if template is None else base.coordinates[template]
     core = comparison_core(prepared, template, x)
     name = f"{base.name}_{options.mode}"
-    return bundle(base, x, core, onto, name, f"generated (mode {options.mode}) from {base.source}")
+    source = f"generated (mode {options.mode}) from {base.source}"
+    made = bundle(base, x, core, onto, name, source)
+    return with_side_chains(made, None if template is None else base, options.atoms)
 
 
 def comparison_core(prepared: PreparedEnsemble, template: int | None, generated: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from protein_cvae.io.find import load_ensemble
 from protein_cvae.io.formats import fasta
 from protein_cvae.io.matching import match_residues
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.side_chains import join_models
 
 MAX_RESIDUES = 1000
 MIN_RESIDUES = 4  # a superposition is unique
@@ -48,7 +49,10 @@ class ReadingOptions:
 
 
 def read_input(
-    path: str | Path, argument: str, options: ReadingOptions = ReadingOptions()
+    path: str | Path,
+    argument: str,
+    options: ReadingOptions = ReadingOptions(),
+    side_chains: bool = False,
 ) -> Ensemble:
     """Read a structure file or a trajectory folder and keep the residues that are wanted.
 
@@ -57,6 +61,7 @@ def read_input(
             folder or glob pattern of files with a conformer each.
         argument: name of the option it came from, for messages.
         options: what is taken of it.
+        side_chains: read their heavy atoms, too.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -64,12 +69,14 @@ def read_input(
     """
     if Path(path).suffix.lower() in fasta.SUFFIXES:
         return fasta.read(_existing(path, argument), argument)
-    return taken(_load(path, argument, options), options)
+    return taken(_load(path, argument, options, side_chains), options)
 
 
-def read_chains(path: str | Path, argument: str, options: ReadingOptions) -> Ensemble:
+def read_chains(
+    path: str | Path, argument: str, options: ReadingOptions, side_chains: bool = False
+) -> Ensemble:
     """As :func:`read_input` of a structure, with all residues of the chains that are wanted."""
-    return select_chains(_load(path, argument, options), options.chains)
+    return select_chains(_load(path, argument, options, side_chains), options.chains)
 
 
 def _existing(path: str | Path, argument: str) -> Path:
@@ -79,11 +86,14 @@ def _existing(path: str | Path, argument: str) -> Path:
     return path
 
 
-def _load(path: str | Path, argument: str, options: ReadingOptions) -> Ensemble:
-    drop = options.incomplete == "drop"
-    frames, topology = options.max_frames, options.topology
-    path = _existing(path, argument)
-    return load_ensemble(path, topology=topology, max_frames=frames, drop=drop)
+def _load(path: str | Path, argument: str, options: ReadingOptions, side_chains: bool) -> Ensemble:
+    return load_ensemble(
+        _existing(path, argument),
+        topology=options.topology,
+        max_frames=options.max_frames,
+        drop=options.incomplete == "drop",
+        side_chains=side_chains,
+    )
 
 
 def taken(ensemble: Ensemble, options: ReadingOptions) -> Ensemble:
@@ -214,4 +224,5 @@ def same_residues(first: Ensemble, second: Ensemble) -> Ensemble:
         mask=torch.cat([first.mask, second.mask]),
         bonded=first.bonded & second.bonded,
         model_numbers=(1, 2),
+        side_chains=join_models((first.side_chains, second.side_chains)),
     )

@@ -32,6 +32,12 @@ from protein_cvae.generation.inputs import (
 from protein_cvae.generation.outputs import (
     bundle,
 )
+from protein_cvae.generation.side_chains import (
+    Atoms,
+    check_atoms,
+    check_word,
+    with_side_chains,
+)
 from protein_cvae.geometry.constants import CA
 from protein_cvae.model import sampling
 from protein_cvae.model.network import ProteinCVAE
@@ -49,6 +55,8 @@ class InterpolateOptions:
         steps: conformers, both ends included.
         templates: ``both`` ends, or the ``first`` alone, which is twice as fast.
         finish: make the geometry valid; False gives the decoder's own output.
+        atoms: ``heavy``: with side chains, those of the nearer end or packed; ``backbone``: N, CA,
+            C and O; ``auto``: heavy where that can be had.
 
     Raises:
         ValueError: on fewer than two steps or another word.
@@ -57,12 +65,14 @@ class InterpolateOptions:
     steps: int = 20
     templates: Templates = "both"
     finish: bool = True
+    atoms: Atoms = "auto"
 
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise UserError(f"steps must be at least 2, both ends, got {self.steps}")
         if self.templates not in ("both", "first"):
             raise UserError(f"templates must be 'both' or 'first', got {self.templates!r}")
+        check_word(self.atoms)
 
 
 def check_ends(first: Ensemble, second: Ensemble) -> Ensemble:
@@ -107,6 +117,7 @@ def interpolate(
     """
     options = options or InterpolateOptions()
     joined = check_ends(first, second)
+    check_atoms(joined, joined, options.atoms)
     check_embedder(network, embedder)
     return interpolate_prepared(network, prepare(joined, embedder), options, second.source)
 
@@ -132,7 +143,8 @@ def interpolate_prepared(
             x = _finished(prepared, x, t)
     source = f"path from {base.source} to {second_source}"
     onto = base.coordinates[0]
-    return bundle(base, x, prepared.core, onto, f"{base.name}_path", source)
+    made = bundle(base, x, prepared.core, onto, f"{base.name}_path", source)
+    return with_side_chains(made, base, options.atoms)
 
 
 def _decoded(network: ProteinCVAE, prepared: PreparedEnsemble, template: int, steps: int) -> Tensor:

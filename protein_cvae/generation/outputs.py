@@ -26,10 +26,14 @@ from common.prediction import provenance
 from common.report.tables import to_json
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.ensemble import Ensemble, ReadReport
+from protein_cvae.generation.side_chains import LEFT_OUT, heavy_atoms
+from protein_cvae.geometry.clashes import clashes_per_1000
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.frames import carbonyl_oxygen
+from protein_cvae.geometry.side_chains import terminal_oxygen
 from protein_cvae.geometry.superposition import MIN_SUPERPOSED, mean_rmsd, superpose_on_mean
 from protein_cvae.geometry.validity import Validity, validity
+from protein_cvae.io.formats.rows import further_atoms
 from protein_cvae.io.formats.table import structure_format
 from protein_cvae.io.write import write_ensemble
 
@@ -72,6 +76,7 @@ def bundle(
         model_numbers=tuple(range(1, len(x) + 1)),
         source=source,
         report=ReadReport(),
+        side_chains=None,
     )
 
 
@@ -82,10 +87,26 @@ def written_rmsf(ensemble: Ensemble) -> Tensor:
 
 
 def write_bundle(path: Path, ensemble: Ensemble) -> Path:
-    """Write models with carbonyl oxygens, and :func:`written_rmsf` in the B-factor column."""
+    """Write models with oxygens and side chains, and :func:`written_rmsf` as B-factors.
+
+    With side chains the last residue of a chain has OXT.
+    """
     e = ensemble
     oxygen = carbonyl_oxygen(e.coordinates, e.bonded.expand(e.mask.shape), e.mask)
-    return write_ensemble(path, e, b_factor=written_rmsf(e), oxygen=oxygen)
+    terminal = None if e.side_chains is None else terminal_oxygen(e.coordinates, oxygen)
+    return write_ensemble(path, e, b_factor=written_rmsf(e), oxygen=oxygen, terminal=terminal)
+
+
+def describe_atoms(ensemble: Ensemble) -> dict[str, Any]:
+    """Which atoms are written, how many of them clash, and where the side chains come from."""
+    if ensemble.side_chains is None:
+        return {"written": "backbone", "notes": ensemble.report.to_list()}
+    atoms, mask = heavy_atoms(ensemble)
+    return {
+        "written": "heavy",
+        "clashes_per_1000": clashes_per_1000(atoms, mask, ensemble.sequence, ensemble.chain_index),
+        "notes": ensemble.report.to_list(),
+    }
 
 
 def check_validity(ensemble: Ensemble) -> Validity:
@@ -159,9 +180,12 @@ def check_fits(path: Path, base: Ensemble, count: int) -> None:
     if check is not None:
         first = base.select_models([0])
         blank = replace(
-            first, coordinates=torch.zeros_like(first.coordinates), model_numbers=(count,)
+            first,
+            coordinates=torch.zeros_like(first.coordinates),
+            model_numbers=(count,),
+            side_chains=None,
         )
-        check(blank, torch.zeros(1, base.length), None, path)
+        check(blank, torch.zeros(1, base.length), further_atoms(blank, None, None), path)
 
 
 def json_path(path: Path) -> Path:
@@ -191,6 +215,8 @@ class EnsembleResult:
         text = f"{made['models']} conformers, {_lengths(made)}"
         inside = made["validity"]["inside"]
         text += f", {100 * inside:.2f} % of residues inside geometric tolerance"
+        for note in self.ensemble.report.of_kind(LEFT_OUT):
+            text += f"; {note}"
         if made["validity"]["torn"] > 0:
             text += f", {100 * made['validity']['torn']:.0f} % of conformers with a torn chain"
         return text + (f"; input: {_lengths(given)}" if given else "")

@@ -56,6 +56,24 @@ CA_CB = 1.530
 N_CA_CB = math.radians(110.4)
 C_CA_CB = math.radians(110.1)
 
-# Carbonyl oxygen: C-O and CH1E-C-O.
+# Carbonyl oxygen: C-O and CH1E-C-O; of a carboxyl group at a chain's end, C-OC and CH1E-C-OC.
 C_O = 1.231
 CA_C_O = math.radians(120.8)
+C_OXT = 1.249
+CA_C_OXT = math.radians(117.0)
+
+
+@dataclass(frozen=True)
+class BetaCarbon:
+    """Where Cβ stands: CA-CB, Å; N-CA-CB and C-CA-CB, radians."""
+
+    length: float
+    from_n: float
+    from_c: float
+
+
+# Cβ by its kind: CH1E (isoleucine, threonine, valine), CH2E, CH3E (alanine), CH2P (proline).
+BRANCHED_CB = BetaCarbon(1.540, math.radians(111.5), math.radians(109.1))
+LINEAR_CB = BetaCarbon(1.530, math.radians(110.5), math.radians(110.1))
+ALANINE_CB = BetaCarbon(1.521, math.radians(110.4), math.radians(110.5))
+PROLINE_CB = BetaCarbon(1.530, math.radians(103.0), math.radians(110.1))

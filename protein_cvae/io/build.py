@@ -13,6 +13,7 @@ from protein_cvae.ensemble import BACKBONE, Ensemble, ReadReport
 from protein_cvae.io.layout import Layout, median_over_models
 from protein_cvae.io.notes import NoteBook
 from protein_cvae.io.periodic import BOND_RANGE, PEPTIDE_BOND
+from protein_cvae.io.side_chains import local_side_chains
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _SPLIT = 4.0  # Å; a peptide bond this long in one model was cut by the periodic box
@@ -65,10 +66,15 @@ def build_ensemble(
     units = layout.units
     chains = list(dict.fromkeys(units))
     index = {unit: number for number, unit in enumerate(chains)}
-    coordinates = np.where(mask[..., None, None], layout.coordinates, 0.0).astype(np.float32)
+    coordinates = torch.from_numpy(
+        np.where(mask[..., None, None], layout.coordinates, 0.0).astype(np.float32)
+    )
+    side_chains = None
+    if layout.side is not None:
+        side_chains = local_side_chains(layout.side, coordinates, torch.from_numpy(mask))
     return Ensemble(
         name=name,
-        coordinates=torch.from_numpy(coordinates),
+        coordinates=coordinates,
         mask=torch.from_numpy(mask),
         sequence="".join(layout.letters),
         chain_index=torch.tensor([index[unit] for unit in units]),
@@ -79,6 +85,7 @@ def build_ensemble(
         source=str(path),
         model_numbers=model_numbers,
         report=ReadReport(book.notes()),
+        side_chains=side_chains,
     )
 
 

@@ -79,6 +79,7 @@ def load_ensemble(
     stride: int = 1,
     max_frames: int | None = None,
     drop: bool = False,
+    side_chains: bool = False,
 ) -> Ensemble:
     """Load a structure file, a trajectory, or a folder as one ensemble.
 
@@ -94,13 +95,18 @@ def load_ensemble(
         max_frames: most frames taken of trajectories; None for all.
         drop: leave out residues that have no place in the numbers of the first model; see
             ``read_structure``.
+        side_chains: read their heavy atoms, too (``Ensemble.side_chains``).
 
     Raises:
         FileNotFoundError: if there is no such file, or the folder holds neither.
         ValueError: as those functions.
     """
     frames_taken = {"stride": stride, "max_frames": max_frames}
-    limits = {"min_models": min_models, "max_residues": max_residues}
+    limits = {
+        "min_models": min_models,
+        "max_residues": max_residues,
+        "side_chains": side_chains,
+    }
     text, path = str(path), Path(path)
     if is_trajectory(path):
         if topology is None and path.is_file():

@@ -179,6 +179,9 @@ def _with_chains(first: Layout, second: Layout, known: set[_Unit]) -> tuple[Layo
         np.concatenate([first.present, np.zeros((models, added), dtype=bool)], axis=1),
         np.concatenate([first.rows, np.full((added, 3), -1, dtype=first.rows.dtype)]),
     )
+    if first.side is not None:
+        blank = np.full((models, added, *first.side.shape[2:]), np.nan)
+        longer.side = np.concatenate([first.side, blank], axis=1)
     return longer, [(size + i, j) for i, j in enumerate(more)]
 
 
@@ -189,11 +192,14 @@ def _filled(
     count, length = sum(len(part.models) for part in parts), len(first.keys)
     coordinates = np.full((count, length, 3, 3), np.nan)
     present = np.zeros((count, length), dtype=bool)
+    side = None if first.side is None else np.full((count, length, *first.side.shape[2:]), np.nan)
     for part, pairs in zip(parts, placed, strict=True):
         ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
         at = np.ix_(part.models, ours)
         coordinates[at] = part.layout.coordinates[:, theirs]
         present[at] = part.layout.present[:, theirs]
+        if side is not None and part.layout.side is not None:
+            side[at] = part.layout.side[:, theirs]
         for i in sorted(set(range(length)) - set(ours)):
             book.of(part.models).add("absent residue", first.label(i), ABSENT)
-    return Layout(first.keys, first.names, first.letters, coordinates, present, first.rows)
+    return Layout(first.keys, first.names, first.letters, coordinates, present, first.rows, side)

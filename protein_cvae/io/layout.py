@@ -29,6 +29,8 @@ class Layout:
         present: (M, L) bool, the model has a residue with this identity.
         rows: (L, 3) int64, N, CA and C in the atom table of the first model; below 0 for
             none.
+        side: (M, L, S, 3) float64 Å, side-chain atoms from CA, NaN where one is missing; None
+            where they are not read.
     """
 
     keys: list[ResidueKey]
@@ -37,6 +39,7 @@ class Layout:
     coordinates: np.ndarray
     present: np.ndarray
     rows: np.ndarray
+    side: np.ndarray | None = None
 
     @property
     def units(self) -> list[tuple[str, int]]:
@@ -56,6 +59,7 @@ class Layout:
             self.coordinates[:, index],
             self.present[:, index],
             self.rows[index],
+            None if self.side is None else self.side[:, index],
         )
 
 

@@ -43,6 +43,7 @@ from protein_cvae.io.layout import Layout
 from protein_cvae.io.notes import NoteBook
 from protein_cvae.io.opening import structure_bytes
 from protein_cvae.io.records import ModelRecords, all_records
+from protein_cvae.io.side_chains import side_chain_vectors
 
 
 def read_structure(
@@ -52,6 +53,7 @@ def read_structure(
     min_models: int = 1,
     max_residues: int | None = None,
     drop: bool = False,
+    side_chains: bool = False,
 ) -> Ensemble:
     """Read all models and all protein chains of one file.
 
@@ -62,6 +64,7 @@ def read_structure(
         max_residues: most residues accepted, over all chains; None for any number.
         drop: leave out residues that only some models have and that have no place in the numbers
             of the first; False refuses them.
+        side_chains: read their heavy atoms, too (``Ensemble.side_chains``).
 
     Returns:
         The ensemble, float32 Å; ``Ensemble.select_chain("longest")`` gives one chain.  What was
@@ -74,12 +77,13 @@ def read_structure(
     """
     path = Path(path)
     return _ensemble(
-        _models(path),
+        _models(path, side_chains),
         path,
         name=structure_name(path) if name is None else name,
         min_models=min_models,
         max_residues=max_residues,
         drop=drop,
+        side_chains=side_chains,
     )
 
 
@@ -90,6 +94,7 @@ def read_conformers(
     min_models: int = 1,
     max_residues: int | None = None,
     drop: bool = False,
+    side_chains: bool = False,
 ) -> Ensemble:
     """Read several files of one protein as one ensemble: all models of the first, the second, ...
 
@@ -99,6 +104,7 @@ def read_conformers(
         min_models: fewest models accepted, over all files.
         max_residues: most residues accepted, over all chains; None for any number.
         drop: see there.
+        side_chains: see there.
 
     Returns:
         The ensemble, its models numbered from 1; which file is which is a note of its report.
@@ -110,7 +116,7 @@ def read_conformers(
     files = [Path(path) for path in paths]
     if not files:
         raise UserError("conformers: expected at least one file, got none")
-    models = [model for path in files for model in _models(path)]
+    models = [model for path in files for model in _models(path, side_chains)]
     for number, model in enumerate(models, start=1):
         model.number = number
     found = _ensemble(
@@ -120,6 +126,7 @@ def read_conformers(
         min_models=min_models,
         max_residues=max_residues,
         drop=drop,
+        side_chains=side_chains,
     )
     notes = tuple(
         Note("conformer", model.number, "", f"is of {model.source.name}") for model in models
@@ -134,10 +141,10 @@ def structure_name(path: Path) -> str:
     return stem[: stem.rfind(".")] if "." in stem else stem
 
 
-def _models(path: Path) -> list[ModelRecords]:
+def _models(path: Path, side_chains: bool) -> list[ModelRecords]:
     """The models of a file that hold amino acids; of a file without any, all."""
     kind = structure_format(path)
-    models = all_records(kind.parse(structure_bytes(path), path), path)
+    models = all_records(kind.parse(structure_bytes(path), path, side_chains), path)
     return [model for model in models if model.residues] or models
 
 
@@ -149,6 +156,7 @@ def _ensemble(
     min_models: int,
     max_residues: int | None,
     drop: bool,
+    side_chains: bool,
 ) -> Ensemble:
     if not models:
         raise UserError(f"{path}: no protein: the atom records hold no numbered residue")
@@ -159,7 +167,7 @@ def _ensemble(
         for model, number in zip(models, numbers, strict=True):
             model.number = number
     return build_ensemble(
-        _arranged(models, drop, book),
+        _arranged(models, drop, side_chains, book),
         numbers,
         book,
         path=path,
@@ -169,12 +177,17 @@ def _ensemble(
     )
 
 
-def _arranged(models: list[ModelRecords], drop: bool, book: NoteBook) -> Layout:
+def _arranged(
+    models: list[ModelRecords], drop: bool, with_side_chains: bool, book: NoteBook
+) -> Layout:
     """The residues of all models side by side, whatever numbers they have."""
     parts = []
     for group in numbered_alike(models):
         these = [models[m] for m in group]
-        parts.append(Part(group, these[0], arrange(these, these[0].source, book.of(group))))
+        layout = arrange(these, these[0].source, book.of(group))
+        if with_side_chains:
+            layout.side = side_chain_vectors(layout, these, book.of(group))
+        parts.append(Part(group, these[0], layout))
     return parts[0].layout if len(parts) == 1 else join(parts, drop, book)
 
 

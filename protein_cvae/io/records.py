@@ -57,11 +57,19 @@ class Variant:
 
 @dataclass(slots=True)
 class ResidueRecord:
-    """One residue of one model; ``atoms`` are the names of all its atoms where they matter."""
+    """One residue of one model.
+
+    Attributes:
+        hetero: it stands in HETATM records.
+        variants: its backbone atoms, by alternate location.
+        atoms: names of all its atoms, where they matter.
+        spans: first row of its atoms and the one behind the last, of each stretch of it.
+    """
 
     hetero: bool
     variants: dict[str, Variant] = field(default_factory=dict)
     atoms: frozenset[str] = frozenset()
+    spans: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -72,6 +80,8 @@ class ModelRecords:
         number: in the file.
         xyz: (A, 3) float64 Å, of the rows.
         source: the file it comes from.
+        names: (A,) atom names, of the rows.
+        altlocs: (A,) alternate locations, b"" for none.
         box: (3, 3) Å, or None.
         residues: in file order.
         dropped: names of the residues that cannot be of a chain.
@@ -81,6 +91,8 @@ class ModelRecords:
     number: int
     xyz: np.ndarray
     source: Path
+    names: np.ndarray
+    altlocs: np.ndarray
     box: np.ndarray | None = None
     residues: dict[ResidueKey, ResidueRecord] = field(default_factory=dict)
     dropped: set[str] = field(default_factory=set)
@@ -148,7 +160,9 @@ def model_records(table: AtomTable, path: Path) -> ModelRecords:
     where = f"{path}: model {table.number}"
     records, members, dropped = _residues(table, where)
     division = divide(members, table.xyz, table.box, table.bonded, where)
-    found = ModelRecords(table.number, table.xyz, path, table.box, dropped=dropped)
+    found = ModelRecords(
+        table.number, table.xyz, path, table.name, table.altloc, table.box, dropped=dropped
+    )
     for record, member, part, alone in zip(
         records, members, division.parts, division.alone, strict=True
     ):
@@ -177,6 +191,7 @@ def _merge(known: ResidueRecord, record: ResidueRecord, member: Member, where: s
         for atom, at in variant.atoms.items():
             _add(own, location, atom, at, f"{where}, residue {member.label}")
     known.atoms |= record.atoms
+    known.spans += record.spans
 
 
 def _add(variant: Variant, location: str, atom: str, at: AtomRecord, where: str) -> None:
@@ -223,7 +238,9 @@ def _residues(table: AtomTable, where: str) -> tuple[list[ResidueRecord], list[M
             taken.setdefault(atoms[a], rows[a])
         matter = bool(cut_letters(name))
         others = frozenset(_texts(table.name[starts[i] : stops[i]])) if matter else frozenset()
-        records.append(ResidueRecord(hetero[i], variants or {"": Variant(name)}, others))
+        span = (int(starts[i]), int(stops[i]))
+        found = variants or {"": Variant(name)}
+        records.append(ResidueRecord(hetero[i], found, others, [span]))
         members.append(
             Member(
                 chains[i], segments[i], pieces[i], numbers[i], codes[i], name,

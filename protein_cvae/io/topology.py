@@ -60,7 +60,7 @@ def load_topology(path: Path) -> AtomTable:
         data = structure_bytes(path)
         if suffix in pdb.SUFFIXES:
             data = numbered(data)
-        table = next(structure_format(path).parse(data, path))
+        table = next(structure_format(path).parse(data, path, False))
     if len(table) == 0:
         raise UserError(f"{path}: the topology has no atoms")
     return table

@@ -28,6 +28,7 @@ from protein_cvae.io.layout import Layout
 from protein_cvae.io.notes import NoteBook
 from protein_cvae.io.periodic import PEPTIDE_BOND, bring_together, make_whole
 from protein_cvae.io.records import model_records
+from protein_cvae.io.side_chains import bonded_atoms, from_ca, side_chain_rows
 from protein_cvae.io.topology import TOPOLOGY_SUFFIXES, load_topology
 
 
@@ -40,6 +41,7 @@ def read_trajectory(
     max_frames: int | None = None,
     min_models: int = 1,
     max_residues: int | None = None,
+    side_chains: bool = False,
 ) -> Ensemble:
     """Read trajectories of one topology, one behind the other, as one ensemble.
 
@@ -53,6 +55,7 @@ def read_trajectory(
             trajectories, first and last included; None for all.
         min_models: fewest frames accepted.
         max_residues: most residues accepted; None for any number.
+        side_chains: read their heavy atoms, too (``Ensemble.side_chains``).
 
     Returns:
         The ensemble, float32 Å; a chain that the periodic box cuts is made whole, and one that
@@ -90,19 +93,29 @@ def read_trajectory(
         numbers = tuple(int(n) + 1 for n in np.concatenate([a + b for a, b in chosen]))
         head = opened[0].read(np.array([chosen[0][1][0]]))
         book = NoteBook(numbers)
-        layout = _layout(table, head, backbone, topology, paths[0], book)
+        layout, side = _layout(table, head, backbone, topology, paths[0], book)
+        rows = layout.rows if not side_chains else np.concatenate([layout.rows, side], axis=1)
+        atoms = np.unique(table.serial[rows[rows >= 0]])
         parts = [
-            trajectory.read(index, np.unique(table.serial[layout.rows[layout.rows >= 0]]))
+            trajectory.read(index, atoms)
             for trajectory, (_, index) in zip(opened, chosen, strict=True)
             if index.size
         ]
     frames = Frames(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    layout = _filled(layout, table.serial, frames, numbers, paths)
     boxes = frames.boxes
     if table.box is not None:
         boxes = np.where(np.isfinite(boxes), boxes, table.box)
+    serials = np.where(rows >= 0, table.serial[rows], -1)
+    place = np.where(rows >= 0, np.searchsorted(atoms, serials), -1)
+    layout = _filled(layout, place[:, :3], frames, numbers, paths)
     layout.coordinates = make_whole(layout.coordinates, boxes, layout.units, book)
     layout.coordinates = bring_together(layout.coordinates, boxes, layout.units, book)
+    if side_chains:
+        apart = [
+            from_ca(xyz[None], place[:, 1], place[:, 3:], box)[0]
+            for xyz, box in zip(frames.xyz, boxes, strict=True)
+        ]
+        layout.side = bonded_atoms(np.stack(apart), layout, book)
     ensemble = build_ensemble(
         layout,
         numbers,
@@ -152,15 +165,16 @@ def _layout(
     topology: Path,
     trajectory: Path,
     book: NoteBook,
-) -> Layout:
-    """Residues by the topology and the first frame."""
+) -> tuple[Layout, np.ndarray]:
+    """Residues by the topology and the first frame, and (L, S) rows of their side chains."""
     xyz = head.xyz[0][table.serial]
     box = head.boxes[0] if np.isfinite(head.boxes[0]).all() else table.box
     for row in np.flatnonzero(backbone & ~np.isfinite(xyz).all(1))[:1]:
         residue = f"{table.residue[row].decode()} {table.resnum[row]}"
         raise UserError(f"{trajectory}: frame 1 (model 1), residue {residue}: {_FAILED}")
     first = model_records(replace(table, xyz=xyz, box=box), topology)
-    return arrange([first], topology, book)
+    layout = arrange([first], topology, book)
+    return layout, side_chain_rows(layout, [first], 0)[1]
 
 
 _FAILED = "coordinates are not finite; the simulation failed there, cut it off"
@@ -168,24 +182,22 @@ _FAILED = "coordinates are not finite; the simulation failed there, cut it off"
 
 def _filled(
     layout: Layout,
-    serial: np.ndarray,
+    place: np.ndarray,
     frames: Frames,
     numbers: tuple[int, ...],
     paths: Sequence[Path],
 ) -> Layout:
-    """The layout with the coordinates of all frames."""
-    rows = np.where(layout.rows >= 0, serial[layout.rows], -1)
-    place = np.searchsorted(np.unique(rows[rows >= 0]), np.maximum(rows, 0))
-    for frame, atom in np.argwhere(~np.isfinite(frames.xyz).all(2))[:1].tolist():
-        residue = int(np.argwhere((place == atom) & (rows >= 0))[0, 0])
+    """The layout with the coordinates of all frames; ``place`` (L, 3) of N, CA and C in them."""
+    coordinates = frames.xyz[:, np.maximum(place, 0)]
+    failed = ~np.isfinite(coordinates).all(3) & (place >= 0)
+    for frame, residue, _ in np.argwhere(failed)[:1].tolist():
         number = numbers[frame]
         raise UserError(
             f"{', '.join(map(str, paths))}: frame {number} (model {number}), residue "
             f"{layout.label(residue)}: {_FAILED}"
         )
-    coordinates = frames.xyz[:, np.minimum(place, frames.xyz.shape[1] - 1)]
-    coordinates[:, rows < 0] = np.nan
-    present = np.ones((len(coordinates), len(rows)), dtype=bool)
+    coordinates[:, place < 0] = np.nan
+    present = np.ones((len(coordinates), len(place)), dtype=bool)
     return replace(layout, coordinates=coordinates, present=present)
 
 

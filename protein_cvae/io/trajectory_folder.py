@@ -23,6 +23,7 @@ def load_trajectory_folder(
     max_frames: int | None = None,
     min_models: int = 1,
     max_residues: int | None = None,
+    side_chains: bool = False,
 ) -> Ensemble:
     """Read a folder that holds a topology and trajectories.
 
@@ -34,6 +35,7 @@ def load_trajectory_folder(
         max_frames: most frames, evenly spaced.
         min_models: fewest frames accepted.
         max_residues: most residues accepted.
+        side_chains: read their heavy atoms, too.
 
     Raises:
         FileNotFoundError: if the folder has no topology or no trajectory.
@@ -60,6 +62,7 @@ def load_trajectory_folder(
         max_frames=max_frames,
         min_models=min_models,
         max_residues=max_residues,
+        side_chains=side_chains,
     )
 
 

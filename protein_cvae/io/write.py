@@ -1,6 +1,7 @@
 """Ensembles to PDB and mmCIF files of many models, as Biopython and MDTraj read them back.
 
-One MODEL for each model with N, CA, C and, where given, O of each residue.  PDB has columns of
+One MODEL for each model with N, CA, C and, where given, O of each residue, and the side chains that
+the ensemble has.  PDB has columns of
 fixed width and 0.001 Å; what does not fit is refused, never cut: mmCIF has no such limits and is
 written with 0.00001 Å.  A residue that is masked in a model is left out of that model; MDTraj
 reads only files whose models have the same atoms, so select complete residues first for it.  In
@@ -28,6 +29,7 @@ def write_ensemble(
     *,
     b_factor: Tensor | None = None,
     oxygen: Tensor | None = None,
+    terminal: Tensor | None = None,
 ) -> Path:
     """Write all models; the file is complete or absent.
 
@@ -37,7 +39,8 @@ def write_ensemble(
             numbers (1, 2, ... if a number repeats).
         b_factor: (L,), or (M, L) for one per model: the B-factor column of a residue's atoms,
             e.g. the spread in Å; 0 if None.
-        oxygen: (M, L, 3) Å, carbonyl oxygens; N, CA and C alone are written if None.
+        oxygen: (M, L, 3) Å, carbonyl oxygens; none are written if None.
+        terminal: (M, L, 3) Å, OXT, written of the last residue of each chain; none if None.
 
     Returns:
         ``path``.
@@ -49,15 +52,17 @@ def write_ensemble(
     path = Path(path)
     kind = structure_format(path)
     b_factor = _checked_b_factor(b_factor, ensemble, path)
-    _check_oxygen(oxygen, ensemble, path)
+    _check_oxygen("oxygen", oxygen, ensemble, path)
+    _check_oxygen("terminal", terminal, ensemble, path)
+    further = rows.further_atoms(ensemble, oxygen, terminal)
     for m in (~ensemble.mask.any(1)).nonzero()[:, 0].tolist():
         raise UserError(
             f"{path}: model {ensemble.model_numbers[m]}: no residue from {ensemble.label(0)} on is "
             "complete, there is nothing to write; leave the model out"
         )
     if kind.check is not None:
-        kind.check(ensemble, b_factor, oxygen, path)
-    data = ("\n".join(kind.lines(ensemble, b_factor, oxygen)) + "\n").encode("ascii")
+        kind.check(ensemble, b_factor, further, path)
+    data = ("\n".join(kind.lines(ensemble, b_factor, further)) + "\n").encode("ascii")
     if path.suffix.lower() == ".gz":
         data = gzip.compress(data, mtime=0)  # the same ensemble gives the same bytes
     with atomic_path(path) as temporary:
@@ -79,11 +84,11 @@ def _checked_b_factor(b_factor: Tensor | None, ensemble: Ensemble, path: Path) -
     return values
 
 
-def _check_oxygen(oxygen: Tensor | None, ensemble: Ensemble, path: Path) -> None:
+def _check_oxygen(name: str, oxygen: Tensor | None, ensemble: Ensemble, path: Path) -> None:
     if oxygen is None:
         return
     shape = ensemble.num_models, ensemble.length, 3
     if tuple(oxygen.shape) != shape:
-        raise UserError(f"{path}: oxygen must be {shape}, got {tuple(oxygen.shape)}")
+        raise UserError(f"{path}: {name} must be {shape}, got {tuple(oxygen.shape)}")
     for m, i in (~torch.isfinite(oxygen).all(-1) & ensemble.mask.to(oxygen.device)).nonzero():
-        raise UserError(f"{path}: oxygen is not finite at {rows.where(ensemble, int(m), int(i))}")
+        raise UserError(f"{path}: {name} is not finite at {rows.where(ensemble, int(m), int(i))}")

@@ -30,6 +30,7 @@ from protein_cvae.generation.outputs import (
     check_fits,
     checkpoint_provenance,
     describe,
+    describe_atoms,
 )
 from protein_cvae.io.formats import fasta
 from protein_cvae.io.formats.table import structure_format
@@ -76,6 +77,7 @@ class GenerateRequest:
                 "reading": given.report.to_list(),
             },
             "options": dataclasses.asdict(self.options),
+            "atoms": describe_atoms(made),
             "generated": describe(made, core),
             "given": None if template is None else describe(given, core),
         }
@@ -138,4 +140,5 @@ class GenerateDataModule(TaskDataModule):
                 f"{self.input}: a FASTA file holds no structure, which mode "
                 f"{self.options.mode} needs; choose mode sequence (--mode sequence)"
             )
-        return read_input(self.input, "input", self.reading)
+        wanted = self.options.atoms != "backbone"
+        return read_input(self.input, "input", self.reading, side_chains=wanted)

@@ -30,7 +30,9 @@ from protein_cvae.generation.outputs import (
     check_fits,
     checkpoint_provenance,
     describe,
+    describe_atoms,
 )
+from protein_cvae.generation.side_chains import LEFT_OUT, check_atoms
 from protein_cvae.io.formats.table import structure_format
 from protein_cvae.io.matching import kept_where, match_residues
 from protein_cvae.model.network import ProteinCVAE
@@ -44,10 +46,11 @@ class PathResult(EnsembleResult):
         path = self.summary["path"]
         start, end = path["ends_to_models_ca_rmsd"]
         inside = 100 * self.summary["generated"]["validity"]["inside"]
+        left_out = "".join(f"; {note}" for note in self.ensemble.report.of_kind(LEFT_OUT))
         return (
             f"{len(path['step_ca_rmsd']) + 1} steps over {path['direct_ca_rmsd']:.2f} Å CA-RMSD; "
             f"largest step {max(path['step_ca_rmsd']):.2f} Å; ends {start:.2f} and {end:.2f} Å "
-            f"from the models; {inside:.2f} % of residues inside geometric tolerance"
+            f"from the models; {inside:.2f} % of residues inside geometric tolerance" + left_out
         )
 
 
@@ -90,6 +93,7 @@ class InterpolateRequest:
                 "reading": [e.report.to_list() for e in self.inputs],
             },
             "options": dataclasses.asdict(self.options),
+            "atoms": describe_atoms(made),
             "path": path_report(made, ends),
             "generated": describe(made, prepared.core),
             "given": describe(ends, prepared.core),
@@ -148,10 +152,11 @@ class InterpolateDataModule(TaskDataModule):
 
     def read(self) -> InterpolateRequest:
         # What is incomplete is known when both ends are.
-        start = read_chains(self.input, "input", self.reading)
+        wanted = self.options.atoms != "backbone"
+        start = read_chains(self.input, "input", self.reading, wanted)
         end = start
         if self.second != self.input:
-            end = read_chains(self.second, "second", self.reading)
+            end = read_chains(self.second, "second", self.reading, wanted)
         first, a = self._end(start, self.ends.first_model, "first_model", 0)
         second, b = self._end(end, self.ends.second_model, "second_model", -1)
         if start is end and a == b:
@@ -167,7 +172,9 @@ class InterpolateDataModule(TaskDataModule):
             second, _ = kept_where(second, both, "")
         if left_out:
             rank_zero_info(f"residues left out of the path: {left_out}")
-        check_fits(self.output, check_ends(first, second), self.options.steps)
+        ends = check_ends(first, second)
+        check_atoms(ends, ends, self.options.atoms)
+        check_fits(self.output, ends, self.options.steps)
         return InterpolateRequest(
             first, second, (a, b), self.options, self.output, self.embedder, self.reading, left_out
         )

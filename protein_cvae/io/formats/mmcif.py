@@ -21,7 +21,7 @@ from protein_cvae.ensemble import BACKBONE, Ensemble
 from protein_cvae.io.atoms import AtomTable, box_vectors
 from protein_cvae.io.formats import rows
 from protein_cvae.io.formats.cif_columns import AtomColumns, atom_block
-from protein_cvae.residues import one_letter
+from protein_cvae.residues import one_letter, side_chain_names
 
 SUFFIXES = (".cif", ".mmcif")
 _COLUMNS = (
@@ -30,14 +30,16 @@ _COLUMNS = (
     "Cartn_z", "occupancy", "B_iso_or_equiv", "auth_seq_id", "auth_asym_id", "pdbx_PDB_model_num",
 )  # fmt: skip
 _BACKBONE = [name.encode() for name in BACKBONE]
+_SIDE_CHAINS = [name.encode() for name in sorted(side_chain_names())]
 
 
-def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
+def parse(data: bytes, path: Path, side_chains: bool = False) -> Iterator[AtomTable]:
     """The models of an mmCIF file.
 
     Args:
         data: the whole file.
         path: its name, for messages.
+        side_chains: their heavy atoms have coordinates, too, not only N, CA and C.
 
     Raises:
         ValueError: names the file, and model and residue where there are any, if there is no atom
@@ -67,13 +69,14 @@ def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
         ("auth_seq_id", "label_seq_id"), partial(describe, "residue number"), matters
     )
     box = _box(block)
+    wanted = _BACKBONE + (_SIDE_CHAINS if side_chains else [])
     for number, start, stop in spans:
         # Every residue of a chain has a number; these without are waters and ligands.
         kept = start + np.flatnonzero(~np.ma.getmaskarray(resnum)[start:stop])
         if not kept.size:
             continue
         name = atom.take(kept)
-        found = np.isin(name, _BACKBONE)
+        found = np.isin(name, wanted)
         xyz, occupancy = np.full((kept.size, 3), np.nan), np.ones(kept.size)
         where = kept[found]
         for axis, column in enumerate(("Cartn_x", "Cartn_y", "Cartn_z")):
@@ -124,8 +127,8 @@ def _box(block: gemmi.cif.Block) -> np.ndarray | None:
     )
 
 
-def lines(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None) -> Iterator[str]:
-    """Lines of all models; arguments as of ``write_ensemble``."""
+def lines(ensemble: Ensemble, b_factor: Tensor, further: rows.FurtherAtoms) -> Iterator[str]:
+    """Lines of all models: an ensemble, B-factors (M, L) and what stands behind N, CA and C."""
     residues = rows.residue_fields(ensemble)
     chains = ensemble.chain_index
     label = [int((chains[:i] == chains[i]).sum()) + 1 for i in range(ensemble.length)]
@@ -138,7 +141,7 @@ def lines(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None) -> Iterat
     yield from (f"_atom_site.{column}" for column in _COLUMNS)
     serial = 0
     for m, number in enumerate(rows.numbers(ensemble)):
-        for i, atom, (x, y, z), value in rows.atoms(ensemble, b_factor, oxygen, m):
+        for i, atom, (x, y, z), value in rows.atoms(ensemble, b_factor, further, m):
             serial += 1
             name, chain, residue_number, code = residues[i]
             asym = _quoted(chain)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from protein_cvae.ensemble import Ensemble
+from protein_cvae.ensemble import BACKBONE, Ensemble
 from protein_cvae.io.atoms import AtomTable
 from protein_cvae.io.formats import rows
 from protein_cvae.io.formats.pdb_lines import prepared
@@ -22,12 +22,13 @@ SUFFIXES = (".pdb", ".ent")
 _SEGMENT_END = 76
 
 
-def parse(data: bytes, path: Path) -> Iterator[AtomTable]:
+def parse(data: bytes, path: Path, side_chains: bool = False) -> Iterator[AtomTable]:
     """The models of a PDB file, one after the other; their numbers as far as the file has them.
 
     Args:
         data: the whole file.
         path: its name, for messages.
+        side_chains: no matter; all atoms are read.
 
     Raises:
         ValueError: names file, line, model and residue if the text is not a PDB file, is cut
@@ -101,7 +102,7 @@ def _five_digits(resnum: np.ndarray, icode: np.ndarray) -> tuple[np.ndarray, np.
     return resnum, icode
 
 
-def check(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None, path: Path) -> None:
+def check(ensemble: Ensemble, b_factor: Tensor, further: rows.FurtherAtoms, path: Path) -> None:
     """Refuse what PDB's columns cannot hold."""
     advice = "it does not fit the columns of PDB; write .cif"
     for chain in ensemble.chain_ids:
@@ -116,11 +117,11 @@ def check(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None, path: Pat
     for number in rows.numbers(ensemble):
         if not 0 <= number <= 9999:
             raise UserError(f"{path}: model number {number}: {advice}")
-    if ensemble.length * 4 + len(ensemble.chain_ids) > 99_999:
+    atoms = len(BACKBONE) * ensemble.length + int(further.mask.sum((1, 2)).max())
+    if atoms + len(ensemble.chain_ids) > 99_999:
         raise UserError(f"{path}: {ensemble.length} residues have too many atoms: {advice}")
-    everything = ensemble.coordinates.detach().cpu()
-    if oxygen is not None:
-        everything = torch.cat([everything, oxygen.detach().cpu()[:, :, None]], dim=2)
+    shown = torch.where(further.mask[..., None], further.xyz, torch.zeros_like(further.xyz))
+    everything = torch.cat([ensemble.coordinates.detach().cpu(), shown], dim=2)
     outside = ((everything < -999.999) | (everything > 9999.999)).any(-1).any(-1)
     for m, i in (outside & ensemble.mask).nonzero().tolist():
         raise UserError(f"{path}: {rows.where(ensemble, m, i)}: a coordinate: {advice}")
@@ -130,14 +131,14 @@ def check(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None, path: Pat
         raise UserError(f"{path}: {rows.where(ensemble, m, i)}: b_factor {value:.2f}: {advice}")
 
 
-def lines(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None) -> Iterator[str]:
-    """Lines of all models; arguments as of ``write_ensemble``."""
+def lines(ensemble: Ensemble, b_factor: Tensor, further: rows.FurtherAtoms) -> Iterator[str]:
+    """Lines of all models: an ensemble, B-factors (M, L) and what stands behind N, CA and C."""
     residues = rows.residue_fields(ensemble)
     chains = ensemble.chain_index.tolist()
     for m, number in enumerate(rows.numbers(ensemble)):
         yield f"MODEL     {number:4d}"
         serial, previous = 0, None
-        for i, atom, (x, y, z), value in rows.atoms(ensemble, b_factor, oxygen, m):
+        for i, atom, (x, y, z), value in rows.atoms(ensemble, b_factor, further, m):
             if previous is not None and chains[i] != chains[previous]:
                 serial += 1
                 yield _ter(serial, *residues[previous])

@@ -12,6 +12,7 @@ from common.errors import UserError
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.atoms import AtomTable
 from protein_cvae.io.formats import mmcif, pdb
+from protein_cvae.io.formats.rows import FurtherAtoms
 
 
 class StructureFormat(NamedTuple):
@@ -19,15 +20,16 @@ class StructureFormat(NamedTuple):
 
     Attributes:
         suffixes: each with or without .gz.
-        parse: the content and its path, for messages -> the atoms of each model, in turn.
-        lines: an ensemble, B-factors (M, L) and oxygens (M, L, 3) or None -> lines of the file.
+        parse: the content, its path, for messages, and whether side chains have coordinates ->
+            the atoms of each model, in turn.
+        lines: an ensemble, B-factors (M, L) and the atoms behind N, CA and C -> lines of the file.
         check: of the same, and the path: refuses what the format cannot hold; None if it holds all.
     """
 
     suffixes: tuple[str, ...]
-    parse: Callable[[bytes, Path], Iterator[AtomTable]]
-    lines: Callable[[Ensemble, Tensor, Tensor | None], Iterator[str]]
-    check: Callable[[Ensemble, Tensor, Tensor | None, Path], None] | None = None
+    parse: Callable[[bytes, Path, bool], Iterator[AtomTable]]
+    lines: Callable[[Ensemble, Tensor, FurtherAtoms], Iterator[str]]
+    check: Callable[[Ensemble, Tensor, FurtherAtoms, Path], None] | None = None
 
 
 FORMATS = (
