@@ -24,7 +24,7 @@ from protein_cvae.generation.packer import EXTRA, pack, packer_installed
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.frames import carbonyl_oxygen
 from protein_cvae.geometry.relief import least_overlap
-from protein_cvae.geometry.side_chains import carried, placed, turned_chi1
+from protein_cvae.geometry.side_chains import carried, ideal_cb, placed, turned_chi1
 from protein_cvae.residues import ALPHABET, UNKNOWN_LETTER
 from protein_cvae.side_chains import SideChains, side_chain_mask
 
@@ -79,17 +79,16 @@ def with_side_chains(made: Ensemble, given: Ensemble | None, atoms: Atoms) -> En
     if missing:
         note = Note(LEFT_OUT, None, "", missing)
         return replace(made, report=ReadReport((*made.report.notes, note)))
-    found, notes = None, []
-    free = torch.ones_like(made.mask)
+    found, notes = cb_alone(made), []
     if given is not None and given.side_chains is not None:
         order = nearest_models(made, given)
         found = carried_side_chains(made, given, order)
-        free = ~found.complete(made.sequence)
         nearest = (given.model_numbers[m] for m in order[:, 0].tolist())
         notes = [
             Note("side chains", number, "", f"carried from model {model}")
             for number, model in zip(made.model_numbers, nearest, strict=True)
         ]
+    free = ~found.complete(made.sequence)
     if bool(free.any()):
         found = pack(made, found, free)
         notes += _noted(made, free.any(0), "side chain packed", "by FASPR")
@@ -151,6 +150,15 @@ def nearest_models(made: Ensemble, given: Ensemble) -> Tensor:
         for m in range(given.num_models)
     ]
     return torch.stack(columns, dim=1).argsort(dim=1, stable=True)
+
+
+def cb_alone(made: Ensemble) -> SideChains:
+    """CB of every residue but glycine, and nothing beyond it."""
+    side = SideChains.none(made.num_models, made.length)
+    local, mask = side.local.to(made.coordinates), side.mask
+    mask[..., 0] = side_chain_mask(made.sequence)[:, 0]
+    local[..., 0, :] = torch.where(mask[..., :1], ideal_cb(made.coordinates, made.aatype), 0.0)
+    return SideChains(local, mask)
 
 
 def carried_side_chains(
