@@ -38,6 +38,7 @@ GROUPS = {
         "finish",
         "steps",
         "templates",
+        "atoms",
     ),
     "ends": ("second", "first_model", "second_model"),
     "reading": ("chains", "incomplete", "max_frames"),

@@ -13,6 +13,7 @@ from protein_cvae.ensemble import Ensemble
 from protein_cvae.io import read_structure, write_ensemble
 from protein_cvae.io.formats import pdb as pdb_format
 from protein_cvae.io.formats import table
+from protein_cvae.io.formats.rows import FurtherAtoms
 from protein_cvae.io.formats.table import StructureFormat, structure_format
 
 
@@ -26,8 +27,8 @@ def test_suffixes_say_which_format() -> None:
 
 
 def test_a_new_row_is_read_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lines(ensemble: Ensemble, b_factor: Tensor, oxygen: Tensor | None) -> Iterator[str]:
-        yield from pdb_format.lines(ensemble, b_factor, oxygen)
+    def lines(ensemble: Ensemble, b_factor: Tensor, further: FurtherAtoms) -> Iterator[str]:
+        yield from pdb_format.lines(ensemble, b_factor, further)
 
     row = StructureFormat((".mine",), pdb_format.parse, lines)
     monkeypatch.setattr(table, "FORMATS", (*table.FORMATS, row))
