@@ -11,11 +11,11 @@ mean the same on every protein, and z_local what remains at each residue.  The p
 coefficient b_k = u_kᵀ w of mode k is a mixture of scales, which has heavy tails (Andrews and
 Mallows 1974),
 
-    p(b_k | a) = Σ_m π_km N(0, v_km),   v_km = e^{2 τ a + 2 o_m} σ_k²,   a ~ N(0, 1),
+    p(b_k | a) = Σ_m π_km N(0, v_km),   v_km = e^{2 τ a + 2 o_m} σ_k²,   a ~ N(α, β²),
 
-π learned, o_m fixed; so that of z_k is Σ_m π_km N(0, v_km + s²), and
+π, α and β learned, o_m fixed; so that of z_k is Σ_m π_km N(0, v_km + s²), and
 
-    KL = E_q Σ_k [log N(z_k; b_k, s²) − log p(z_k | a)] + ½ a²
+    KL = E_q Σ_k [log N(z_k; b_k, s²) − log p(z_k | a)] + ½ (a − α)² / β² + log β
 
 is taken at the draw, with the most probable amplitude a in place of its posterior.  This is the
 information on the motion that passes, in nats: none for s → ∞ (for one scale, the rate of a
@@ -49,8 +49,8 @@ CLEAN, SILENT = 0.02, 30.0
 _SPECTRUM_FEATURES = 4
 _SPECTRUM_HIDDEN = 16
 # o_m, and the logits of π_m before training: hardly more than the law itself.
-_OFFSETS = (-2.0, -1.0, 0.0, 1.0, 2.0)
-_START = (-6.0, -3.0, 0.0, -3.0, -6.0)
+_OFFSETS = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
+_START = (-6.0, -3.0, 0.0, -3.0, -6.0, -9.0, -12.0)
 _AMPLITUDE_RANGE = 6.0
 _COARSE, _SECTIONS = 25, 24
 # Å, noise at which the errors of an item count half.
@@ -74,6 +74,7 @@ class MotionChannel(nn.Module):
         self.spectrum = nn.Sequential(
             nn.Linear(_SPECTRUM_FEATURES, _SPECTRUM_HIDDEN), nn.GELU(), last
         )
+        self.amplitude = nn.Parameter(torch.zeros(2))  # α, log β
 
     def scales(self, modes: NormalModes) -> Scales:
         """The prior of each mode at the median amplitude."""
@@ -129,8 +130,8 @@ class MotionChannel(nn.Module):
         coefficients = self.coefficients(modes, z)
         noise = self.noise_variance(modes, z.level)
         scales = self.scales(modes)
-        scales = scales.at(most_probable_amplitude(coefficients, scales, noise))
-        return modes.shift(scales.mean(coefficients, noise))
+        a = most_probable_amplitude(coefficients, scales, noise, *self.amplitude.tolist())
+        return modes.shift(scales.at(a).mean(coefficients, noise))
 
     def kl(self, modes: NormalModes, shift: Tensor, z: Latents) -> tuple[Tensor, Tensor]:
         """Nats (B,) of z_global, with the amplitude's, and of the shifts of z_local.
@@ -144,12 +145,14 @@ class MotionChannel(nn.Module):
         noise = self.noise_variance(modes, z.level)
         drawn = self.coefficients(modes, z)
         scales = self.scales(modes)
-        a = most_probable_amplitude(drawn, scales, noise)
+        a = most_probable_amplitude(drawn, scales, noise, *self.amplitude.tolist())
         gap = (drawn - modes.coefficients(shift)).square() / noise
         each = -0.5 * (gap + (2 * math.pi * noise).log()) - scales.at(a).log_density(drawn, noise)
         each = torch.where(modes.variance > 0, each, torch.zeros_like(each))
         first = modes.softest(self.d_global)
-        return each[:, first].sum(1) + 0.5 * a.square(), each[:, ~first].sum(1)
+        middle, log_width = self.amplitude
+        on_a = 0.5 * ((a - middle) * (-log_width).exp()).square() + log_width
+        return each[:, first].sum(1) + on_a, each[:, ~first].sum(1)
 
     def draw(self, modes: NormalModes, noise: Latents, temperature: float = 1.0) -> Tensor:
         """(B, L, 3) Å of standard normal ``noise``: w from its prior.
@@ -157,7 +160,7 @@ class MotionChannel(nn.Module):
         The first number of the noise of z_global sets the amplitude, those of the turns, along the
         modes, the scales.
         """
-        a = noise.z_global[:, :1]
+        a = self.amplitude[0] + self.amplitude[1].exp() * noise.z_global[:, :1]
         uniform = 0.5 * (1 + (modes.coefficients(noise.turn) / math.sqrt(2)).erf())
         chance = self.scales(modes).log_weight.exp().cumsum(-1)
         chosen = (uniform[..., None] > chance[..., :-1]).sum(-1)  # (B, 3L)
@@ -218,13 +221,16 @@ def spectrum_features(modes: NormalModes) -> Tensor:
 
 
 @torch.no_grad()
-def most_probable_amplitude(z: Tensor, scales: Scales, noise: Tensor) -> Tensor:
-    """(B,) the a of largest Σ_k log p(z_k | a) − ½ a²: a coarse grid, then golden sections.
+def most_probable_amplitude(
+    z: Tensor, scales: Scales, noise: Tensor, middle: float = 0.0, log_width: float = 0.0
+) -> Tensor:
+    """(B,) the a of largest Σ_k log p(z_k | a) + log N(a; α, β²): a grid, then golden sections.
 
     Args:
         z: (B, n) coefficients, Å.
         scales: of their prior at a = 0; where the variance is 0 a coefficient does not count.
         noise: (B, n) Å².
+        middle, log_width: α and log β.
     """
     dtype = z.dtype
     z, noise = z.double(), noise.double()
@@ -233,7 +239,8 @@ def most_probable_amplitude(z: Tensor, scales: Scales, noise: Tensor) -> Tensor:
 
     def cost(a: Tensor) -> Tensor:  # (B,)
         density = scales.at(a).log_density(z, noise)
-        return 0.5 * a.square() - torch.where(there, density, 0.0).sum(1)
+        own = 0.5 * ((a - middle) * math.exp(-log_width)).square()
+        return own - torch.where(there, density, 0.0).sum(1)
 
     grid = torch.linspace(-_AMPLITUDE_RANGE, _AMPLITUDE_RANGE, _COARSE).tolist()
     costs = torch.stack([cost(torch.full_like(z[:, 0], a)) for a in grid])

@@ -11,7 +11,8 @@ chain.  C is the density of the residue's Ramachandran class
 and φ > 0.  What is learned is trained by the likelihood of the torsions of real conformers.
 
 A draw replaces tails: from an end of a chain inwards as long as q, averaged over three residues,
-stays above a threshold that is drawn for each conformer.  Their torsions are drawn from p, the
+stays above a threshold θ that is drawn for each conformer: the surer the model is of a coil, the
+more conformers have it.  There torsions are drawn from p with min(1, q / θ) in place of q, the
 chain is rebuilt from its first residue inside, and carried along with the motion of that residue.
 Of a few tries the one with fewest CA overlaps is taken.  A flexible residue inside keeps its
 template: turning it would move half of the protein.
@@ -51,7 +52,7 @@ _DEPTH = 20.0  # residues from an end
 # Starts: q of one residue in twenty, 0.2 rad about the template.
 _START = (-3.0, 3.2)
 _KAPPA_RANGE = (0.0, 7.0)  # of log κ
-_THRESHOLD = (0.15, 0.75)
+_THRESHOLD = (0.2, 1.0)
 _TRIES = 3
 _OVERLAP = 3.9  # Å between CA three or more residues apart
 
@@ -148,7 +149,8 @@ class CoilPrior(nn.Module):
         each = drawn[:, 1:].view(len(mask), _TRIES, length, 6)
         best: tuple[Tensor, Tensor, Tensor] | None = None
         for numbers in each.unbind(1):
-            rotation, origin = self._rebuilt(batch, condition, q, log_kappa, tail, numbers)
+            share = (q / threshold).clamp_max(1)
+            rotation, origin = self._rebuilt(batch, condition, share, log_kappa, tail, numbers)
             rotation, origin = _carried(condition, rotation, origin, shift, turn, tail, link)
             cost = _overlaps(condition, origin, shift, tail)
             if best is None:
@@ -174,7 +176,7 @@ class CoilPrior(nn.Module):
         self,
         batch: ProteinBatch,
         condition: Condition,
-        q: Tensor,
+        share: Tensor,
         log_kappa: Tensor,
         tail: Tensor,
         numbers: Tensor,
@@ -188,7 +190,7 @@ class CoilPrior(nn.Module):
         phi = torsions.phi + width * numbers[..., 0]
         psi = torsions.psi + width * numbers[..., 1]
         coil_phi, coil_psi = self._coil(kind, *(_uniform(numbers[..., k]) for k in (2, 3, 4)))
-        coiled = _uniform(numbers[..., 5]) < q
+        coiled = _uniform(numbers[..., 5]) < share
         phi = torch.where(tail, torch.where(coiled, coil_phi, phi), torsions.phi)
         psi = torch.where(tail, torch.where(coiled, coil_psi, psi), torsions.psi)
         bonds, _ = bond_geometry(template, batch.bonded, mask)
