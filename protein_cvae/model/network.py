@@ -166,18 +166,34 @@ class ProteinCVAE(nn.Module):
         shift, turn = displacement(rotation, origin, condition.rotation, condition.origin, seen)
         if level is None:
             level = torch.full((len(batch), 2), CLEAN).to(shift)
-        free = Gaussian(*(shift.new_zeros(2, len(batch), self.d_global)))
+        # Nothing is asked of the others; one at least, so that every weight has a gradient and the
+        # processes of a training agree on which have.
         wanted = ~templated if self.sequence_latent is None else torch.ones_like(templated)
-        if not bool(wanted.any()):
-            return Posterior(shift, turn, level, free, None)
-        features = residue_features(batch.coordinates, mask, batch.bonded, batch.chain_index)
-        h = self.encoder_in(torch.cat([condition.c, self.structure_in(features)], dim=-1))
-        # Items that nothing is asked of have no residues there.
-        mask = mask & wanted[:, None]
-        h = self.encoder(h, mask, rotation, origin, self._graph(origin, mask, batch))
-        free = self.free_head(masked_mean(h, mask))
+        rows = wanted.nonzero()[:, 0] if bool(wanted.any()) else templated.nonzero()[:1, 0]
+        h, inside = self._encoded(batch, condition, rotation, origin, rows)
+        found = self.free_head(masked_mean(h, inside))
+        nothing = shift.new_zeros(len(batch), self.d_global)
+        free = Gaussian(*(nothing.index_copy(0, rows, x) for x in (found.mean, found.log_var)))
         sequence = None if self.sequence_latent is None else self.sequence_latent(h)
         return Posterior(shift, turn, level, free, sequence)
+
+    def _encoded(
+        self,
+        batch: ProteinBatch,
+        condition: Condition,
+        rotation: Tensor,
+        origin: Tensor,
+        rows: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The encoder's states of the conformers at ``rows``, and their masks."""
+        x, c, mask = (y[rows] for y in (batch.coordinates, condition.c, condition.mask))
+        bonded, chain, place = (
+            y[rows] for y in (batch.bonded, batch.chain_index, batch.residue_index)
+        )
+        features = residue_features(x, mask, bonded, chain)
+        h = self.encoder_in(torch.cat([c, self.structure_in(features)], dim=-1))
+        graph = residue_graph(origin[rows], mask, chain, place, *self.neighbors)
+        return self.encoder(h, mask, rotation[rows], origin[rows], graph), mask
 
     def posterior_mean(self, condition: Condition, posterior: Posterior) -> Latents:
         """The mean of q(z | X, T, sequence)."""
