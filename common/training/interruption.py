@@ -7,8 +7,12 @@ exactly, and in a folder that all runs share.  After SIGTERM the fit ends, with 
 command line; after the other signal the job is put back in SLURM's queue and goes on until it is
 stopped.
 
-Rank zero alone writes, so processes that get the signal in different steps do not wait for each
-other; every process holds all parameters (:mod:`common.training.checks`).
+Rank zero alone writes, as soon as it knows of a signal: every process holds all parameters
+(:mod:`common.training.checks`).  To end, all processes have to leave the same step, or those that
+stay wait for the others for ever.  A signal reaches them at different moments, or one of them
+alone, so a handler only remembers it, and they agree after every step.
+Lightning's own handler of SIGTERM broadcasts from within whatever the process is doing, where it
+meets the broadcasts and gradients of others: it is replaced.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+import torch
+import torch.distributed
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -38,15 +44,26 @@ class SaveOnSignal(Callback):
 
     def __init__(self, advice: str = "") -> None:
         self.advice = advice
-        self._asked = False
+        self._asked = self._stopping = False
         self._before: tuple[int, signal.Handlers | None] | None = None
         self._saved_step = -1
         self._folder = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # waits for all ranks
+        if stage != TrainerFn.FITTING:
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            launcher = trainer.strategy.launcher
+            if not self._stopping and launcher is not None:
+                launcher.kill(number)  # processes that this one has started; others get their own
+            self._stopping = True
+
+        # Registered by Lightning, after this and before the first step.
+        trainer._signal_connector._sigterm_notifier_fn = stop
         environment = trainer._accelerator_connector.cluster_environment
-        if stage != TrainerFn.FITTING or not isinstance(environment, SLURMEnvironment):
+        if not isinstance(environment, SLURMEnvironment):
             return
         number = environment.requeue_signal
         if environment.auto_requeue and number is not None:
@@ -61,21 +78,37 @@ class SaveOnSignal(Callback):
         if self._before is not None:
             signal.signal(*self._before)
             self._before = None
+        vars(trainer._signal_connector).pop("_sigterm_notifier_fn", None)  # Lightning's own again
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        self._save_if_due(trainer)
+        if not trainer.fit_loop.epoch_loop._should_accumulate():
+            self._end_if_due(trainer)
+            self._save_if_due(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: object) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._save_if_due(trainer)
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if trainer.world_size == 1:  # several processes need not have as many batches each
+            self._end_if_due(trainer)
+        self._save_if_due(trainer)
+
+    def _end_if_due(self, trainer: Trainer) -> None:
+        """Let Lightning end the fit after this batch where any process has been told to."""
+        stopping = self._stopping  # a signal that comes from here on is for the next step
+        if trainer.world_size > 1:
+            told = torch.tensor(int(stopping), device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            stopping = bool(told)
+        if stopping:
+            self._stopping = True
+            trainer._signal_connector.received_sigterm = True
 
     def _save_if_due(self, trainer: Trainer) -> None:
         """Save between two steps of the optimizer, once a step, where a signal has come."""
-        stopping = trainer.received_sigterm
-        if not (self._asked or stopping) or trainer.fit_loop.epoch_loop._should_accumulate():
+        if not (self._asked or self._stopping):
             return
         if self._saved_step == trainer.global_step and not self._asked:
             return
