@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -35,6 +36,40 @@ def refuse_strategy(strategy: object) -> None:
         )
 
 
+def started_tasks(devices: int) -> int | None:
+    """How many processes a launcher has started for this run; None without one.
+
+    In a job script, outside srun, SLURM's number is that of the job: a single process is no mistake
+    there.
+    """
+    if SLURMEnvironment.detect():
+        found = os.environ.get("SLURM_STEP_NUM_TASKS")
+        if found is None and devices > 1:
+            found = os.environ["SLURM_NTASKS"]
+    else:
+        found = os.environ.get("WORLD_SIZE") if TorchElasticEnvironment.detect() else None
+    return None if found is None else int(found)
+
+
+def refuse_other_tasks(trainer: Trainer) -> None:
+    """Refuse a launcher that has started other processes than the configuration has devices.
+
+    On one device each of them would train alone, into the same files.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    devices = trainer.num_devices * trainer.num_nodes
+    tasks = started_tasks(devices)
+    if tasks is not None and tasks != devices:
+        raise UserError(
+            f"the launcher has started {tasks} process(es), but trainer.devices "
+            f"{trainer.num_devices} times trainer.num_nodes {trainer.num_nodes} is {devices}: each "
+            "process has one device; give --trainer.num_nodes and --trainer.devices (of a node) as "
+            "srun or torchrun has them, and nothing to place or predict to more than one process"
+        )
+
+
 class BeforeRun:
     """Gives the run a folder of its own, and settles which checkpoint is loaded.
 
@@ -58,6 +93,7 @@ class BeforeRun:
             UserError: if the checkpoint does not exist or is of another run or model.
         """
         trainer = self.trainer
+        refuse_other_tasks(trainer)
         # What Lightning writes and looks for by itself belongs to the run, not to all of them.
         folder = str(trainer.log_dir or trainer.default_root_dir)
         trainer._default_root_dir = folder  # type: ignore[attr-defined]

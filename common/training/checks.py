@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 
 from common.errors import UserError
 
@@ -16,8 +17,8 @@ def check_fit(module: LightningModule, data: type[LightningDataModule]) -> None:
         data: class of data module that its training is part of.
 
     Raises:
-        UserError: if data come from elsewhere, parameters are shared out among processes, or the
-            draws of several processes would be drawn by Lightning's sampler.
+        UserError: if data come from elsewhere, or the draws of several processes would be drawn by
+            Lightning's sampler.
     """
     trainer, name = module.trainer, type(module).__name__
     given = getattr(trainer, "datamodule", None)
@@ -27,14 +28,25 @@ def check_fit(module: LightningModule, data: type[LightningDataModule]) -> None:
             f"{name} is trained with a {data.__name__}, which holds a part of the training, got "
             f"{what}; call trainer.fit(module, datamodule=...)"
         )
-    strategy = trainer.strategy
-    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
-        raise UserError(
-            f"trainer.strategy is a {type(strategy).__name__}, under which {name} cannot be "
-            "trained: its parameters must be whole in every process; use auto or ddp"
-        )
     if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
         raise UserError(
             f"{name} draws its own samples on every process: give the Trainer "
             "use_distributed_sampler=False"
+        )
+
+
+def check_strategy(module: LightningModule) -> None:
+    """Refuse to fit under strategies that share parameters out among processes.
+
+    From ``configure_callbacks``, which comes before the data are prepared.
+
+    Raises:
+        UserError: naming it.
+    """
+    strategy, name = module.trainer.strategy, type(module).__name__
+    fitting = module.trainer.state.fn == TrainerFn.FITTING
+    if fitting and not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+        raise UserError(
+            f"trainer.strategy is a {type(strategy).__name__}, under which {name} cannot be "
+            "trained: its parameters must be whole in every process; use auto or ddp"
         )

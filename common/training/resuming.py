@@ -1,6 +1,6 @@
 """Going on from a checkpoint exactly where it was written, in mid-epoch, too.
 
-Lightning restores weights, optimizer, counters and the state of loaders.  Three things are added:
+Lightning restores weights, optimizer, counters and the state of loaders.  Four things are added:
 
 * A loader that cuts epochs or steps otherwise than the checkpoint's is refused, also where the
   checkpoint stands at an epoch's end and Lightning does not ask the loader.
@@ -9,15 +9,20 @@ Lightning restores weights, optimizer, counters and the state of loaders.  Three
 * A checkpoint written after the last step of an epoch and before its validation was complete
   (``ModelCheckpoint(every_n_train_steps=...)``, or a signal) resumes with that validation.
   Lightning would leave it out, and the callbacks that wait for its values would miss an epoch.
+* Processes that would go on from different checkpoints are refused: each looks for its own, and
+  folders that nodes do not share, or do not see alike yet, show them different ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from common.errors import UserError
 from common.training.loader import DrawLoader
 
 _STEPS, _VALIDATION = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
@@ -31,6 +36,12 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._loaders: list[dict[str, int]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == TrainerFn.FITTING and trainer.world_size > 1:
+            found: list[object] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(found, trainer.ckpt_path)
+            refuse_different(found)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -49,6 +60,25 @@ class ExactResume(Callback):
                 if trainer.fit_loop.restarting:
                     own.load_state_dict(state)
         self._loaders = []
+
+
+def refuse_different(found: Sequence[object]) -> None:
+    """Refuse processes that go on from different checkpoints.
+
+    Args:
+        found: path of each process's checkpoint, by rank; None to start.
+
+    Raises:
+        UserError: naming what rank zero and the first other one have found.
+    """
+    for rank, path in enumerate(found):
+        if path != found[0]:
+            first, other = (of or "no checkpoint" for of in (found[0], path))
+            raise UserError(
+                f"process 0 goes on from {first}, process {rank} from {other}: put the log folder "
+                "(trainer.logger.init_args.save_dir, trainer.default_root_dir) where all nodes "
+                "see the same files, and give the command again"
+            )
 
 
 def exact_resume(trainer: Trainer) -> list[Callback]:

@@ -35,7 +35,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.files.outputs import prepare_output
 from common.rng import generator_for
-from common.training.checks import check_fit
+from common.training.checks import check_fit, check_strategy
 from common.training.hyperparameters import make_plain
 from common.training.resuming import exact_resume
 from spatial_ipa.data.expression import Expression
@@ -118,6 +118,7 @@ class EncoderModule(pl.LightningModule):
         return data
 
     def configure_callbacks(self) -> list[pl.Callback]:
+        check_strategy(self)
         return exact_resume(self.trainer)
 
     def setup(self, stage: str) -> None:

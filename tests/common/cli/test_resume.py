@@ -269,6 +269,31 @@ def test_a_requeued_job_goes_on_and_a_later_one_does_not(config, tmp_path, monke
 
 
 @pytest.mark.filterwarnings("ignore:The `srun` command is available")
+def test_tasks_without_a_device_of_their_own_are_refused(config, tmp_path, monkeypatch, capsys):
+    """Each would train alone, into the same files.  A job script outside srun is one process."""
+    slurm(monkeypatch, 9)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    fit("--trainer.max_epochs=1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(SystemExit) as end:
+        fit("--trainer.max_epochs=1")
+    assert end.value.code == 2
+    message = "started 2 process(es), but trainer.devices 1 times trainer.num_nodes 1 is 1"
+    assert message in capsys.readouterr().err
+
+
+def test_torchrun_with_other_processes_than_devices_is_refused(config, monkeypatch, capsys):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "4"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(SystemExit) as end:
+        fit()
+    assert end.value.code == 2
+    assert "started 4 process(es), but trainer.devices 1" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:The `srun` command is available")
 @pytest.mark.parametrize("subcommand", ["fit", "predict"])
 def test_lightnings_own_file_of_an_earlier_job_is_refused(
     config, tmp_path, monkeypatch, capsys, subcommand

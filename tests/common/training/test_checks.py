@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 from torch.utils.data import DataLoader
 
 from common.training.checks import check_fit
@@ -40,6 +41,27 @@ def test_data_from_elsewhere_are_refused(make, tmp_path):
         quiet_trainer(1).fit(module, DataLoader(torch.ones(2, 1)))
     with pytest.raises(ValueError, match=f"trained with a {wanted}.* got a Data; call"):
         quiet_trainer(1).fit(module, datamodule=Data())
+
+
+class Elsewhere(Data):
+    def prepare_data(self):
+        pytest.fail("data were prepared")
+
+
+class Shared(SingleDeviceStrategy):
+    """As FSDP and DeepSpeed, neither on one device nor DDP."""
+
+    strategy_name = "shared"
+
+
+@pytest.mark.parametrize("make", [spatial, protein, encoder])
+def test_a_strategy_that_shares_parameters_out_is_refused_before_data_are_read(
+    make, tmp_path, monkeypatch
+):
+    module, _ = make(tmp_path)
+    monkeypatch.setattr("common.training.checks.SingleDeviceStrategy", type("No", (Strategy,), {}))
+    with pytest.raises(ValueError, match=r"strategy is a Shared, under which .*; use auto or ddp"):
+        quiet_trainer(1, strategy=Shared("cpu")).fit(module, datamodule=Elsewhere())
 
 
 class Checked(LightningModule):
