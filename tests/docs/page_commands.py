@@ -30,7 +30,7 @@ TISSUE = {"num_slides": 5, "spots_per_slide": 80, "num_genes": 120, "num_cells":
 """Sizes of the tissue that commands simulate."""
 
 _PLAIN = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(edgewise|lightning|python3?) ")
-_LAUNCHER = re.compile(r"^srun(?: -\S+(?: \d+)?)* ")
+_TORCHRUN = re.compile(r"^torchrun .*? -m common\.cli ")
 # What only a shell does; and with several devices Lightning starts the command once more.
 _BASH = re.compile(r"[|&;<>]|\$\(|--trainer\.devices[ =][2-9]")
 
@@ -73,7 +73,7 @@ def check_block(block: Block, folder: Path) -> None:
     """Check a block that is not run: its syntax, and that each option of our commands exists."""
     subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
     for line in commands(block.text):
-        line = _LAUNCHER.sub("", line)
+        line = _TORCHRUN.sub("lightning ", line)
         if not _PLAIN.match(line + " "):
             continue
         found = words(line, folder)
