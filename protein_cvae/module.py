@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.rng import combined_key, counter_normal
-from common.training.checks import check_fit
+from common.training.checks import check_fit, check_strategy
 from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import regroup
 from common.training.resuming import exact_resume
@@ -133,6 +133,7 @@ class ProteinCVAEModule(pl.LightningModule):
         return regroup(found, {"network": NetworkSettings, "optimizer": OptimizerSettings})
 
     def configure_callbacks(self) -> list[pl.Callback]:
+        check_strategy(self)
         callbacks = exact_resume(self.trainer)
         if self.export is not None:
             beside = self.export.with_name(f"{self.export.name}.json")
@@ -216,7 +217,9 @@ class ProteinCVAEModule(pl.LightningModule):
         return levels(counter_normal(key, 3, batch.coordinates.dtype), self.rate)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        lr, final = self.optimizer.lr, self.optimizer.lr_final
+        data = getattr(self.trainer, "datamodule", None)
+        assert isinstance(data, EnsembleDataModule), "checked in setup"
+        lr, final = self.optimizer.lr * data.rate_factor, self.optimizer.lr_final * data.rate_factor
         few = list(self.model.channel.parameters())
         rest = [p for p in self.parameters() if all(p is not other for other in few)]
         groups: list[dict[str, Any]] = [{"params": rest}, {"params": few, "lr": _FEW * lr}]

@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.files.lists import one_or_several
 from common.training.loader import DrawLoader
 from common.training.sampler import DrawSampler
+from common.training.scaling import rate_factor
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.cases import EvaluationCase, EvaluationCases
 from protein_cvae.data.draws import HeldOutItems, TrainingDraws
@@ -100,6 +101,7 @@ class EnsembleDataModule(pl.LightningDataModule):
         return [e for e in self._prepared if e.unseen]
 
     def prepare_data(self) -> None:
+        self.draws.batch_of_process(self._world)
         # Everything that may be wrong with the files is found before anything is trained.
         self.setup("fit")
 
@@ -173,6 +175,15 @@ class EnsembleDataModule(pl.LightningDataModule):
             for group, ensemble in zip(chains, ensembles, strict=True)
         ]
 
+    @property
+    def _world(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def rate_factor(self) -> float:
+        """Factor of the learning rate for the number of processes."""
+        return rate_factor(self.draws.scaling, self._world)
+
     # -- loaders --------------------------------------------------------------------------------
 
     def train_dataset(self, world: int) -> TrainingDraws:
@@ -184,7 +195,7 @@ class EnsembleDataModule(pl.LightningDataModule):
         world = self.trainer.world_size
         dataset = self.train_dataset(world)
         sampler = DrawSampler(len(dataset), world, self.trainer.global_rank)
-        size = self.draws.batch_proteins
+        size = self.draws.batch_of_process(world)
         return DrawLoader(dataset, sampler, size, collate, self.num_workers, self.pin_memory)
 
     def val_dataloader(self) -> list[DataLoader[ProteinBatch]]:

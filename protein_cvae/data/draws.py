@@ -66,7 +66,7 @@ class TrainingDraws(Dataset[ProteinBatch]):
         self.ensembles, self.settings = list(ensembles), settings
         self.length = -(-settings.per_epoch // world) * world
         self.models_per_protein = models_per_protein
-        self.per_step = settings.batch_proteins * world
+        self.per_step = settings.batch_of_process(world) * world
         self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:

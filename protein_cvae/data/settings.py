@@ -7,6 +7,7 @@ from typing import Literal
 
 from common.errors import UserError
 from common.files.lists import FrozenTexts
+from common.training.scaling import Scaling, batch_of_process, check_scaling
 
 Chains = Literal["longest", "all"]
 Incomplete = Literal["refuse", "drop"]
@@ -135,7 +136,9 @@ class DrawSettings:
     """What is drawn in training and validation.
 
     Attributes:
-        batch_proteins: proteins per step and process.
+        batch_proteins: proteins per step and process; with ``scaling=batch`` of all processes
+            together.
+        scaling: what changes with the number of processes (:mod:`common.training.scaling`).
         models_per_protein: conformers of each of them.
         template_dropout: share of training items without template.
         sequence_dropout: share of training items without the sequence modality.
@@ -149,6 +152,7 @@ class DrawSettings:
     """
 
     batch_proteins: int = 4
+    scaling: Scaling = "none"
     models_per_protein: int = 2
     template_dropout: float = 0.1
     sequence_dropout: float = 0.1
@@ -164,3 +168,8 @@ class DrawSettings:
             val_models_per_protein=self.val_models_per_protein or 1,
         )
         check_shares(template_dropout=self.template_dropout, sequence_dropout=self.sequence_dropout)
+        check_scaling(self.scaling)
+
+    def batch_of_process(self, world: int) -> int:
+        """Proteins per step of each of ``world`` processes."""
+        return batch_of_process(self.batch_proteins, self.scaling, world, "draws.batch_proteins")

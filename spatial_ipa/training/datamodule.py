@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from common.files.lists import Texts, one_or_several
 from common.training.loader import DrawLoader
 from common.training.sampler import DrawSampler
+from common.training.scaling import batch_of_process, rate_factor
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.run import read_run
 from spatial_ipa.data.simulation.files import SimulatedTissue
@@ -68,6 +69,19 @@ class MinisetDataModule(pl.LightningDataModule):
             self.encoder, s.num_candidates, s.size_max, s.augmentation.noise_h, aspect
         )
 
+    @property
+    def _world(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def rate_factor(self) -> float:
+        """Factor of the learning rate for the number of processes."""
+        return rate_factor(self.settings.scaling, self._world)
+
+    def _batch_of_process(self) -> int:
+        s = self.settings
+        return batch_of_process(s.batch_size, s.scaling, self._world, "minisets.batch_size")
+
     def start_at(self, frame: FrameRegression) -> None:
         """Give held-out slides the positions by regression that a network may start at.
 
@@ -119,7 +133,7 @@ class MinisetDataModule(pl.LightningDataModule):
         world = trainer.world_size
         # Equal counts on every rank, or ranks wait for each other for ever.
         sampler = DrawSampler(-(-draws // world) * world, world, trainer.global_rank, advance)
-        batch_size, workers = self.settings.batch_size, self.settings.num_workers
+        batch_size, workers = self._batch_of_process(), self.settings.num_workers
         if advance:
             return DrawLoader(dataset, sampler, batch_size, collate, workers)
         return DataLoader(
@@ -176,6 +190,7 @@ class SlideDataModule(MinisetDataModule):
     def prepare_data(self) -> None:
         if self.simulate is not None:
             self.simulate.ensure()
+        self._batch_of_process()
         slides = self._read()  # what is wrong with files is found before anything is trained
         path = Path(self.encoder_file.path)
         ensure_encoder(path, self.encoder_file.config, self.inputs)

@@ -15,7 +15,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.files.outputs import prepare_output
 from common.graph.edges import EdgeList
-from common.training.checks import check_fit
+from common.training.checks import check_fit, check_strategy
 from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import make_plain
 from common.training.resuming import exact_resume
@@ -132,6 +132,7 @@ class SpatialIPAModule(pl.LightningModule):
             prepare_output(self.export, "model.export")
 
     def configure_callbacks(self) -> list[pl.Callback]:
+        check_strategy(self)
         callbacks = exact_resume(self.trainer)
         if self.export is not None:
             callbacks.append(ExportCheckpoint(self.export, MONITOR, self._complete_export))
@@ -302,9 +303,12 @@ class SpatialIPAModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         s, epochs = self.schedule, self.trainer.max_epochs
+        data = getattr(self.trainer, "datamodule", None)
         assert epochs is not None, "checked in setup"
-        optimizer = torch.optim.AdamW(self.parameters(), s.lr, weight_decay=s.weight_decay)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, s.lr_final)
+        assert isinstance(data, MinisetDataModule), "checked in setup"
+        lr, final = s.lr * data.rate_factor, s.lr_final * data.rate_factor
+        optimizer = torch.optim.AdamW(self.parameters(), lr, weight_decay=s.weight_decay)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, final)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay}}
 
     def transfer_batch_to_device(

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from common.errors import UserError
 from common.training.hyperparameters import regroup
+from common.training.scaling import Scaling, check_scaling
 from spatial_ipa.data.keys import read_null
 from spatial_ipa.model.minisets import Augmentation, check_sizes
 from spatial_ipa.model.network import NetworkSettings
@@ -21,7 +22,8 @@ class MinisetSettings:
     Attributes:
         per_epoch: training minisets per epoch over all processes, balanced over slides.
         val_per_slide: validation minisets of each held-out slide, the same in every epoch.
-        batch_size: minisets per step and process.
+        batch_size: minisets per step and process; with ``scaling=batch`` of all processes together.
+        scaling: what changes with the number of processes (:mod:`common.training.scaling`).
         size_min: smallest miniset.
         size_max: largest miniset.
         num_candidates: k of the candidate graph in the embeddings.
@@ -40,6 +42,7 @@ class MinisetSettings:
     per_epoch: int = 1000
     val_per_slide: int = 50
     batch_size: int = 8
+    scaling: Scaling = "none"
     size_min: int = 96
     size_max: int = 384
     num_candidates: int = 100
@@ -59,6 +62,7 @@ class MinisetSettings:
             choices = ", ".join(get_args(GateWalk))
             raise UserError(f"gate_walk must be one of {choices}, got {self.gate_walk!r}")
         check_sizes(self.size_min, self.size_max)
+        check_scaling(self.scaling)
 
 
 @dataclass(frozen=True)

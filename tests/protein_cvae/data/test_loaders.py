@@ -93,7 +93,7 @@ def test_resumed_training_sees_what_the_uninterrupted_one_sees(
 
 def loaders(folder: Path, world: int, rank: int) -> tuple[list[list[Seen]], list[Seen]]:
     """Training steps of epoch 0 and validation items of one process of ``world``."""
-    data = make_module(folder, batch_proteins=4 // world)
+    data = make_module(folder, batch_proteins=4, scaling="batch")
     data.prepare_data()
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         world_size=world, global_rank=rank

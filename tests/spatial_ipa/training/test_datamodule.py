@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from types import SimpleNamespace
 from typing import cast
 
@@ -19,7 +20,7 @@ from spatial_ipa.layout.frame_fit import cross_fit
 from spatial_ipa.layout.frame_regression import FrameRegression
 from spatial_ipa.model.minisets import Augmentation, Miniset
 from spatial_ipa.placing.context import PlacementContext
-from spatial_ipa.training.datamodule import MinisetDataModule
+from spatial_ipa.training.datamodule import MinisetDataModule, SlideDataModule
 from spatial_ipa.training.settings import MinisetSettings
 
 
@@ -69,6 +70,33 @@ def test_ranks_get_equal_counts_and_different_draws(world: int) -> None:
         assert len({len(cast(DataLoader[Miniset], loader)) for loader in loaders}) == 1
         assert sorted(index for part in parts for index in part) == list(range(total))
         assert total >= needed
+
+
+def test_scaling_by_batch_gives_every_step_the_draws_of_one_process() -> None:
+    """12 draws, 4 in a step of all processes."""
+
+    def steps(world: int) -> list[list[int]]:
+        parts = []
+        for rank in range(world):
+            module = datamodule(world, rank)
+            module.settings = replace(module.settings, per_epoch=12, batch_size=4, scaling="batch")
+            loader = module.train_dataloader()
+            assert loader.batch_sampler is not None
+            parts.append([list(batch) for batch in loader.batch_sampler])
+            assert module.rate_factor == 1.0
+        return [sorted(chain(*step)) for step in zip(*parts, strict=True)]
+
+    assert steps(1) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert steps(2) == steps(4) == steps(1)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_before_slides_are_read() -> None:
+    data = SlideDataModule(
+        ["absent.h5ad"], [], minisets=MinisetSettings(batch_size=4, scaling="batch")
+    )
+    data.trainer = cast(pl.Trainer, SimpleNamespace(world_size=3, global_rank=0))
+    with pytest.raises(ValueError, match=r"4 draws of a step \(minisets.batch_size\) among 3"):
+        data.prepare_data()
 
 
 def test_batches_hold_what_the_dataset_draws() -> None:
