@@ -101,7 +101,6 @@ def protein(folder: Path) -> SmallFit:
         f"{_NETWORK}.heads": 4,
         f"{_NETWORK}.feed_forward": 64,
         f"{_NETWORK}.d_global": 8,
-        f"{_NETWORK}.d_local": 12,
         f"{_NETWORK}.hidden": 16,
         f"{_NETWORK}.decoder_layers": 1,
         f"{_NETWORK}.chain_neighbors": 4,

@@ -8,7 +8,7 @@
 Each fault meets a small fit in the middle of its second epoch of four steps; the same command is
 then given again, as SLURM does, until the fit has come to its end.  "weights" is the largest
 difference to the weights of a fit that nothing has met, 0 for bit for bit; "log" whether every
-logged training loss is that of such a fit to the same digits, each step once, in one log folder.
+logged training loss is that of such a fit within 1e-6 of it, each step once, in one log folder.
 "lost" are the steps that had been finished and were trained again.
 
 Faults are signals that the processes send themselves (:class:`cluster_ranks.Fault`), so that they
@@ -217,24 +217,25 @@ def _with(row: Row, **changes: object) -> Row:
     return Row(**{**asdict(row), **changes})  # type: ignore[arg-type]
 
 
-def _fault_line(row: Mapping[str, Any]) -> list[object]:
+def _fault_line(row: Mapping[str, Any]) -> list[str]:
     weights = "bit for bit" if row["weights"] == 0 else f"{row['weights']:.1e}"
     return [
         row["model"], row["processes"], row["case"], row["ended"], f"{row['waited']:.1f}",
-        row["at"] - row["resumed_at"], row["requeued"], row["folders"], weights,
+        str(row["at"] - row["resumed_at"]), str(row["requeued"]), str(row["folders"]), weights,
         "same" if row["log"] else "differs",
     ]  # fmt: skip
 
 
-def _scaling_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[object]]:
+def _scaling_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
         for key in dict.fromkeys((row["processes"], row["rule"]) for row in mine):
             found = [row for row in mine if (row["processes"], row["rule"]) == key]
             scores = [row["score"] for row in found]
+            steps, mean = str(found[0]["steps"]), f"{sum(scores) / len(scores):.4f}"
             rule = "any" if key[0] == 1 else key[1]
             yield [
-                model, key[0], rule, found[0]["steps"], f"{sum(scores) / len(scores):.4f}",
+                model, str(key[0]), rule, steps, mean,
                 ", ".join(f"{score:.4f}" for score in scores),
             ]  # fmt: skip
 
@@ -263,14 +264,14 @@ def report(out: Path) -> str:
             "",
             "## Faults",
             "",
-            markdown_table(FAULT_COLUMNS, [_fault_line(row) for row in faults]),
+            markdown_table(FAULT_COLUMNS, map(_fault_line, faults)),
             "",
             "## Rates and steps",
             "",
             f"{LENGTH} epochs of {DRAWS} draws, 4 in a step of one process. Scores at the end: "
             "`val/e_geo_own_graph` of spatial_ipa, `val/loss` of protein_cvae; smaller is better.",
             "",
-            markdown_table(SCALING_COLUMNS, list(_scaling_lines(scaled))),
+            markdown_table(SCALING_COLUMNS, _scaling_lines(scaled)),
             "",
         ]
     )

@@ -54,14 +54,14 @@ class SaveOnSignal(Callback):
         if stage != TrainerFn.FITTING:
             return
 
-        def stop(number: int, frame: FrameType | None) -> None:
+        def stop(signum: int, _: FrameType | None) -> None:
             launcher = trainer.strategy.launcher
             if not self._stopping and launcher is not None:
-                launcher.kill(number)  # processes that this one has started; others get their own
+                launcher.kill(signum)  # processes that this one has started; others get their own
             self._stopping = True
 
         # Registered by Lightning, after this and before the first step.
-        trainer._signal_connector._sigterm_notifier_fn = stop
+        trainer._signal_connector._sigterm_notifier_fn = stop  # type: ignore[method-assign]
         environment = trainer._accelerator_connector.cluster_environment
         if not isinstance(environment, SLURMEnvironment):
             return
