@@ -39,7 +39,7 @@ from protein_cvae.geometry.ramachandran import (
 from protein_cvae.model.layers import perceptron
 from protein_cvae.model.motion import axis_angle
 from protein_cvae.model.states import Condition
-from protein_cvae.residues import ALPHABET
+from protein_cvae.residues import ALPHABET, UNKNOWN
 
 _CYS = ALPHABET.index("C")
 _BASINS = 3
@@ -112,7 +112,7 @@ class CoilPrior(nn.Module):
         q, log_kappa = self(batch, condition)
         near = von_mises(real.phi - template.phi, log_kappa.exp())
         near = near + von_mises(real.psi - template.psi, log_kappa.exp())
-        kind = ramachandran_class(batch.aatype, real.omega, batch.bonded & mask)
+        kind = _kind(batch, real.omega, mask)
         coil = self.log_coil(real.phi, real.psi, kind)
         q = q.clamp(1e-6, 1 - 1e-6)
         total = torch.logaddexp((1 - q).log() + near, q.log() + coil)
@@ -146,9 +146,10 @@ class CoilPrior(nn.Module):
         tail = tails(q, link, mask, threshold)
         if not bool(tail.any()):
             return shift, turn
-        each = drawn[:, 1:].view(len(mask), _TRIES, length, 6)
+        # Residues in order: padding only adds numbers at the end.
+        each = drawn[:, 1:].view(len(mask), length, _TRIES, 6)
         best: tuple[Tensor, Tensor, Tensor] | None = None
-        for numbers in each.unbind(1):
+        for numbers in each.unbind(2):
             share = (q / threshold).clamp_max(1)
             rotation, origin = self._rebuilt(batch, condition, share, log_kappa, tail, numbers)
             rotation, origin = _carried(condition, rotation, origin, shift, turn, tail, link)
@@ -185,7 +186,7 @@ class CoilPrior(nn.Module):
         mask = condition.modes.mask
         template = batch.template.double()
         torsions, _ = backbone_dihedrals(template, batch.bonded, mask)
-        kind = ramachandran_class(batch.aatype, torsions.omega, batch.bonded & mask)
+        kind = _kind(batch, torsions.omega, mask)
         width = (-0.5 * log_kappa.double()).exp()
         phi = torsions.phi + width * numbers[..., 0]
         psi = torsions.psi + width * numbers[..., 1]
@@ -222,6 +223,13 @@ class CoilPrior(nn.Module):
         step = 2 * math.pi / _CELLS
         phi = -math.pi + step * (torch.div(index, _CELLS, rounding_mode="floor") + first)
         return phi, -math.pi + step * (index % _CELLS + second)
+
+
+def _kind(batch: ProteinBatch, omega: Tensor, mask: Tensor) -> Tensor:
+    """(B, L) Ramachandran classes, all general where the sequence is withheld."""
+    unknown = torch.full_like(batch.aatype, UNKNOWN)
+    aatype = torch.where(batch.sequence_mask[:, None], batch.aatype, unknown)
+    return ramachandran_class(aatype, omega, batch.bonded & mask)
 
 
 def von_mises(angle: Tensor, kappa: Tensor) -> Tensor:
