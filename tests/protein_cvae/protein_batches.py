@@ -14,7 +14,7 @@ from protein_cvae.model.settings import NetworkSettings
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 SMALL = {
     "width": 32, "layers": 2, "condition_layers": 1, "heads": 4, "feed_forward": 64,
-    "dropout": 0.0, "d_global": 8, "d_local": 14, "hidden": 16, "decoder_layers": 2,
+    "dropout": 0.0, "d_global": 8, "hidden": 16, "decoder_layers": 2,
     "chain_neighbors": 4, "spatial_neighbors": 6,
 }  # fmt: skip
 REFLECTION = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
