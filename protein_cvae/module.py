@@ -262,7 +262,7 @@ class ProteinCVAEModule(pl.LightningModule):
                 self.log(f"val/active_{latent}", active)
 
     def scores(self, batch: ProteinBatch) -> ValidationScores:
-        """What validation logs, from posterior means; the loss has final weights."""
+        """What validation logs, from draws at ``rate.judged``; the loss has final weights."""
         draws = (self.model.noise(batch, self.seed, step, _VALIDATION) for step in (0, 1))
         return validation_scores(
             self.model, batch, self.weights, self.kl.free_bits, self.rate, *draws

@@ -1,4 +1,4 @@
-"""The three sequence designs of protein_cvae compared: shared, direct and separate latents.
+"""The two sequence designs of protein_cvae compared: shared states and separate latents.
 
     python benchmarks/protein/designs.py run --data DATA --out runs/designs      # resumable
     python benchmarks/protein/designs.py report --out runs/designs --report REPORT.md
@@ -64,7 +64,7 @@ from protein_cvae.model.settings import NetworkSettings, SequenceDesign
 from protein_cvae.module import OptimizerSettings, ProteinCVAEModule
 
 Row = dict[str, Any]
-DESIGNS: tuple[SequenceDesign, ...] = ("direct", "shared", "separate")
+DESIGNS: tuple[SequenceDesign, ...] = ("shared", "separate")
 GROUPS = {"known": "held-out models of known proteins", "unseen": "proteins of unseen families"}
 MEASURES = {
     "accuracy": "accuracy, sequence given",
@@ -142,9 +142,8 @@ def build(design: SequenceDesign, seed: int) -> ProteinCVAEModule:
     """A small model, the same for all designs but for the sequence head."""
     torch.manual_seed(seed)
     sizes = NetworkSettings(
-        width=128, layers=2, condition_layers=1, heads=4, feed_forward=256, d_global=32,
-        d_local=32, hidden=64, decoder_layers=2, chain_neighbors=8, spatial_neighbors=12,
-        sequence_design=design,
+        width=128, layers=2, condition_layers=1, heads=4, feed_forward=256, hidden=64,
+        decoder_layers=2, chain_neighbors=8, spatial_neighbors=12, sequence_design=design,
     )  # fmt: skip
     return ProteinCVAEModule(sizes, optimizer=OptimizerSettings(lr=1e-3), seed=seed)
 

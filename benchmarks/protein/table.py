@@ -253,7 +253,11 @@ def run(options: argparse.Namespace) -> None:
     data, cases = read_cases(config)
     makers: dict[str, Callable[[EvaluationCase], list[Row]]] = {}
     settings = EvaluationSettings(
-        count=options.count, bandwidth=options.bandwidth, seed=options.seed, figures=0
+        count=options.count,
+        bandwidth=options.bandwidth,
+        seed=options.seed,
+        figures=0,
+        rates=(),  # benchmarks/protein/rates.py
     )
     for name in RIVALS:
         makers[name] = partial(rival_rows, name=name, settings=settings, on_core=options.core)

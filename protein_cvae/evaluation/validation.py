@@ -1,4 +1,4 @@
-"""What is scored during training: a batch from its posterior means, and sums over all batches.
+"""What is scored during training: a batch from draws, and sums over all batches.
 
 The sums are those of all ranks, so that a score does not depend on how many there are.
 """

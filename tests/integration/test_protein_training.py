@@ -32,7 +32,6 @@ TINY = {
     f"{NETWORK}.feed_forward": 64,
     f"{NETWORK}.dropout": 0.1,
     f"{NETWORK}.d_global": 8,
-    f"{NETWORK}.d_local": 12,
     f"{NETWORK}.hidden": 16,
     f"{NETWORK}.decoder_layers": 1,
     f"{NETWORK}.chain_neighbors": 4,
@@ -207,7 +206,13 @@ def test_two_ranks_log_the_validation_of_one(tmp_path: Path) -> None:
     checkpoint = fit(tmp_path / "fit", trainer__max_epochs=1, **held_out)
     one = validated(tmp_path / "one", checkpoint)
     two = validated(tmp_path / "two", checkpoint, trainer__devices=2, trainer__strategy="ddp")
-    assert {"val/loss", "val_unseen/rmsd", "val/active_global", "val/active_detail"} <= set(one)
+    assert {
+        "val/loss",
+        "val_unseen/rmsd",
+        "val/active_global",
+        "val/kl_turn",
+        "val_unseen/coil",
+    } <= set(one)
     assert two == pytest.approx(one, rel=1e-5, abs=1e-7)
 
 
@@ -224,7 +229,9 @@ BAD = {
         [f"--{DATA}.simulate=null", f"--{DATA}.sources.structures=['{{folder}}/text.pdb']"],
         "text.pdb",
     ),
-    "local latent too small": ([f"--{NETWORK}.d_local=6"], "d_local"),
+    "global latent too small": ([f"--{NETWORK}.d_global=0"], "d_global"),
+    "latents of before": ([f"--{NETWORK}.d_local=256"], "d_local"),
+    "noise": ([f"--{MODEL}.rate.low=0"], "rate.low and rate.high"),
     "heads": ([f"--{NETWORK}.heads=5"], "divisible by heads"),
     "design": ([f"--{NETWORK}.sequence_design=both"], "sequence_design"),
     "embedding width": ([f"--{NETWORK}.d_embedding=64"], "d_embedding"),

@@ -73,14 +73,15 @@ def gappy(ensemble: Ensemble, model: int, residue: int) -> Ensemble:
 
 
 def means(network: ProteinCVAE, batch: ProteinBatch) -> Latents:
-    return network.encode(batch, network.condition(batch)).mean()
+    condition = network.condition(batch)
+    return network.posterior_mean(condition, network.encode(batch, condition))
 
 
 def make_network(**options: object) -> ProteinCVAE:
     torch.manual_seed(0)
     settings = {
         "width": 16, "layers": 1, "condition_layers": 1, "heads": 2, "feed_forward": 16,
-        "dropout": 0.2, "d_global": 4, "d_local": 11, "hidden": 8, "decoder_layers": 1,
+        "dropout": 0.2, "d_global": 4, "hidden": 8, "decoder_layers": 1,
         "chain_neighbors": 2, "spatial_neighbors": 4,
     }  # fmt: skip
     return ProteinCVAE(NetworkSettings(**(settings | options)))

@@ -23,7 +23,7 @@ CA = 1
 Command = Callable[..., Path]
 SIZES = {
     "width": 16, "layers": 1, "condition_layers": 1, "heads": 2, "feed_forward": 16,
-    "d_global": 6, "d_local": 10, "hidden": 8, "decoder_layers": 1, "chain_neighbors": 4,
+    "d_global": 6, "hidden": 8, "decoder_layers": 1, "chain_neighbors": 4,
     "spatial_neighbors": 6,
 }  # fmt: skip
 # Options of the tasks that belong to a group.

@@ -23,7 +23,7 @@ from protein_cvae.module import ProteinCVAEModule
 # Checkpoints are scored without the callback that wrote them.
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using")
 SIZES = NetworkSettings(
-    width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4, d_local=9,
+    width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4,
     hidden=8, decoder_layers=1, chain_neighbors=2, spatial_neighbors=4,
 )  # fmt: skip
 DRAWS = DrawSettings(batch_proteins=2, per_epoch=2)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 IGNORED = ("seconds",)
-CHOSEN = ("direct", "separate")
+CHOSEN = ("shared", "separate")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def results(designs: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_a_line_per_design_with_both_groups_and_the_curve(designs: ModuleType, results: Path):
     rows = lines(results)
-    assert [(row["design"], row["seed"]) for row in rows] == [("direct", 0), ("separate", 0)]
+    assert [(row["design"], row["seed"]) for row in rows] == [("shared", 0), ("separate", 0)]
     for row in rows:
         assert [step for step, _ in row["curve"]] == [1, 2, 3]
         assert (row["known"]["proteins"], row["unseen"]["proteins"]) == (3, 1)
@@ -55,7 +55,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_scores(
 ):
     monkeypatch.setattr(designs, "EPOCHS", 3)
     ordinary = designs.LearningCurve.on_train_epoch_start
-    command = ["run", "--steps", "3", "--out", str(tmp_path), "--seeds", "0", "--designs", "direct"]
+    command = ["run", "--steps", "3", "--out", str(tmp_path), "--seeds", "0", "--designs", "shared"]
 
     def killed(self: object, trainer: object, pl_module: object) -> None:
         if trainer.current_epoch == 2:
@@ -97,11 +97,10 @@ def test_report_gives_mean_and_deviation_over_seeds(
     assert text.strip() in capsys.readouterr().out
     values = [rows[0]["known"]["recovery"], 0.5]
     wanted = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
-    direct = next(line for line in text.splitlines() if line.startswith("| direct | 2 |"))
+    shared = next(line for line in text.splitlines() if line.startswith("| shared | 2 |"))
     column = list(designs.MEASURES).index("recovery")
-    assert [cell.strip() for cell in direct.split("|")][3 + column] == wanted
+    assert [cell.strip() for cell in shared.split("|")][3 + column] == wanted
     assert "| separate | 1 |" in text
-    assert "| shared" not in text
 
     path.write_text(path.read_text() + json.dumps({**other, "steps": 9}) + "\n")
     with pytest.raises(SystemExit, match="several experiments"):

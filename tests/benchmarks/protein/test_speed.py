@@ -23,7 +23,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     model = {
         "width": 16, "layers": 1, "condition_layers": 1, "heads": 2, "feed_forward": 16,
-        "d_global": 4, "d_local": 9, "hidden": 8, "decoder_layers": 1, "chain_neighbors": 2,
+        "d_global": 4, "hidden": 8, "decoder_layers": 1, "chain_neighbors": 2,
         "spatial_neighbors": 4,
     }  # fmt: skip
     data = {

@@ -27,7 +27,7 @@ def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
 
 SIMULATION = {"num_proteins": 2, "num_models": 6, "min_length": 24, "max_length": 26}
 SIZES = NetworkSettings(
-    width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4, d_local=9,
+    width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4,
     hidden=8, decoder_layers=1, chain_neighbors=2, spatial_neighbors=4,
 )  # fmt: skip
 
@@ -140,7 +140,7 @@ def test_the_untrained_network_is_that_of_the_configuration(
             scores.setdefault(f"{row['kind']} {method}", []).append(kept)
     pairs = {name: found for name, found in scores.items() if len(found) == 2}
     assert set(pairs) == {
-        "conformers ensemble", "conformers prior",
+        "conformers resample", "conformers prior",
         "reconstruction template", "reconstruction no template",
     }  # fmt: skip
     assert all(one == two for one, two in pairs.values())

@@ -12,7 +12,6 @@ from scipy.spatial.transform import Rotation
 
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.evaluation.latent_effects import (
-    FOLLOWED,
     GLOBAL,
     LOCAL,
     EffectOptions,
@@ -24,7 +23,6 @@ from protein_cvae.evaluation.plots.effects import effects_figure
 from protein_cvae.geometry.constants import CA
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
-from protein_cvae.model.sampling import sample_prior
 from protein_cvae.model.settings import NetworkSettings
 
 LENGTH, CHAIN, SPATIAL = 26, 4, 5
@@ -65,7 +63,7 @@ def network() -> ProteinCVAE:
     """One decoder layer: a residue is heard by its neighbours in the start and by no other."""
     torch.manual_seed(0)
     settings = NetworkSettings(
-        width=32, layers=1, condition_layers=1, heads=4, feed_forward=32, d_global=5, d_local=10,
+        width=32, layers=1, condition_layers=1, heads=4, feed_forward=32, d_global=5,
         hidden=16, decoder_layers=1, chain_neighbors=CHAIN, spatial_neighbors=SPATIAL,
     )  # fmt: skip
     network = ProteinCVAE(settings).double()
@@ -78,7 +76,8 @@ def network() -> ProteinCVAE:
 
 @torch.no_grad()
 def encode(network: ProteinCVAE, item: ProteinBatch) -> Latents:
-    return network.encode(item, network.condition(item)).mean()
+    condition = network.condition(item)
+    return network.posterior_mean(condition, network.encode(item, condition))
 
 
 def means(network: ProteinCVAE, item: ProteinBatch, count: int = 12) -> Latents:
@@ -110,14 +109,14 @@ def effects(network: ProteinCVAE) -> LatentEffects:
 def test_every_latent_moves_in_the_dimensions_that_vary_most(effects: LatentEffects):
     dimensions = {
         latent: {move.dimension for move in effects.moves if move.latent == latent}
-        for latent in (GLOBAL, FOLLOWED, *LOCAL)
+        for latent in (GLOBAL, *LOCAL)
     }
     assert dimensions == {
-        GLOBAL: {3, 4}, FOLLOWED: {3, 4}, "shift": {0, 1, 2}, "turn": {0, 1, 2}, "detail": {2, 3},
+        GLOBAL: {3, 4}, "shift": {0, 1, 2}, "turn": {0, 1, 2},
     }  # fmt: skip
     places = {move.residue for move in effects.moves if move.latent in LOCAL}
     assert places == {4, 13, 21}  # the middles of thirds
-    assert len(effects.moves) == 3 * (2 + 2 + 3 * (3 + 3 + 2))
+    assert len(effects.moves) == 3 * (2 + 3 * (3 + 3))
 
 
 def test_no_move_changes_nothing_and_a_move_does(network: ProteinCVAE, effects: LatentEffects):
@@ -167,10 +166,10 @@ def test_a_local_move_leaves_all_residues_that_do_not_hear_it(
         gap = np.abs(np.subtract.outer(np.arange(LENGTH), np.arange(LENGTH)))
         return near | (gap <= CHAIN // 2)
 
-    # The conformer is its template, so the start is at its CA, whatever turn and detail are.
+    # The conformer is its template, so the start is at its CA, whatever turn is.
     graph = heard(start)
     for m, move in enumerate(effects.moves):
-        if move.latent not in ("turn", "detail"):
+        if move.latent != "turn":
             continue
         touched = graph[:, move.residue].copy()
         touched[move.residue] = True
@@ -195,48 +194,16 @@ def test_a_shift_reaches_the_neighbours_before_and_after_it(network: ProteinCVAE
         assert float(effects.distance_change(m)[unmoved][:, unmoved].abs().max()) < ROUNDING
 
 
-def test_local_latents_follow_z_global_by_what_their_prior_means_change(
-    network: ProteinCVAE, effects: LatentEffects
-):
-    item = conformer()
-    network.eval()
-    (m, *_) = effects.chosen(FOLLOWED, "prior", 2.0)
-    move = effects.moves[m]
-    with torch.no_grad():
-        condition, start = network.condition(item), encode(network, item)
-        alone = effects.chosen(GLOBAL, "prior", 2.0)[0]
-        assert effects.moves[alone] == dataclasses.replace(move, latent=GLOBAL)
-        draws = torch.Generator().manual_seed(3)
-        width = sample_prior(network, item, OPTIONS.draws, draws).z_global.std(0)
-        z = start.z_global.clone()
-        z[0, move.dimension] += 2 * width[move.dimension]
-        locals_ = []
-        for at in (start.z_global, z):
-            shift = network.prior_shift(condition, at)
-            prior = network.prior_local(condition, at, shift)
-            locals_.append((shift, prior.turn.mean, prior.detail.mean))
-        change = [b - a for a, b in zip(*locals_, strict=True)]
-        latents = Latents(
-            z, start.shift + change[0], start.turn + change[1], start.detail + change[2]
-        )
-        wanted = network.decode(item, condition, latents).coordinates[0]
-        held = Latents(z, start.shift, start.turn, start.detail)
-        unfollowed = network.decode(item, condition, held).coordinates[0]
-    torch.testing.assert_close(effects.moved[m], wanted, rtol=0, atol=1e-9)
-    torch.testing.assert_close(effects.moved[alone], unfollowed, rtol=0, atol=1e-9)
-    assert float((wanted - unfollowed).abs().max()) > 1e-3
-
-
 def test_figure_shows_displacements_and_the_largest_distance_change(effects: LatentEffects):
     figure = effects_figure("x", effects)
     panels = [axis for axis in figure.axes if axis.get_xlabel() == "residue"]
-    assert len(panels) == 2 * 5
+    assert len(panels) == 2 * 3
     d = effects.displacement().numpy()
-    shift = panels[2]
+    shift = panels[1]
     chosen = [m for m in effects.chosen("shift", "prior", 2.0) if effects.moves[m].residue == 4]
     assert len(chosen) == 3
     np.testing.assert_allclose(shift.lines[0].get_ydata(), np.sqrt((d[chosen] ** 2).mean(0)))
-    image = panels[5 + 2].images[0]
+    image = panels[3 + 1].images[0]
     every = [m for m in effects.chosen("shift", "prior") if effects.moves[m].size == 2]
     strongest = max(every, key=lambda m: (d[m] ** 2).sum())
     np.testing.assert_allclose(image.get_array(), effects.distance_change(strongest).numpy())

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from protein_cvae.data.datamodule import EnsembleDataModule
 from protein_cvae.data.settings import SimulationSettings
-from protein_cvae.evaluation.latent_effects import FOLLOWED, GLOBAL, LOCAL
+from protein_cvae.evaluation.latent_effects import GLOBAL, LOCAL
 from protein_cvae.evaluation.plots.ensembles import (
     distance_difference,
     distance_figure,
@@ -104,7 +104,7 @@ def test_lightning_test_writes_the_evaluation(tmp_path: Path, capsys: pytest.Cap
         simulate=SimulationSettings(num_proteins=2, num_models=5, min_length=24, max_length=26)
     )
     sizes = NetworkSettings(
-        width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4, d_local=9,
+        width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4,
         hidden=8, decoder_layers=1, chain_neighbors=2, spatial_neighbors=4,
     )  # fmt: skip
     module = ProteinCVAEModule(sizes, evaluation=EvaluationSettings(count=2, figures=1))
@@ -125,7 +125,7 @@ def test_lightning_test_writes_the_evaluation(tmp_path: Path, capsys: pytest.Cap
     effects = [json.loads(x) for x in (folder / "latent_effects.jsonl").read_text().splitlines()]
     assert {row["protein"] for row in effects} == {"simulated_0_0"}  # one protein has figures
     assert {(row["latent"], row["size"]) for row in effects} == {
-        (latent, size) for latent in (GLOBAL, FOLLOWED, *LOCAL) for size in (1.0, 2.0)
+        (latent, size) for latent in (GLOBAL, *LOCAL) for size in (1.0, 2.0)
     }
     assert "## What each latent moves" in (folder / "evaluation.md").read_text()
     assert set(events.Tags()["images"]) == {f"evaluation/{name}" for name in figures}

@@ -25,6 +25,19 @@ def test_settings_out_of_range_are_refused():
     for wrong in ({"count": 1}, {"chunk": 0}, {"bandwidth": 1.5}, {"threshold": 0.0}):
         with pytest.raises(ValueError, match="evaluation: expected"):
             EvaluationSettings(**wrong)
+    for wrong in ({"noise": 0.0}, {"rates": (0.1, -0.2)}, {"rates": (50.0,)}):
+        with pytest.raises(ValueError, match="evaluation: noise and rates must lie in"):
+            EvaluationSettings(**wrong)
+
+
+def text_rates(folder: Path) -> list[str]:
+    """The group of each line of the tables of rates."""
+    found, group = [], ""
+    for line in (folder / "evaluation.md").read_text().splitlines():
+        group = {"## Kn": "known", "## Un": "unseen"}.get(line[:5], group)
+        if line.startswith(("| ours |", "| z_global alone |")):
+            found.append(group)
+    return found
 
 
 def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -36,8 +49,10 @@ def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.Cap
         json.loads(line) for line in (tmp_path / "evaluation.jsonl").read_text().splitlines()
     ]
     assert written == rows
-    kinds = [(r["protein"], r["kind"], r.get("method")) for r in rows]
-    assert len(kinds) == len(set(kinds)) == 3 * (3 + 2 + 1 + 1)
+    kinds = [(r["protein"], r["kind"], r.get("method"), r.get("noise")) for r in rows]
+    points = len(SETTINGS.rates) + 1
+    assert len(kinds) == len(set(kinds)) == 3 * (3 + 2 + 1 + 1 + points)
+    assert text_rates(tmp_path) == points * ["known"] + points * ["unseen"]
     left_out = {(r["protein"], *r["left_out"]) for r in rows}
     assert left_out == {("alpha",), ("gamma", gamma.label(25)), ("beta",)}
     text = (tmp_path / "evaluation.md").read_text()
@@ -46,7 +61,7 @@ def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.Cap
     assert text.strip() in capsys.readouterr().out
     assert "Known proteins, held-out models (2)" in text
     assert "Unseen proteins (1)" in text
-    assert text.count("| real | generated, ensemble | generated, prior |") == 2
+    assert text.count("| real | given models, resampled | generated, prior |") == 2
     # One protein of each group has figures; the latent map is of all.
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     kinds = ("traces", "rmsf", "ramachandran", "distances", "effects")
@@ -55,7 +70,7 @@ def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.Cap
     inside = [r["inside"] for r in rows if r.get("method") in MODES]
     assert min(inside) > 0.9
     effects = [json.loads(x) for x in (tmp_path / "latent_effects.jsonl").read_text().splitlines()]
-    assert [r["protein"] for r in effects] == ["alpha"] * 10 + ["beta"] * 10
+    assert [r["protein"] for r in effects] == ["alpha"] * 6 + ["beta"] * 6
     by_hand = [r["rms"] for r in effects if (r["latent"], r["size"]) == ("shift", 2.0)]
     line = next(x for x in text.splitlines() if x.startswith("| shift | ±2 sd of the prior |"))
     assert float(line.split("|")[3]) == pytest.approx(sum(by_hand) / 2, rel=0.01)

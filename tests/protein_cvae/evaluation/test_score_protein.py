@@ -16,12 +16,14 @@ from protein_cases import (
 
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.cases import EvaluationCase
+from protein_cvae.evaluation.rates import rate_points
 from protein_cvae.evaluation.score_protein import MODES, evaluate_case, generate
 from protein_cvae.evaluation.scores import (
     pooled_active_units,
     reconstruction,
     score_conformers,
 )
+from protein_cvae.model.channel import CLEAN
 from protein_cvae.model.kl import kl_terms
 
 
@@ -52,10 +54,14 @@ def test_one_protein_is_scored_as_its_parts_say(case):
     truth = case.prepared.ensemble.aatype
     with torch.no_grad():
         batch = collate([case.item(m) for m in judged])
-        decoded, posterior, condition = network.reconstruct(batch)
-        kl = kl_terms(network, posterior, condition, posterior.mean(), batch.weight)
-        hidden, *_ = network.reconstruct(collate([case.item(m, sequence=False) for m in judged]))
-        free, *_ = network.reconstruct(collate([case.item(m, template=False) for m in judged]))
+        noise = network.noise(batch, SETTINGS.seed, 0, len(MODES))
+        drawn = torch.full((len(judged), 2), SETTINGS.noise), noise
+        decoded, posterior, condition = network.reconstruct(batch, *drawn)
+        kl = kl_terms(network, posterior, condition, batch.weight)
+        unnamed = collate([case.item(m, sequence=False) for m in judged])
+        hidden, *_ = network.reconstruct(unnamed, *drawn)
+        bare = collate([case.item(m, template=False) for m in judged])
+        free, *_ = network.reconstruct(bare, *drawn)
         everything = means(network, collate([case.item(m) for m in (*case.given, *judged)]))
     assert result.reconstruction == reconstruction(decoded.coordinates, case)
     assert result.reconstruction_free == reconstruction(free.coordinates, case)
@@ -69,13 +75,25 @@ def test_one_protein_is_scored_as_its_parts_say(case):
     assert result.sequence.commonest == pytest.approx(float(counts.max() / counts.sum()))
     assert result.latents.kl["global"] == pytest.approx(float(kl.z_global), rel=1e-4)
     assert result.latents.kl["shift"] == pytest.approx(float(kl.shift), rel=1e-4)
-    assert {"global", "shift", "detail"} <= set(result.latents.kl)
+    assert result.latents.kl["turn"] == pytest.approx(float(kl.turn), rel=1e-4)
+    assert set(result.latents.kl) == {"global", "shift", "turn", "free"}
     spread = everything.z_global.numpy().var(0, ddof=1)
     assert result.latents.active_global == int((spread > 0.01).sum())
-    detail = everything.detail.numpy().var(0, ddof=1).mean(0)
-    assert result.latents.active_detail == int((detail > 0.01).sum())
-    whole = everything.detail.flatten(0, 1).numpy().var(0, ddof=1)
+    local = everything.z_local.numpy().var(0, ddof=1).mean(0)
+    assert result.latents.active_local == int((local > 0.01).sum())
+    assert (result.latents.d_global, result.latents.d_local) == (4, 6)
+    whole = everything.z_local.flatten(0, 1).numpy().var(0, ddof=1)
     assert pooled_active_units([result])[1] == int((whole > 0.01).sum())
+
+
+def test_rates_are_those_of_the_settings_or_none(case):
+    network = make_network()
+    few = dataclasses.replace(SETTINGS, rates=(0.3,))
+    result, _ = evaluate_case(network, case, few, None)
+    assert list(result.rates) == rate_points(network, case, few)
+    assert [point.noise for point in result.rates] == [0.3, CLEAN]
+    result, _ = evaluate_case(network, case, dataclasses.replace(SETTINGS, rates=()), None)
+    assert result.rates == ()
 
 
 def test_draws_depend_on_seed_and_name_only(case):

@@ -19,7 +19,12 @@ from protein_cases import (
 
 from common.report.tables import to_json_lines
 from protein_cvae.data.cases import EvaluationCase
-from protein_cvae.evaluation.columns import METRICS, PROTEIN_COLUMNS, RECONSTRUCTION_COLUMNS
+from protein_cvae.evaluation.columns import (
+    METRICS,
+    PROTEIN_COLUMNS,
+    RATE_COLUMNS,
+    RECONSTRUCTION_COLUMNS,
+)
 from protein_cvae.evaluation.score_protein import evaluate_case
 from protein_cvae.evaluation.scores import (
     ConformerScores,
@@ -31,6 +36,7 @@ from protein_cvae.evaluation.tables import (
     conformer_row,
     mean,
     metric_table,
+    rate_table,
     reconstruction_row,
     reconstruction_table,
     report,
@@ -98,9 +104,17 @@ def test_rows_of_a_case_carry_every_number(case):
     result, _ = evaluate_case(make_network(), case, SETTINGS, None)
     rows = case_rows(result)
     named = {row["kind"]: row for row in rows}
-    assert set(named) == {"conformers", "reconstruction", "sequence", "latents"}
+    assert set(named) == {"conformers", "reconstruction", "sequence", "latents", "rate"}
     assert named["latents"]["kl_global"] == result.latents.kl["global"]
     assert named["sequence"]["without_sequence"] == result.sequence.without_sequence
+    points = [row for row in rows if row["kind"] == "rate"]
+    assert set(RATE_COLUMNS) <= set(points[0])
+    assert [row["nats"] for row in points] == [point.nats for point in result.rates]
+    cells = [line.split("|")[1:4] for line in rate_table(points).splitlines()[2:]]
+    assert [[cell.strip() for cell in line] for line in cells] == [
+        [point.method, f"{point.noise:g}", str(point.dimensions)] for point in result.rates
+    ]
     text = report(rows)
+    assert rate_table(points) in text
     assert "Unseen" not in text
     assert "alpha" in text

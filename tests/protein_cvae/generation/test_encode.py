@@ -33,16 +33,15 @@ def test_latents_are_those_of_the_module_with_their_kl(
         with torch.no_grad():
             batch = prepared.item(m, 2)
             condition = network.condition(batch)
-            posterior = network.encode(batch, condition)
-            kl = kl_terms(network, posterior, condition, posterior.mean(), batch.weight)
-        mean = posterior.mean()
+            mean = network.posterior_mean(condition, network.encode(batch, condition))
+            posterior = network.encode(batch, condition, torch.full((1, 2), latents.noise))
+            kl = kl_terms(network, posterior, condition, batch.weight)
         assert np.allclose(latents.z_global[m], mean.z_global[0], atol=1e-4)
         assert np.allclose(latents.z_local[m], mean.z_local[0], atol=1e-4)
         length = many.length
         assert latents.kl_global[m] / length == pytest.approx(float(kl.z_global), rel=1e-3)
         assert latents.kl_shift[m] / length == pytest.approx(float(kl.shift), rel=1e-3)
-        assert latents.kl_turn[m].mean() == pytest.approx(float(kl.turn), rel=1e-3)
-        assert latents.kl_detail[m].mean() == pytest.approx(float(kl.detail), rel=1e-3)
+        assert latents.kl_turn[m] / length == pytest.approx(float(kl.turn), rel=1e-3)
     latents.save(tmp_path / "z.npz")
     with np.load(tmp_path / "z.npz", allow_pickle=False) as stored:
         assert set(stored) == {field.name for field in dataclasses.fields(latents)}
@@ -50,6 +49,20 @@ def test_latents_are_those_of_the_module_with_their_kl(
         assert str(stored["name"]) == protein.name
         assert stored["residues"].tolist()[0] == protein.label(0)
         assert stored["model_numbers"].tolist() == list(range(3, 15))
+
+
+def test_the_kl_falls_with_the_noise_and_the_latents_do_not_change(
+    network: ProteinCVAE, protein: Ensemble
+) -> None:
+    little, much = (encode_models(network, protein, noise=s) for s in (0.05, 0.8))
+    assert (little.noise, much.noise) == (0.05, 0.8)
+    assert np.array_equal(little.z_global, much.z_global)
+    assert np.array_equal(little.z_local, much.z_local)
+    away = little.model_numbers != little.template_model
+    for name in ("kl_global", "kl_shift", "kl_turn"):
+        assert (getattr(little, name)[away] > getattr(much, name)[away]).all()
+    # The template has not moved from itself.
+    assert np.abs(little.z_local[~away]).max() < 1e-3
 
 
 def test_a_template_that_is_no_model_of_the_ensemble(
@@ -62,5 +75,5 @@ def test_a_template_that_is_no_model_of_the_ensemble(
     assert found.template_model not in found.model_numbers
     together = made_of(protein.select_models([4, 0, 1, 2]), model_numbers=(9, 1, 2, 3))
     wanted = encode_models(network, together, template=9)
-    for name in ("z_global", "z_local", "kl_shift", "kl_turn"):
+    for name in ("z_global", "z_local", "kl_global", "kl_shift", "kl_turn"):
         assert np.array_equal(getattr(found, name), getattr(wanted, name)[1:])

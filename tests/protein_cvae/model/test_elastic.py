@@ -16,7 +16,7 @@ from protein_cvae.model.settings import NetworkSettings
 
 
 def test_modes_are_the_eigenvectors_of_the_formula():
-    # The constant that holds a single residue, 1e-6 of the moments of a unit, is not in the formula.
+    # The constant 1e-6 that holds a single residue is not in the formula.
     given = chains().upright()
     modes = given.modes()
     for item in range(2):

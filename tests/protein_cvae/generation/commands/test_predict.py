@@ -171,4 +171,10 @@ def test_encode_by_command(
             ) else np.array_equal(stored[field.name], value)  # fmt: skip
             assert close, field.name
     kl = json.loads(Path(f"{path}.json").read_text())["kl_nats_per_residue"]
-    assert kl["detail"] == pytest.approx(float(expected.kl_detail.mean()), rel=1e-4)
+    assert kl["noise"] == expected.noise
+    for key, nats in (
+        ("z_global", expected.kl_global),
+        ("shift", expected.kl_shift),
+        ("turn", expected.kl_turn),
+    ):
+        assert kl[key] == pytest.approx(float(nats.mean()) / ensemble.length, rel=1e-4)
