@@ -79,10 +79,10 @@ def test_the_sizes_are_those_of_the_configurations(size: str) -> None:
     config, preset = config_of(size), presets.PRESETS[size]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(pl.LightningDataModule, "data")
-    for group in ("network", "weights", "kl", "optimizer"):
+    for group in ("network", "weights", "kl", "rate", "optimizer"):
         parser.add_argument(f"--{group}", type=type(getattr(preset, group)))
     given = config["model"]["init_args"]
-    groups = {g: given[g] for g in ("network", "weights", "kl", "optimizer")}
+    groups = {g: given[g] for g in ("network", "weights", "kl", "rate", "optimizer")}
     found = parser.instantiate_classes(parser.parse_object({"data": config["data"]} | groups))
     for group in groups:
         assert getattr(found, group) == getattr(preset, group)

@@ -108,7 +108,8 @@ def test_a_point_is_the_dense_formula(case: EvaluationCase, kind: str, noise: fl
 
 def test_all_components_and_no_noise_give_back_what_they_are_of(case: EvaluationCase):
     """The given models are in their own span, the held-out ones are not."""
-    seen = dataclasses.replace(case, judged=case.given)
+    prepared = dataclasses.replace(case.prepared, judged=case.given)
+    seen = dataclasses.replace(case, prepared=prepared)
     codec = LinearCodec.pca(seen, 100)
     assert codec.point(seen, 1e-4, 0).ca_all < 1e-2
     assert codec.point(case, 1e-4, 0).ca_all > 0.1
@@ -170,7 +171,8 @@ def test_more_noise_passes_less_and_distorts_more(case: EvaluationCase):
 
 
 def test_a_core_that_is_too_small_has_no_distortion(case: EvaluationCase):
-    bare = dataclasses.replace(case, core=None)
+    none = torch.zeros_like(case.prepared.core)
+    bare = dataclasses.replace(case, prepared=dataclasses.replace(case.prepared, core=none))
     core, everything = distortion(case.coordinates[list(case.judged)][:, :, CA], bare)
     assert np.isnan(core)
     assert everything < 1e-3

@@ -30,10 +30,10 @@ GLOBAL = 5
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
-def channel(d_global: int = GLOBAL) -> MotionChannel:
+def channel(d_global: int = GLOBAL, learns: bool = False) -> MotionChannel:
     """With a spectrum that is not that of the elastic network."""
     torch.manual_seed(0)
-    made = MotionChannel(d_global).double()
+    made = MotionChannel(d_global).double().requires_grad_(learns)
     generator = torch.Generator().manual_seed(1)
     for parameter in made.parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -70,7 +70,7 @@ class Dense:
         rows = modes.mask[item].repeat_interleave(3)
         self.rows = rows
         self.vectors = modes.vectors[item, rows][:, : self.count]
-        self.base = made.variance(modes)[item, : self.count].detach()
+        self.base = made.variance(modes)[item, : self.count]
         place = torch.arange(self.count)
         self.noise = torch.where(place < made.d_global, s[item, 0], s[item, 1]).square()
 
@@ -85,7 +85,7 @@ def test_the_spectrum_starts_as_that_of_the_elastic_network_and_is_bounded():
     assert not torch.allclose(made.variance(modes), modes.variance, rtol=0.1)
     for parameter in made.parameters():
         parameter.data *= 100
-    found = made.variance(modes).detach()
+    found = made.variance(modes)
     there = modes.variance > 0
     change = (found[there] / modes.variance[there]).log()
     assert float(change.abs().max()) <= 3 + 1e-9
@@ -263,13 +263,12 @@ def test_draws_have_the_covariance_of_the_formula_and_a_log_normal_amplitude():
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     noise = Latents(normal(count, 2), normal(count, 5, 3), normal(count, 5, 3), normal(count, 2))
-    with torch.no_grad():
-        drawn = made.draw(modes.expand(count), noise)
-        cooler = made.draw(modes.expand(count), noise, temperature=0.5)
+    drawn = made.draw(modes.expand(count), noise)
+    cooler = made.draw(modes.expand(count), noise, temperature=0.5)
     torch.testing.assert_close(cooler, 0.5 * drawn)
     a = noise.z_global[:, 0]
     flat = drawn.flatten(1) * (-AMPLITUDE * a).exp()[:, None]
-    covariance = dense(modes.vectors[0], made.variance(modes)[0].detach())
+    covariance = dense(modes.vectors[0], made.variance(modes)[0])
     scale = covariance.diagonal().sqrt()
     # Variance of each entry of the moment of normal numbers (Isserlis).
     error = ((torch.outer(scale, scale).square() + covariance.square()) / count).sqrt()
@@ -334,7 +333,7 @@ def test_a_protein_with_fewer_modes_than_z_global_holds_fills_it_with_zeros():
 
 @pytest.mark.parametrize("what", ["kl", "draw", "received"])
 def test_gradients_of_the_spectrum_are_finite_with_absent_residues(what: str):
-    given, made = chains(), channel()
+    given, made = chains(), channel(learns=True)
     mask = given.mask.clone()
     mask[0] = False  # and an item without template
     mask[1, 4:] = False
@@ -360,7 +359,7 @@ def test_gradients_of_the_spectrum_are_finite_with_absent_residues(what: str):
 @pytest.mark.parametrize("what", ["kl", "draw"])
 def test_gradients_of_the_spectrum(what: str):
     """Of the KL through the most probable amplitude too, at which its own slope is 0."""
-    given, made = chains(length=6, items=2), channel(4)
+    given, made = chains(length=6, items=2), channel(4, learns=True)
     modes, noise, s = given.modes(), noise_of(given, 4), level(2, 0.3, 0.4)
     shift = given.draw(2, 6, 3)
     starts = [x.detach().clone() for x in made.parameters()]

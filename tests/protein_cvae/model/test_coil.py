@@ -1,4 +1,4 @@
-"""The prior of torsions against SciPy and the formula; where tails are and how they hang on."""
+"""The prior of torsions against SciPy; where tails are and how they hang on."""
 
 from __future__ import annotations
 

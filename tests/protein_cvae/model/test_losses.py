@@ -43,7 +43,7 @@ def test_losses_ignore_padding():
 
 
 def test_every_term_has_its_weight_and_every_weight_a_term():
-    others = {"kl_global", "kl_local", "tail", "untemplated", "prior_geometry"}
+    others = {"kl_global", "kl_local", "coil", "tail", "untemplated", "prior_geometry"}
     assert set(TERMS) == {f.name for f in dataclasses.fields(LossWeights)} - others
 
 

@@ -20,7 +20,6 @@ from protein_cvae.model.kl import item_kl
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
 
-
 # Modes of nearby softness turn into each other by more than rounding.
 MODES = {"rtol": 1e-6, "atol": 1e-6}
 LEVEL = torch.tensor([[0.1, 0.2]], dtype=torch.float64)
