@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
 from protein_cases import SETTINGS, kabsch_rmsd, make_cases, make_ensemble, make_network
 from protein_modes import dense_precision
+from scipy.optimize import minimize_scalar
 from scipy.spatial.transform import Rotation
+from scipy.stats import norm
 
 from common.rng import combined_key, counter_normal
 from protein_cvae.data.batch import collate
@@ -24,6 +27,7 @@ from protein_cvae.evaluation.rates import (
 )
 from protein_cvae.geometry.constants import CA
 from protein_cvae.model.channel import CLEAN, SILENT
+from protein_cvae.model.elastic import AMPLITUDE
 from protein_cvae.model.kl import kl_terms
 
 
@@ -73,7 +77,7 @@ def test_modes_are_those_of_the_elastic_network_of_the_template(case: Evaluation
 @pytest.mark.parametrize("kind", ["pca", "modes"])
 @pytest.mark.parametrize("noise", [0.1, 0.6])
 def test_a_point_is_the_dense_formula(case: EvaluationCase, kind: str, noise: float):
-    """Gaussian rate of one draw of each judged model, decoded by the mean given what is seen."""
+    """Rate of one draw of each judged model, decoded by the mean given what is seen."""
     codec = getattr(LinearCodec, kind)(case, 4)
     point = codec.point(case, noise, seed=3)
     directions, variance = codec.directions.numpy(), codec.variance.numpy()
@@ -83,27 +87,26 @@ def test_a_point_is_the_dense_formula(case: EvaluationCase, kind: str, noise: fl
     nats, rmsd, core = [], [], []
     for x, epsilon in zip(judged, drawn, strict=True):
         b = (superposed(x, centre) - centre).ravel() @ directions
-        prior = np.diag(variance) + noise**2 * np.eye(4)
-        other = np.linalg.inv(prior)
-        # KL of N(b, s²) from N(0, v + s²).
-        nats.append(
-            0.5
-            * (
-                noise**2 * np.trace(other)
-                + b @ other @ b
-                - 4
-                + np.log(np.linalg.det(prior) / noise**8)
-            )
-        )
-        mean = np.diag(variance) @ other @ (b + noise * epsilon)
-        made = centre + (directions @ mean).reshape(-1, 3)
+        z = b + noise * epsilon
+
+        def cost(a: float, z=z) -> float:
+            total = variance * math.exp(2 * AMPLITUDE * a) + noise**2
+            return a * a / 2 - norm.logpdf(z, scale=np.sqrt(total)).sum()
+
+        # Of the given models the variance is known, of a structure the amplitude is not.
+        a = 0.0
+        if kind == "modes":
+            a = minimize_scalar(cost, bounds=(-6.5, 6.5), method="bounded").x
+        nats.append(norm.logpdf(z, loc=b, scale=noise).sum() + cost(a))
+        scale = variance * math.exp(2 * AMPLITUDE * a)
+        made = centre + (directions @ (scale / (scale + noise**2) * z)).reshape(-1, 3)
         rmsd.append(kabsch_rmsd(made, x))
         core.append(kabsch_rmsd(made[case.core], x[case.core]))
-    assert point.nats == pytest.approx(np.mean(nats) / len(centre), rel=1e-5)
+    assert point.nats == pytest.approx(np.mean(nats) / len(centre), rel=1e-4)
     assert point.nats_motion == point.nats
-    assert point.ca_all == pytest.approx(np.mean(rmsd), rel=1e-4)
-    assert point.ca_core == pytest.approx(np.mean(core), rel=1e-4)
-    assert (point.method, point.noise, point.dimensions) == (kind, noise, 4)
+    assert point.ca_all == pytest.approx(np.mean(rmsd), rel=1e-3)
+    assert point.ca_core == pytest.approx(np.mean(core), rel=1e-3)
+    assert (point.method, point.noise, point.dimensions) == (f"{kind}, 4", noise, 4)
 
 
 def test_all_components_and_no_noise_give_back_what_they_are_of(case: EvaluationCase):
@@ -121,11 +124,11 @@ def test_the_rate_of_linear_codecs_falls_with_the_noise(case: EvaluationCase):
     assert len(points) == 2 * 2 * 4
     for method in ("pca", "modes"):
         for count in (2, 5):
-            mine = [p for p in points if (p.method, p.dimensions) == (method, count)]
+            mine = [p for p in points if p.method == f"{method}, {count}"]
+            assert {p.dimensions for p in mine} == {count}
             assert [p.noise for p in mine] == list(noises)
             nats = [p.nats for p in mine]
             assert nats == sorted(nats, reverse=True)
-            assert nats[-1] > 0
 
 
 def test_points_of_a_network_are_its_kl_and_its_decoder(case: EvaluationCase):
@@ -142,8 +145,8 @@ def test_points_of_a_network_are_its_kl_and_its_decoder(case: EvaluationCase):
             batch = collate([case.item(m) for m in case.judged])
             level = torch.tensor([of_global, of_local]).expand(len(batch), 2)
             noise = network.noise(batch, settings.seed, 0, 7)
-            decoded, posterior, condition = network.reconstruct(batch, level, noise)
-            kl = kl_terms(network, posterior, condition, batch.weight)
+            decoded, posterior, condition, z = network.reconstruct(batch, level, noise)
+            kl = kl_terms(network, posterior, condition, z, batch.weight)
         assert (point.method, point.noise) == (method, of_global)
         assert point.dimensions == (4 if method == GLOBAL_ALONE else 6 * length)
         motion = float(kl.z_global + kl.shift)

@@ -56,8 +56,8 @@ def test_one_protein_is_scored_as_its_parts_say(case):
         batch = collate([case.item(m) for m in judged])
         noise = network.noise(batch, SETTINGS.seed, 0, len(MODES))
         drawn = torch.full((len(judged), 2), SETTINGS.noise), noise
-        decoded, posterior, condition = network.reconstruct(batch, *drawn)
-        kl = kl_terms(network, posterior, condition, batch.weight)
+        decoded, posterior, condition, z = network.reconstruct(batch, *drawn)
+        kl = kl_terms(network, posterior, condition, z, batch.weight)
         unnamed = collate([case.item(m, sequence=False) for m in judged])
         hidden, *_ = network.reconstruct(unnamed, *drawn)
         bare = collate([case.item(m, template=False) for m in judged])

@@ -12,11 +12,14 @@ from protein_runs import (
     made_of,
 )
 
+from common.rng import generator_for
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.generation.encode import encode_against, encode_models
 from protein_cvae.generation.inputs import prepare
 from protein_cvae.model.kl import kl_terms
+from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.sampling import standard_noise
 
 
 def test_latents_are_those_of_the_module_with_their_kl(
@@ -29,13 +32,18 @@ def test_latents_are_those_of_the_module_with_their_kl(
     assert latents.template_model == 5
     prepared = prepare(many, None)
     network.eval()
+    generator = generator_for(0)
+    blocks = [standard_noise(network, many.length, count, generator) for count in (8, 4)]
+    noise = Latents.cat(blocks)
     for m in (0, 11):
         with torch.no_grad():
             batch = prepared.item(m, 2)
             condition = network.condition(batch)
             mean = network.posterior_mean(condition, network.encode(batch, condition))
             posterior = network.encode(batch, condition, torch.full((1, 2), latents.noise))
-            kl = kl_terms(network, posterior, condition, batch.weight)
+            normal = noise.map(lambda x, m=m: x[m : m + 1])
+            z = network.sample_posterior(condition, posterior, normal)
+            kl = kl_terms(network, posterior, condition, z, batch.weight)
         assert np.allclose(latents.z_global[m], mean.z_global[0], atol=1e-4)
         assert np.allclose(latents.z_local[m], mean.z_local[0], atol=1e-4)
         length = many.length

@@ -1,4 +1,4 @@
-"""The channel of motion against torch.distributions, SciPy and dense linear algebra."""
+"""The channel of motion against torch.distributions, SciPy and quadrature."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 from protein_modes import Chains, chains
 from scipy.optimize import minimize_scalar
 from scipy.stats import kstest
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from protein_cvae.model.channel import (
     SILENT,
     TURN_NOISE,
     MotionChannel,
     RateSettings,
+    Scales,
     expected_error,
     levels,
     most_probable_amplitude,
@@ -53,43 +54,59 @@ def noise_of(given: Chains, d_global: int = GLOBAL) -> Latents:
     )  # fmt: skip
 
 
-def dense(vectors: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
-    return vectors @ torch.diag(diagonal) @ vectors.T
+def best_amplitude(cost, low: float, high: float) -> float:
+    bounds, options = (low, high), {"xatol": 1e-9}
+    return float(minimize_scalar(cost, bounds=bounds, method="bounded", options=options).x)
 
 
-def best_amplitude(cost, **options: float) -> tuple[float, float]:
-    found = minimize_scalar(cost, bounds=(-6.4, 6.4), method="bounded", options={"xatol": 1e-9})
-    return float(found.x), float(found.fun)
-
-
-class Dense:
-    """Item by item, over present coordinates: modes as columns, v at a = 0 and s² of each."""
+class Item:
+    """One item: its coefficients that exist, their noise and their prior by torch.distributions."""
 
     def __init__(self, made: MotionChannel, modes: NormalModes, s: torch.Tensor, item: int):
         self.count = int((modes.variance[item] > 0).sum())
-        rows = modes.mask[item].repeat_interleave(3)
-        self.rows = rows
-        self.vectors = modes.vectors[item, rows][:, : self.count]
-        self.base = made.variance(modes)[item, : self.count]
+        self.vectors = modes.vectors[item, :, : self.count]
         place = torch.arange(self.count)
         self.noise = torch.where(place < made.d_global, s[item, 0], s[item, 1]).square()
+        scales = made.scales(modes)
+        self.variance = scales.variance[item, : self.count]
+        self.weight = scales.log_weight[item, : self.count].exp()
+        self.middle, self.log_width = made.amplitude.tolist()
 
-    def prior(self, a: float) -> torch.Tensor:
-        return self.base * math.exp(2 * AMPLITUDE * a)
+    def along(self, shift: torch.Tensor) -> torch.Tensor:
+        return self.vectors.T @ shift.flatten()
+
+    def prior(self, a: float, noisy: bool = True) -> MixtureSameFamily:
+        variance = self.variance * math.exp(2 * AMPLITUDE * a)
+        variance = variance + self.noise[:, None] * noisy
+        each = Normal(torch.zeros_like(variance), variance.sqrt())
+        return MixtureSameFamily(Categorical(self.weight), each)
+
+    def on_amplitude(self, a: float) -> float:
+        return ((a - self.middle) / math.exp(self.log_width)) ** 2 / 2
+
+    def amplitude(self, z: torch.Tensor) -> float:
+        def cost(a: float) -> float:
+            return self.on_amplitude(a) - float(self.prior(a).log_prob(z).sum())
+
+        grid = np.linspace(-6, 6, 121)
+        near = grid[np.argmin([cost(a) for a in grid])]
+        return best_amplitude(cost, near - 0.1, near + 0.1)
 
 
-def test_the_spectrum_starts_as_that_of_the_elastic_network_and_is_bounded():
+def test_the_prior_starts_near_the_elastic_network_and_its_weights_add_up():
     modes = chains().modes()
-    torch.testing.assert_close(MotionChannel(GLOBAL).double().variance(modes), modes.variance)
-    made = channel()
-    assert not torch.allclose(made.variance(modes), modes.variance, rtol=0.1)
-    for parameter in made.parameters():
-        parameter.data *= 100
-    found = made.variance(modes)
-    there = modes.variance > 0
-    change = (found[there] / modes.variance[there]).log()
-    assert float(change.abs().max()) <= 3 + 1e-9
-    assert float(found[~there].abs().max()) == 0.0
+    start = MotionChannel(GLOBAL).double().requires_grad_(False).scales(modes)
+    ratio = start.variance[1, 0] / modes.variance[1, 0]
+    law = int((ratio - 1).abs().argmin())
+    assert float(ratio[law]) == 1.0
+    assert float(start.log_weight[..., law].exp().min()) > 0.9
+    found = channel().scales(modes)
+    torch.testing.assert_close(found.variance, start.variance)
+    torch.testing.assert_close(
+        found.log_weight.exp().sum(-1), torch.ones(2, 36, dtype=torch.float64)
+    )
+    assert not torch.allclose(found.log_weight, start.log_weight, atol=0.1)
+    assert float(found.variance[modes.variance == 0].abs().sum()) == 0.0
 
 
 def test_features_of_the_spectrum_are_those_of_its_text():
@@ -155,106 +172,98 @@ def test_noise_has_its_level_along_every_mode_and_the_mean_has_none():
     assert torch.equal(drawn.level, s)
 
 
-def test_kl_is_that_of_the_dense_normals_at_the_most_probable_amplitude():
+def test_kl_is_that_of_torch_distributions_at_the_most_probable_amplitude():
     given, made = chains(), channel()
     modes, s = given.modes(), level(2, 0.2, 0.5)
     shift = 3 * given.draw(2, 12, 3)
-    found = made.kl(modes, shift, s)
+    z = made.code(modes, shift, given.draw(2, 12, 3), s, noise_of(given))
+    on_global, on_local = made.kl(modes, shift, z)
+    drawn = made.coefficients(modes, z)
     for item in range(2):
-        it = Dense(made, modes, s, item)
-        q = MultivariateNormal(shift[item].flatten()[it.rows], dense(it.vectors, it.noise))
-
-        def nats(a: float, q=q, it=it) -> float:
-            total = dense(it.vectors, it.prior(a) + it.noise)
-            p = MultivariateNormal(torch.zeros(len(total), dtype=torch.float64), total)
-            return float(kl_divergence(q, p)) + a * a / 2
-
-        a, nats_there = best_amplitude(nats)
-        assert float(found[0][item] + found[1][item]) == pytest.approx(nats_there, rel=1e-7)
-        b = it.vectors.T @ shift[item].flatten()[it.rows]
-        total = (it.prior(a) + it.noise).sqrt()
-        each = kl_divergence(Normal(b, it.noise.sqrt()), Normal(torch.zeros_like(b), total))
-        assert float(found[0][item]) == pytest.approx(
-            float(each[:GLOBAL].sum()) + a * a / 2, rel=1e-5
-        )
-        assert float(found[1][item]) == pytest.approx(float(each[GLOBAL:].sum()), rel=1e-5)
+        it = Item(made, modes, s, item)
+        seen = drawn[item, : it.count]
+        own = Normal(it.along(shift[item] * given.mask[item, :, None]), it.noise.sqrt())
+        a = it.amplitude(seen)
+        each = own.log_prob(seen) - it.prior(a).log_prob(seen)
+        wanted = each[:GLOBAL].sum() + it.on_amplitude(a) + it.log_width
+        assert float(on_global[item]) == pytest.approx(float(wanted), rel=1e-4)
+        assert float(on_local[item]) == pytest.approx(float(each[GLOBAL:].sum()), rel=1e-4)
+        # The sum does not depend on a slightly other amplitude.
+        total = float(each.sum()) + it.on_amplitude(a) + it.log_width
+        assert float(on_global[item] + on_local[item]) == pytest.approx(total, rel=1e-7)
 
 
 def test_nothing_passes_much_noise():
     given, made = chains(), channel()
     modes = given.modes()
-    shift, turn = given.draw(2, 12, 3), given.draw(2, 12, 3)
-    before = math.inf
-    for s in (0.1, 1.0, 10.0, 1e3, 1e6):
-        on_global, on_local = made.kl(modes, shift, level(2, s, s))
-        total = float((on_global + on_local).sum())
-        assert 0 <= total < before
-        before = total
-    assert before < 1e-8
-    z = made.code(modes, shift, turn, level(2, 1e6, 1e6), noise_of(given))
+    shift = given.draw(2, 12, 3) * given.mask[..., None]
+    z = made.code(modes, shift, given.draw(2, 12, 3), level(2, 1e6, 1e6), noise_of(given))
+    on_global, on_local = made.kl(modes, shift, z)
+    # The amplitude is then the middle one, whose term is log β.
+    wanted = made.amplitude[1].expand(2)
+    torch.testing.assert_close(on_global, wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(on_local, torch.zeros_like(on_local), rtol=0, atol=1e-4)
     # The prior variance over 1e12 Å² of noise of 1e6 Å.
-    assert float(made.received(modes, z).abs().max()) < 1e-3
+    assert float(made.received(modes, z).abs().max()) < 0.1
 
 
-def test_a_silent_half_leaves_the_rate_of_the_other():
-    """z_global alone: only its modes tell the amplitude."""
-    given, made = chains(), channel()
-    modes, s = given.modes(), level(2, 0.02, 1e6)
-    shift = 3 * given.draw(2, 12, 3)
-    on_global, on_local = made.kl(modes, shift, s)
-    assert float(on_local.abs().max()) < 1e-8
-    for item in range(2):
-        it = Dense(made, modes, s, item)
-        b = (it.vectors.T @ shift[item].flatten()[it.rows])[:GLOBAL]
-
-        def nats(a: float, b=b, it=it) -> float:
-            total = (it.prior(a) + it.noise)[:GLOBAL].sqrt()
-            q = Normal(b, torch.full_like(b, 0.02))
-            return float(kl_divergence(q, Normal(torch.zeros_like(b), total)).sum()) + a * a / 2
-
-        assert float(on_global[item]) == pytest.approx(best_amplitude(nats)[1], rel=1e-7)
+def test_the_mean_rate_falls_with_the_noise():
+    given, made = chains(items=1), channel()
+    modes = given.modes().expand(200)
+    shift, turn = given.draw(1, 12, 3).expand(200, 12, 3), torch.zeros(200, 12, 3).double()
+    noise = Latents(
+        given.draw(200, GLOBAL), given.draw(200, 12, 3), given.draw(200, 12, 3), turn[:, 0, :2]
+    )
+    rates = []
+    for s in (0.05, 0.2, 0.8, 3.2):
+        z = made.code(modes, shift, turn, level(200, s, s), noise)
+        rates.append(float(sum(made.kl(modes, shift, z)).mean()))
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 36 * 1.0
 
 
 def test_received_is_the_mean_of_the_motion_given_its_latents():
-    """By dense linear algebra, at the amplitude that makes the latents most probable."""
+    """By quadrature along each mode, at the amplitude that makes the latents most probable."""
     given, made = chains(), channel()
     modes, s = given.modes(), level(2, 0.4, 0.9)
     z = made.code(modes, 2 * given.draw(2, 12, 3), given.draw(2, 12, 3), s, noise_of(given))
-    seen = modes.shift(made.coefficients(modes, z))
-    found = made.received(modes, z)
+    seen = made.coefficients(modes, z)
+    found = modes.coefficients(made.received(modes, z))
     for item in range(2):
-        it = Dense(made, modes, s, item)
-        y = seen[item].flatten()[it.rows]
-        of_noise = dense(it.vectors, it.noise)
+        it = Item(made, modes, s, item)
+        prior = it.prior(it.amplitude(seen[item, : it.count]), noisy=False)
+        # Points dense where the likelihood is, which is wider than no scale is narrow.
+        y = seen[item, : it.count]
+        width = it.noise.sqrt()
+        t = torch.linspace(-9, 9, 40_001, dtype=torch.float64)[:, None]
+        for k in (0, 1, GLOBAL - 1, GLOBAL, it.count // 2):
+            b = y[k] + width[k] * t[:, 0]
+            one = Normal(torch.zeros(7).double(), prior.component_distribution.stddev[k])
+            density = MixtureSameFamily(Categorical(it.weight[k]), one).log_prob(b)
+            share = (density - 0.5 * t[:, 0].square()).exp()
+            wanted = float((share * b).sum() / share.sum())
+            assert float(found[item, k]) == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+        assert float(found[item, it.count :].abs().sum()) < 1e-10
 
-        def cost(a: float, y=y, it=it, of_noise=of_noise) -> float:
-            total = dense(it.vectors, it.prior(a)) + of_noise
-            p = MultivariateNormal(torch.zeros_like(y), total)
-            return a * a / 2 - float(p.log_prob(y))
 
-        of_motion = dense(it.vectors, it.prior(best_amplitude(cost)[0]))
-        wanted = of_motion @ torch.linalg.solve(of_motion + of_noise, y)
-        torch.testing.assert_close(found[item].flatten()[it.rows], wanted, rtol=1e-6, atol=1e-6)
-        assert float(found[item].flatten()[~it.rows].abs().sum()) < 1e-10
-
-
-@pytest.mark.parametrize("energy", [0.0, 1e-6, 1.0, 30.0, 1e4])
-@pytest.mark.parametrize("noise", [0.0, 0.04])
-def test_most_probable_amplitude_is_that_of_scipy(energy: float, noise: float):
-    base = torch.tensor([[2.0, 1.0, 0.3, 0.0]], dtype=torch.float64)
-    e = energy * torch.tensor([[1.0, 0.2, 0.1, 5.0]], dtype=torch.float64)
-    found = most_probable_amplitude(e, base, torch.full_like(base, noise))
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 5.0, 100.0])
+@pytest.mark.parametrize("noise", [1e-6, 0.04])
+def test_most_probable_amplitude_is_that_of_scipy(size: float, noise: float):
+    """Of one scale, where the density is a plain normal one; absent coefficients do not count."""
+    base = torch.tensor([[[2.0], [1.0], [0.3], [0.0]]], dtype=torch.float64)
+    z = size * torch.tensor([[1.0, 0.4, -0.3, 5.0]], dtype=torch.float64)
+    scales = Scales(base, torch.zeros_like(base))
+    found = most_probable_amplitude(z, scales, torch.full_like(z, noise), 0.5, -0.3)
 
     def cost(a: float) -> float:
-        v = base[0, :3].numpy() * math.exp(2 * AMPLITUDE * a) + noise
-        return float(0.5 * (np.log(v) + e[0, :3].numpy() / v).sum() + a * a / 2)
+        v = base[0, :3, 0].numpy() * math.exp(2 * AMPLITUDE * a) + noise
+        nats = float(0.5 * (np.log(v) + z[0, :3].numpy() ** 2 / v).sum())
+        return nats + ((a - 0.5) / math.exp(-0.3)) ** 2 / 2
 
-    a, least = best_amplitude(cost)
-    assert cost(float(found)) <= least + 1e-10
-    assert float(found) == pytest.approx(a, abs=1e-5)
+    assert float(found) == pytest.approx(best_amplitude(cost, -6.5, 6.5), abs=1e-4)
 
 
-def test_draws_have_the_covariance_of_the_formula_and_a_log_normal_amplitude():
+def test_draws_have_the_mixture_along_each_mode_and_a_log_normal_amplitude():
     given, made, count = chains(length=5, items=1), channel(2), 20_000
     modes = given.modes()
     generator = torch.Generator().manual_seed(1)
@@ -266,16 +275,17 @@ def test_draws_have_the_covariance_of_the_formula_and_a_log_normal_amplitude():
     drawn = made.draw(modes.expand(count), noise)
     cooler = made.draw(modes.expand(count), noise, temperature=0.5)
     torch.testing.assert_close(cooler, 0.5 * drawn)
-    a = noise.z_global[:, 0]
-    flat = drawn.flatten(1) * (-AMPLITUDE * a).exp()[:, None]
-    covariance = dense(modes.vectors[0], made.variance(modes)[0])
-    scale = covariance.diagonal().sqrt()
-    # Variance of each entry of the moment of normal numbers (Isserlis).
-    error = ((torch.outer(scale, scale).square() + covariance.square()) / count).sqrt()
-    assert float(((flat.T @ flat / count - covariance) / error).abs().max()) < 5
-    assert float((flat.mean(0) / scale).abs().max()) < 5 / math.sqrt(count)
-    # Amplitude and direction are independent.
-    assert float((flat * a[:, None]).mean(0).div(scale).abs().max()) < 5 / math.sqrt(count)
+    it = Item(made, modes, level(1, 0.1, 0.1), 0)
+    a = it.middle + math.exp(it.log_width) * noise.z_global[:, 0]
+    along = modes.expand(count).coefficients(drawn) * (-AMPLITUDE * a).exp()[:, None]
+    prior = it.prior(0.0, noisy=False)
+    # Probabilities of a mixture's draws are uniform.
+    uniform = prior.cdf(along)
+    assert min(kstest(u, "uniform").pvalue for u in uniform.T.numpy()) > 1e-4
+    normal_scores = Normal(0.0, 1.0).icdf(uniform.clamp(1e-12, 1 - 1e-12))
+    scores = torch.cat([normal_scores, noise.z_global[:, :1]], 1)
+    apart = torch.corrcoef(scores.T) - torch.eye(16, dtype=torch.float64)
+    assert float(apart.abs().max()) < 5 / math.sqrt(count)
 
 
 @pytest.mark.parametrize("angles", [[0.3, -1.1, 0.7], [2.5, 1.5, -0.4]])
@@ -289,7 +299,8 @@ def test_codes_and_draws_do_not_depend_on_the_pose(angles: list[float]):
     close = {"rtol": 1e-6, "atol": 1e-6}
     torch.testing.assert_close(first.z_global, second.z_global, **close)
     torch.testing.assert_close(first.shift, second.shift, **close)
-    for a, b in zip(made.kl(here, shift, s), made.kl(there, shift, s), strict=True):
+    rates = made.kl(here, shift, first), made.kl(there, shift, second)
+    for a, b in zip(*rates, strict=True):
         torch.testing.assert_close(a, b, **close)
     torch.testing.assert_close(made.draw(here, noise), made.draw(there, noise), **close)
     received = (made.received(here, first), made.received(there, second))
@@ -314,7 +325,8 @@ def test_padding_changes_nothing():
         made.received(long, z)[:1, :9], made.received(short, z_alone), **close
     )
     torch.testing.assert_close(made.draw(long, noise)[:1, :9], made.draw(short, alone), **close)
-    for a, b in zip(made.kl(long, shift, s), made.kl(short, shift[:1, :9], s[:1]), strict=True):
+    rates = made.kl(long, shift, z), made.kl(short, shift[:1, :9], z_alone)
+    for a, b in zip(*rates, strict=True):
         torch.testing.assert_close(a[:1], b, **close)
 
 
@@ -326,42 +338,39 @@ def test_a_protein_with_fewer_modes_than_z_global_holds_fills_it_with_zeros():
     assert float(z.z_global[:, 9:].abs().sum()) == 0.0
     assert float(z.shift.abs().max()) < 1e-12
     torch.testing.assert_close(made.coefficients(modes, z), modes.coefficients(shift), **CLOSE)
-    on_global, on_local = made.kl(modes, shift, s)
-    assert float(on_global) > 0
+    on_global, on_local = made.kl(modes, shift, z)
+    assert float(on_global) != 0
     assert float(on_local) == 0.0
 
 
 @pytest.mark.parametrize("what", ["kl", "draw", "received"])
-def test_gradients_of_the_spectrum_are_finite_with_absent_residues(what: str):
+def test_gradients_of_the_prior_are_finite_with_absent_residues(what: str):
     given, made = chains(), channel(learns=True)
     mask = given.mask.clone()
     mask[0] = False  # and an item without template
     mask[1, 4:] = False
-    modes, noise, s = (
-        dataclasses.replace(given, mask=mask).modes(),
-        noise_of(given),
-        level(2, 0.1, 0.3),
-    )
-    shift = given.draw(2, 12, 3)
+    modes = dataclasses.replace(given, mask=mask).modes()
+    noise, s, shift = noise_of(given), level(2, 0.1, 0.3), given.draw(2, 12, 3)
+    z = made.code(modes, shift, given.draw(2, 12, 3), s, noise)
+    # Which scale is drawn has no slope; the amplitude is not learned from what is received.
     if what == "kl":
-        out = sum(x.sum() for x in made.kl(modes, shift, s))
+        out, learned = sum(x.sum() for x in made.kl(modes, shift, z)), ("spectrum", "amplitude")
     elif what == "draw":
-        out = made.draw(modes, noise).square().sum()
+        out, learned = made.draw(modes, noise).square().sum(), ("amplitude",)
     else:
-        z = made.code(modes, shift, given.draw(2, 12, 3), s, noise)
-        out = made.received(modes, z).square().sum()
+        out, learned = made.received(modes, z).square().sum(), ("spectrum",)
     out.backward()
     for name, parameter in made.named_parameters():
-        assert bool(parameter.grad.isfinite().all()), name
-        assert float(parameter.grad.abs().sum()) > 0, name
+        if name.startswith(learned):
+            assert bool(parameter.grad.isfinite().all()), name
+            assert float(parameter.grad.abs().sum()) > 0, name
 
 
-@pytest.mark.parametrize("what", ["kl", "draw"])
-def test_gradients_of_the_spectrum(what: str):
-    """Of the KL through the most probable amplitude too, at which its own slope is 0."""
+def test_gradients_of_the_kl():
+    """Through the most probable amplitude too, at which its own slope is 0."""
     given, made = chains(length=6, items=2), channel(4, learns=True)
-    modes, noise, s = given.modes(), noise_of(given, 4), level(2, 0.3, 0.4)
-    shift = given.draw(2, 6, 3)
+    modes, s, shift = given.modes(), level(2, 0.3, 0.4), given.draw(2, 6, 3)
+    z = made.code(modes, shift, given.draw(2, 6, 3), s, noise_of(given, 4))
     starts = [x.detach().clone() for x in made.parameters()]
     generator = torch.Generator().manual_seed(2)
     ways = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in starts]
@@ -369,15 +378,13 @@ def test_gradients_of_the_spectrum(what: str):
     def value(step: float) -> torch.Tensor:
         for x, start, way in zip(made.parameters(), starts, ways, strict=True):
             x.data = start + step * way
-        if what == "draw":
-            return made.draw(modes, noise).pow(3).sum()
-        return sum(x.sum() for x in made.kl(modes, shift, s))
+        return sum(x.sum() for x in made.kl(modes, shift, z))
 
     value(0.0).backward()
     found = sum(float((x.grad * w).sum()) for x, w in zip(made.parameters(), ways, strict=True))
     with torch.no_grad():
-        wanted = float(value(1e-5) - value(-1e-5)) / 2e-5
-    assert found == pytest.approx(wanted, rel=1e-6)
+        wanted = float(value(1e-4) - value(-1e-4)) / 2e-4
+    assert found == pytest.approx(wanted, rel=1e-4)
     assert abs(found) > 1e-3
 
 

@@ -22,7 +22,7 @@ from protein_cvae.model.sampling import repeat_item
 from protein_cvae.model.states import Condition
 from protein_cvae.residues import ALPHABET
 
-ENDS = (0.9, 0.9, 0.9, 0.0, 0.0, 0.0, 0.0, 0.9, 0.9, 0.9)
+ENDS = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
 
 
 class Told(CoilPrior):
@@ -315,9 +315,13 @@ def test_a_withheld_sequence_does_not_shape_tails():
 
 
 def test_torsions_of_many_tails_have_the_weights_of_the_mixture():
-    """Around the template's with 1 - q, in coils with q, of which φ > 0 as the basins say."""
-    count, q = 4000, 0.8  # above every threshold
-    prior = Told(tuple(q if x else 0.0 for x in ENDS), log_kappa=7.0)
+    """In coils with min(1, q / θ) where θ is below q of the neighbourhood, else the template's.
+
+    q of residue 1 is 0.4, averaged over three 0.8, that of the end 0.7, and θ uniform in (0.2, 1).
+    """
+    count = 4000
+    prior = Told((1.0, 0.4, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.4, 1.0), log_kappa=7.0)
+    coils = (0.2 + 0.4 * math.log(0.7 / 0.4)) / 0.8
     # No helical coils, so that all near the template's torsions are not coils.
     prior.basins.data[:] = torch.tensor([-40.0, math.log(0.6), math.log(0.4)])
     one = folded(letters="A")
@@ -326,19 +330,23 @@ def test_torsions_of_many_tails_have_the_weights_of_the_mixture():
     one = dataclasses.replace(one, template=build_backbone(torsions, one.bonded))
     batch, condition = conditions(one, count)
     zero = torch.zeros(count, 10, 3, dtype=torch.float64)
-    x = atoms(batch, condition, *prior.with_tails(batch, condition, zero, zero, seeds(count)))
+    shift, turn = prior.with_tails(batch, condition, zero, zero, seeds(count))
+    x = atoms(batch, condition, shift, turn)
     (phi, psi, _), _ = backbone_dihedrals(x, batch.bonded, batch.mask)
 
-    def near(share: float, wanted: float) -> bool:
-        return abs(share - wanted) < 5 * math.sqrt(wanted * (1 - wanted) / count)
+    def near(share: torch.Tensor, wanted: float) -> bool:
+        error = math.sqrt(wanted * (1 - wanted) / count)
+        return abs(float(share.double().mean()) - wanted) < 5 * error
 
     width = math.exp(-3.5)
     for place in (1, 8):
         away = phi[:, place] + 1.1, psi[:, place] + 0.7
         close = (away[0].abs() < 6 * width) & (away[1].abs() < 6 * width)
-        assert near(float((~close).double().mean()), q)
-        assert near(float((phi[:, place] > 0).double().mean()), 0.4 * q)
+        tail = shift[:, place].any(-1)
+        assert near(tail, 0.5 / 0.8)
+        assert near(~close, coils)
+        assert near(phi[:, place] > 0, 0.4 * coils)
         for gap in away:
+            mine = gap[close & tail]
             # Standard error of a standard deviation.
-            error = width / math.sqrt(2 * int(close.sum()))
-            assert abs(float(gap[close].std()) - width) < 5 * error
+            assert abs(float(mine.std()) - width) < 5 * width / math.sqrt(2 * len(mine))

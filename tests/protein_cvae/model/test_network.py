@@ -16,9 +16,10 @@ from protein_batches import (
 )
 
 from protein_cvae.data.batch import ProteinBatch, collate
-from protein_cvae.model.kl import item_kl
+from protein_cvae.model.kl import ItemKL, item_kl
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.states import Condition
 
 # Modes of nearby softness turn into each other by more than rounding.
 MODES = {"rtol": 1e-6, "atol": 1e-6}
@@ -43,6 +44,15 @@ def encoded(model: ProteinCVAE, batch: ProteinBatch) -> dict[str, torch.Tensor]:
         "prior z_global": prior.z_global, "prior shift": prior.shift, "prior turn": prior.turn,
         "received shift": received[0], "received turn": received[1],
     }  # fmt: skip
+
+
+def kl(
+    model: ProteinCVAE, batch: ProteinBatch, condition: Condition, level: torch.Tensor
+) -> ItemKL:
+    """At a draw of the posterior."""
+    posterior = model.encode(batch, condition, level)
+    z = model.sample_posterior(condition, posterior, model.noise(batch, 0, 0, 0))
+    return item_kl(model, posterior, condition, z)
 
 
 def latents(model: ProteinCVAE, batch: ProteinBatch, seed: int = 5) -> Latents:
@@ -135,8 +145,7 @@ def test_padding_and_neighbours_in_the_batch_change_nothing(templated):
         x_alone = model.decode(alone, c_alone, first)
         coil = model.coil.nll(joined, c_joined)[:1], model.coil.nll(alone, c_alone)
         level = LEVEL.expand(3, 2)
-        kl_joined = item_kl(model, model.encode(joined, c_joined, level), c_joined)
-        kl_alone = item_kl(model, model.encode(alone, c_alone, LEVEL), c_alone)
+        kl_joined, kl_alone = kl(model, joined, c_joined, level), kl(model, alone, c_alone, LEVEL)
     pairs = {
         "coordinates": (x_joined.coordinates[:1, :18], x_alone.coordinates),
         "logits": (x_joined.logits[:1, :18], x_alone.logits),
@@ -164,8 +173,8 @@ def test_withheld_sequence_and_template_are_not_used():
     for name, value in here.items():
         torch.testing.assert_close(value, there[name], rtol=0, atol=0)
     condition = model.condition(batch)
-    kl = item_kl(model, model.encode(batch, condition, LEVEL), condition)
-    assert kl.z_global.item() == kl.shift.item() == kl.turn.item() == 0.0
+    found = kl(model, batch, condition, LEVEL)
+    assert found.z_global.item() == found.shift.item() == found.turn.item() == 0.0
     assert model.coil.nll(batch, condition).item() == 0.0
 
 
