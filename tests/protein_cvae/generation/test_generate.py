@@ -97,7 +97,9 @@ def test_around_draws_from_the_posterior_of_the_model_that_is_named(
     made = generate(network, numbered, options)
     network.eval()
     with torch.no_grad():
-        expected = network.reconstruct(prepared.item(named, prepared.central))[0].coordinates
+        level = torch.full((1, 2), 0.1)  # of the posterior, which the decoder is told
+        item = prepared.item(named, prepared.central)
+        expected = network.reconstruct(item, level)[0].coordinates
     assert pairwise_rmsd(made.coordinates[:, :, CA], expected[:, :, CA]).max() < 1e-3
 
 
