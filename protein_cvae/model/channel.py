@@ -39,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.rng import combined_key, counter_normal
 from protein_cvae.model.elastic import AMPLITUDE, NormalModes
 from protein_cvae.model.latents import Latents
 
@@ -157,11 +158,13 @@ class MotionChannel(nn.Module):
     def draw(self, modes: NormalModes, noise: Latents, temperature: float = 1.0) -> Tensor:
         """(B, L, 3) Å of standard normal ``noise``: w from its prior.
 
-        The first number of the noise of z_global sets the amplitude, those of the turns, along the
-        modes, the scales.
+        The first number of the noise of z_global sets the amplitude; those that choose the scales
+        follow from its bits.
         """
         a = self.amplitude[0] + self.amplitude[1].exp() * noise.z_global[:, :1]
-        uniform = 0.5 * (1 + (modes.coefficients(noise.turn) / math.sqrt(2)).erf())
+        bits = noise.z_global[:, 0].float().contiguous().view(torch.int32).long()
+        numbers = counter_normal(combined_key(1, bits), modes.variance.shape[1], a.dtype)
+        uniform = 0.5 * (1 + (numbers / math.sqrt(2)).erf())
         chance = self.scales(modes).log_weight.exp().cumsum(-1)
         chosen = (uniform[..., None] > chance[..., :-1]).sum(-1)  # (B, 3L)
         offset = modes.variance.new_tensor(_OFFSETS)[chosen]
