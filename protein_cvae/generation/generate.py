@@ -9,6 +9,7 @@ prior       p(z | sequence, template)                               the central 
 sequence    p(z | sequence)                                         none
 ==========  ======================================================  ==============================
 
+Mode ``prior`` can be told how wide its conformers are (:mod:`protein_cvae.generation.spread`).
 With one seed, no mode depends on the pose of the input.  The spread of an NMR bundle is not a
 Boltzmann distribution, and neither is what is drawn here.
 """
@@ -46,6 +47,8 @@ from protein_cvae.generation.side_chains import (
     check_word,
     with_side_chains,
 )
+from protein_cvae.generation.spread import SpreadOptions, told_spread
+from protein_cvae.generation.told import MIN_PILOT, told_latents
 from protein_cvae.geometry.superposition import core_mask
 from protein_cvae.model import sampling
 from protein_cvae.model.latents import Latents
@@ -72,9 +75,10 @@ class GenerateOptions:
         finish: make the geometry valid; False gives the decoder's own output.
         atoms: ``heavy``: with side chains, carried from the input's nearest model or packed;
             ``backbone``: N, CA, C and O; ``auto``: heavy where that can be had.
+        spread: of mode ``prior``: how wide the conformers are; None for what was learned.
 
     Raises:
-        ValueError: on a number out of range.
+        ValueError: on a number out of range, or a spread told to another mode.
     """
 
     mode: Mode = "resample"
@@ -85,6 +89,7 @@ class GenerateOptions:
     seed: int = 0
     finish: bool = True
     atoms: Atoms = "auto"
+    spread: SpreadOptions | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in _MODES:
@@ -98,6 +103,11 @@ class GenerateOptions:
             raise UserError(f"bandwidth must lie in [0, 1], got {self.bandwidth}")
         if self.mode == "sequence" and self.model is not None:
             raise UserError(f"model {self.model}: mode sequence uses no model; leave it out")
+        if self.spread is not None and self.mode != "prior":
+            raise UserError(
+                f"spread: mode {self.mode} takes its spread from what was learned; choose mode "
+                "prior or leave spread out"
+            )
 
 
 def check_generation(ensemble: Ensemble, options: GenerateOptions) -> None:
@@ -121,6 +131,8 @@ def check_generation(ensemble: Ensemble, options: GenerateOptions) -> None:
         check_complete(ensemble, [position])
     else:  # the central model is chosen among all
         check_complete(ensemble, range(ensemble.num_models))
+    if options.spread is not None:
+        told_spread(ensemble, options.spread, options.model)
 
 
 def generate(
@@ -158,13 +170,25 @@ def generate_prepared(
     """:func:`generate` after all checks."""
     base = prepared.ensemble
     template = template_position(prepared, options)
+    finisher = geometry_finisher() if options.finish else None
+    told = None if options.spread is None else told_spread(base, options.spread, options.model)
     with evaluating(network):
         batch = _item(prepared, template).to(network.device)
-        latents = _draw(network, prepared, batch, options)
-        finisher = geometry_finisher() if options.finish else None
-        x = sampling.decode(network, batch, latents, finisher, _CHUNK).cpu()
+
+        def decode(latents: Latents) -> Tensor:
+            return sampling.decode(network, batch, latents, finisher, _CHUNK)
+
+        if told is None:
+            latents = _draw(network, prepared, batch, options)
+        else:
+            more = dataclasses.replace(options, count=max(options.count, MIN_PILOT))
+            latents = _draw(network, prepared, batch, more)
+            latents = told_latents(latents, batch, decode, told, options.temperature)
+        x = decode(latents.map(lambda z: z[: options.count])).cpu()
     onto = None if template is None else base.coordinates[template]
     core = comparison_core(prepared, template, x)
+    if told is not None and told.rmsf is not None:
+        core = told.superposed  # the B-factor column is what was told
     name = f"{base.name}_{options.mode}"
     source = f"generated (mode {options.mode}) from {base.source}"
     made = bundle(base, x, core, onto, name, source)
