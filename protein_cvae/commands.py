@@ -20,7 +20,7 @@ _INPUT = ".pdb, .cif (also .gz), trajectory, or folder of a trajectory or of con
 def _common(parser: ArgumentParser, output: str) -> None:
     parser.add_argument("-o", "--output", required=True, help=output)
     parser.add_argument("--ckpt", type=Path, default=Path(_CHECKPOINT), help="trained model")
-    parser.add_argument("--chains", default="longest", help="longest, all or a chain ID")
+    parser.add_argument("--chains", default="longest", help="longest, all or IDs: A or A,B")
     parser.add_argument(
         "--incomplete",
         choices=("refuse", "drop"),
@@ -59,6 +59,24 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model-number", type=int, help="drawn around, or the template")
     parser.add_argument("--temperature", type=float, default=1.0, help="factor on the spread")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument(
+        "--spread-rmsd", type=float, metavar="RMSD", help="mode prior: mean pairwise CA-RMSD, Å"
+    )
+    told.add_argument(
+        "--spread-column",
+        choices=("b_factor", "rmsf", "plddt"),
+        help="mode prior: as wide as the input's B-factor column says, which holds this",
+    )
+    told.add_argument(
+        "--spread-file", metavar="CSV", help="mode prior: RMSF in Å; columns chain, residue, rmsf"
+    )
+    parser.add_argument(
+        "--spread-superposed",
+        choices=("core", "all"),
+        default="core",
+        help="what that profile was superposed on",
+    )
     _finish(parser)
     _common(parser, ".pdb or .cif file; provenance goes to the same name and .json")
 
@@ -72,9 +90,22 @@ def _generate(given: Namespace) -> None:
         seed=given.seed,
         finish=given.finish,
         atoms=given.atoms,
+        spread=_spread(given),
     )
     kind = _part("generation.commands.generate").GenerateDataModule
     _run(given, kind(given.output, given.input, options=options, **_shared(given)))
+
+
+def _spread(given: Namespace) -> Any:
+    told = {
+        "rmsd": given.spread_rmsd,
+        "column": given.spread_column,
+        "file": given.spread_file,
+    }
+    if all(value is None for value in told.values()):
+        return None
+    options = _part("generation.spread").SpreadOptions
+    return options(**told, superposed=given.spread_superposed)
 
 
 def _interpolate_arguments(parser: ArgumentParser) -> None:
@@ -128,6 +159,7 @@ def _sources(parser: ArgumentParser) -> None:
         help="folders or patterns whose files are the conformers of one protein",
     )
     parser.add_argument("--topology", help="of trajectory files, if not the one beside each")
+    parser.add_argument("--chains", choices=("longest", "all"), default="longest")
     parser.add_argument("--skip-bad", action="store_true", help="leave out files that are refused")
     parser.add_argument(
         "--incomplete",
@@ -196,6 +228,7 @@ def _files(given: Namespace) -> dict[str, Any]:
     return {
         "conformers": tuple(given.conformers),
         "topology": given.topology,
+        "chains": given.chains,
         "skip_bad": given.skip_bad,
         "incomplete": given.incomplete,
     }

@@ -17,7 +17,7 @@ from common.threads import compute_threads
 from common.training.callbacks import EpochResources, RampedModelCheckpoint
 from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.in_memory import Given, InMemoryDataModule
-from protein_cvae.data.settings import Incomplete
+from protein_cvae.data.settings import Chains, Incomplete
 from protein_cvae.module import MONITOR, ProteinCVAEModule
 from protein_cvae.presets import PRESETS, Preset, Size
 from protein_cvae.trained import ProteinModel, load
@@ -38,6 +38,7 @@ def fit(
     topology: str | None = None,
     skip_bad: bool = False,
     incomplete: Incomplete = "refuse",
+    chains: Chains = "longest",
 ) -> ProteinModel:
     """Train a model, as ``lightning fit`` does with the configuration of that size.
 
@@ -55,6 +56,7 @@ def fit(
         skip_bad: leave out files that cannot be used, with a warning.
         incomplete: ``drop`` leaves out residues that have no place in the numbers of the first
             model of their protein; what a model lacks is masked in any case.
+        chains: of files: the longest of each, or ``all`` as one object.
 
     Raises:
         ValueError: naming the file or setting that cannot be used.
@@ -82,6 +84,7 @@ def fit(
         topology=topology,
         skip_bad=skip_bad,
         incomplete=incomplete,
+        chains=chains,
     )
     data = InMemoryDataModule(ensembles, sources, split, size.draws, embedder, size.num_workers)
     checkpoint = out / CHECKPOINT_NAME

@@ -55,7 +55,7 @@ def read(
         path: .pdb, .cif (also .gz) or .fasta file; trajectory, or folder with a topology and
             trajectories; folder, glob pattern or list of files with one conformer each; or
             "pdb:2sdf", which is downloaded to runs/pdb once.
-        chains: ``longest``, ``all`` or a chain ID.
+        chains: ``longest``, ``all`` as one object, or IDs: ``A`` or ``A,B``.
         incomplete: ``drop`` leaves out residues that some model lacks, or has without N, CA or C.
         max_frames: most frames of trajectories, evenly spaced; None for all.
         topology: of a trajectory file; None for the one beside it that fits.

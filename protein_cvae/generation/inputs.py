@@ -14,7 +14,7 @@ from protein_cvae.data.embeddings import SequenceEmbedder
 from protein_cvae.data.prepared import PreparedEnsemble, joined_embedding
 from protein_cvae.data.settings import Incomplete, check_incomplete
 from protein_cvae.data.splits import chain_sequences
-from protein_cvae.ensemble import Ensemble
+from protein_cvae.ensemble import Ensemble, Note, ReadReport, listed
 from protein_cvae.io.find import load_ensemble
 from protein_cvae.io.formats import fasta
 from protein_cvae.io.matching import match_residues
@@ -23,6 +23,7 @@ from protein_cvae.side_chains import join_models
 
 MAX_RESIDUES = 1000
 MIN_RESIDUES = 4  # a superposition is unique
+CHAIN_LEFT_OUT = "chain left out"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class ReadingOptions:
     """What is taken of an input.
 
     Attributes:
-        chains: ``longest``, ``all`` or a chain ID.
+        chains: ``longest``, ``all``, a chain ID, or several with commas between them, e.g. ``A,B``.
+            Several are one object: drawn together, with the interfaces of the template.
         incomplete: ``drop`` leaves out residues that some model lacks, or has without N, CA or C.
         max_frames: most frames of trajectories, evenly spaced; None for all.
         topology: of a trajectory file; None for the one beside it that fits.
@@ -112,20 +114,35 @@ def taken(ensemble: Ensemble, options: ReadingOptions) -> Ensemble:
 
 
 def select_chains(ensemble: Ensemble, chains: str) -> Ensemble:
-    """The longest chain, all chains, or the one with this ID."""
+    """The longest chain, all chains, or those of these IDs, with a note on what is left out."""
     if chains == "all":
         return ensemble
     if chains == "longest":
-        return ensemble.select_chain("longest")
-    if chains not in ensemble.chain_ids:
-        counts = torch.bincount(ensemble.chain_index, minlength=len(ensemble.chain_ids)).tolist()
-        pairs = zip(ensemble.chain_ids, counts, strict=True)
-        there = ", ".join(f"{chain} ({count} residues)" for chain, count in pairs)
-        raise UserError(
-            f"{ensemble.source}: no chain {chains!r}; chains must be 'longest', 'all' or one of "
-            f"{there}"
-        )
-    return ensemble.select_chain(ensemble.chain_ids.index(chains))
+        taken = ensemble.select_chain("longest")
+        return _without(taken, ensemble, "the longest chain is taken; chains all takes all")
+    wanted = [name.strip() for name in chains.split(",")]
+    for name in wanted:
+        if name not in ensemble.chain_ids or wanted.count(name) > 1:
+            counts = torch.bincount(ensemble.chain_index, minlength=len(ensemble.chain_ids))
+            pairs = zip(ensemble.chain_ids, counts.tolist(), strict=True)
+            there = ", ".join(f"{chain} ({count} residues)" for chain, count in pairs)
+            what = f"chain {name!r} stands twice" if name in ensemble.chain_ids else (
+                f"no chain {name!r}"
+            )  # fmt: skip
+            raise UserError(
+                f"{ensemble.source}: {what}; chains must be 'longest', 'all', or one or more, "
+                f"with commas between them, of {there}"
+            )
+    kept = torch.tensor([chain in wanted for chain in ensemble.chain_ids])
+    return ensemble.select_residues(kept[ensemble.chain_index])
+
+
+def _without(taken: Ensemble, whole: Ensemble, why: str) -> Ensemble:
+    left = [chain for chain in whole.chain_ids if chain not in taken.chain_ids]
+    if not left:
+        return taken
+    note = Note(CHAIN_LEFT_OUT, None, "", f"{listed(left)}: {why}")
+    return replace(taken, report=ReadReport((*taken.report.notes, note)))
 
 
 def check_length(ensemble: Ensemble) -> None:

@@ -6,7 +6,7 @@ correlations and directions and lose their own widths:
 
 1.  The common amplitude of each draw is taken out, w_k ← w_k / a_k, from the stretching of its
     links, which are many, so that a_k is well known:
-    a_k² = mean_i |Δw_ki|² / mean_l |Δw_li|²,   Δw_ki = w_k,i+1 − w_ki.
+    a_k² = mean_i |Δw_ki|² / d_i,   d_i = mean_k |Δw_ki|² / a_k²,   Δw_ki = w_k,i+1 − w_ki.
 2.  u_ki = w_ki / (mean_l |w_li|²)^½ has RMSF 1 at every residue; a draw is moved by s_i u_ki.
 3.  The template is bent there in steps of 1 Å: links keep their length, and CA two apart stay
     within the reach of a backbone, by SHAKE with mobilities s_i², so that a soft tail gives way
@@ -39,8 +39,9 @@ from protein_cvae.model.motion import axis_angle
 MIN_PILOT, MAX_PILOT = 16, 32
 """Draws that the scale is found on; of fewer wanted ones, as many are drawn."""
 
-_ROUNDS = 8
-_TOLERANCE = 0.02  # of log RMSF, root mean square: the search ends there
+_AMPLITUDE_ROUNDS = 5
+_ROUNDS = 7
+_TOLERANCE = 0.03  # of log RMSF, root mean square: the search ends there
 _FLOOR = 0.01  # Å, added before logarithms are taken: less is not seen in a file
 _CHANGE = 2.0  # largest factor on a scale in one round
 _STEP = 1.0  # Å, of a draw's most moved residue, in one step of bending
@@ -76,6 +77,19 @@ class Told:
             return torch.tensor([mean_rmsd(ca)])
         moved, mean = superpose_on_mean(ca, self.superposed)
         return (moved - mean).square().sum(-1).mean(0).sqrt().float()
+
+
+    def reached(self, coordinates: Tensor) -> dict[str, float]:
+        """What was told and what conformers (K, L, 3, 3) have, in Å, for the file beside them."""
+        target, found = self.target.double(), self.measured(coordinates).double()
+        if self.rmsf is None:
+            return {"rmsd": float(target), "rmsd_reached": float(found)}
+        both = torch.stack([target, found])
+        return {
+            "mean_rmsf": float(target.mean()),
+            "mean_rmsf_reached": float(found.mean()),
+            "correlation": float(torch.corrcoef(both)[0, 1]),
+        }
 
 
 def stiff_part(rmsf: Tensor) -> Tensor:
@@ -200,8 +214,12 @@ class Motion:
 def even_motion(moved: Tensor, link: Tensor) -> Tensor:
     """Displacements (K, L, 3) without the amplitude of each draw; see the module, step 1."""
     stretch = (moved[:, 1:] - moved[:, :-1])[:, link].square().sum(-1)  # (K, links)
-    amplitude = (stretch / stretch.mean(0).clamp_min(1e-12)).mean(1).sqrt()
-    return moved / amplitude.clamp_min(1e-6)[:, None, None]
+    square = torch.ones_like(stretch[:, :1])
+    for _ in range(_AMPLITUDE_ROUNDS):
+        # The widest draws must not decide alone what a link's stretch is.
+        usual = (stretch / square).mean(0).clamp_min(1e-12)
+        square = (stretch / usual).mean(1, keepdim=True).clamp_min(1e-12)
+    return moved / square.sqrt()[..., None]
 
 
 def bend(ca: Tensor, motion: Tensor, link: Tensor, reach: Tensor, mobility: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from protein_cvae.generation.outputs import (
     describe,
     describe_atoms,
 )
+from protein_cvae.generation.spread import told_spread
 from protein_cvae.io.formats import fasta
 from protein_cvae.io.formats.table import structure_format
 from protein_cvae.model.network import ProteinCVAE
@@ -81,6 +82,9 @@ class GenerateRequest:
             "generated": describe(made, core),
             "given": None if template is None else describe(given, core),
         }
+        if self.options.spread is not None and made.num_models > 1:
+            told = told_spread(given, self.options.spread, self.options.model)
+            summary["told"] = told.reached(made.coordinates)
         return EnsembleResult(made, self.path, summary)
 
 
