@@ -189,7 +189,7 @@ def run(options: argparse.Namespace) -> None:
             }  # fmt: skip
             if maker == "given models":
                 latents = encode_models(network, ensemble.select_models([0, 1]))
-                row["encoded"] = list(latents.z_local.shape)
+                row["encoded"] = latents.z_local.shape[1]  # residues
             with out.open("a", encoding="utf-8") as file:
                 file.write(to_json_lines([row], escape=True))
             shown = " ".join(f"{key} {row[key]:.3f}" for key in COLUMNS)
@@ -220,7 +220,11 @@ def report(options: argparse.Namespace) -> None:
         lines.append([maker, *(number(sum(r[c] for r in mine) / len(mine)) for c in COLUMNS)])
     print(markdown_table(["", *COLUMNS.values()], lines))
     print("\nEach complex (chains, residues, breaks inside chains, contacts):\n")
-    head = ["", "given: kept, nearest Å", *(f"{maker}: kept, nearest Å, clash" for maker in makers[1:])]
+    head = [
+        "",
+        "given: kept, nearest Å",
+        *(f"{maker}: kept, nearest Å, clash" for maker in makers[1:]),
+    ]
     lines = []
     for name in whole:
         first = by[name, makers[0]]

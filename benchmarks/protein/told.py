@@ -43,7 +43,7 @@ from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.generation.outputs import superposing
 from protein_cvae.generation.told import Told, stiff_part, told_latents
 from protein_cvae.geometry.constants import CA
-from protein_cvae.geometry.superposition import mean_rmsd, superpose_on_mean
+from protein_cvae.geometry.superposition import mean_rmsd
 from protein_cvae.geometry.validity import validity
 from protein_cvae.io import find_ensembles, load_ensemble
 from protein_cvae.model import sampling
@@ -270,7 +270,9 @@ def report(options: argparse.Namespace) -> None:
         raise SystemExit(f"{options.out}/results.jsonl holds none or several settings")
     names = list(dict.fromkeys(row["maker"] for row in rows))
     by = {(row["protein"], row["maker"]): row for row in rows}
-    whole = [p for p in dict.fromkeys(r["protein"] for r in rows) if all((p, n) in by for n in names)]
+    whole = [
+        p for p in dict.fromkeys(r["protein"] for r in rows) if all((p, n) in by for n in names)
+    ]
     print(f"{machines_of(rows)}\n{' '.join(sys.argv)}\n{rows[0]['settings']}\n")
     print(f"Means over {len(whole)} proteins:\n")
     lines, met = [], []
@@ -288,7 +290,12 @@ def report(options: argparse.Namespace) -> None:
         ])  # fmt: skip
     print(markdown_table(["", *COLUMNS.values()], lines))
     low, high = GOAL_RATIO
-    head = ["proteins with", f"r >= {GOAL_R}", f"ratio c {low} to {high}", f"ratio a {low} to {high}"]
+    head = [
+        "proteins with",
+        f"r >= {GOAL_R}",
+        f"ratio c {low} to {high}",
+        f"ratio a {low} to {high}",
+    ]
     print(f"\n{markdown_table([*head, 'all conformers valid'], met)}\n")
     chosen = [name for name in names if name.startswith("prior")]
     head = ["protein", "residues", "mean / max RMSF"]

@@ -78,7 +78,6 @@ class Told:
         moved, mean = superpose_on_mean(ca, self.superposed)
         return (moved - mean).square().sum(-1).mean(0).sqrt().float()
 
-
     def reached(self, coordinates: Tensor) -> dict[str, float]:
         """What was told and what conformers (K, L, 3, 3) have, in Å, for the file beside them."""
         target, found = self.target.double(), self.measured(coordinates).double()
@@ -239,9 +238,7 @@ def bend(ca: Tensor, motion: Tensor, link: Tensor, reach: Tensor, mobility: Tens
         second, both = (ca[2:] - ca[:-2]).norm(dim=-1), link[1:] & link[:-1]
         low, high = second.clamp_max(_SECOND[0]), second.clamp_min(_SECOND[1])
         none = torch.zeros_like(low)
-        bounds.append(
-            (2, torch.where(both, low, none), torch.where(both, high, none + torch.inf))
-        )
+        bounds.append((2, torch.where(both, low, none), torch.where(both, high, none + torch.inf)))
     gives = mobility.clamp_min(1e-6 * float(mobility.max()) + 1e-12)
     x = ca.expand_as(motion)
     steps = max(1, int(float(motion.norm(dim=-1).max()) / _STEP + 1))

@@ -36,6 +36,7 @@ GROUPS = {
         "bandwidth",
         "seed",
         "finish",
+        "spread",
         "steps",
         "templates",
         "atoms",

@@ -16,7 +16,7 @@ from protein_runs import Command, structure_file
 from protein_cvae import commands, fitting
 from protein_cvae import trained as use
 from protein_cvae.ensemble import Ensemble
-from protein_cvae.io import write_ensemble
+from protein_cvae.io import read_structure, write_ensemble
 
 pytestmark = pytest.mark.filterwarnings("ignore:--ckpt_path restores")
 BY_PATH = {command.path: command for command in commands.COMMANDS}
@@ -54,6 +54,30 @@ def test_generate(
     options = {"mode": "prior", "model": 2, "temperature": 0.5, "finish": "false"}
     theirs = command("generate", "prior.pdb", input=given, count=2, **options)
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_generate_as_wide_as_told(command: Command, trained: Path, tmp_path: Path) -> None:
+    given, ckpt, ours = structure_file(trained), trained / "model.ckpt", tmp_path / "ours.pdb"
+    words = ("generate", given, "-n", 16, "-o", ours, "--mode", "prior", "--ckpt", ckpt)
+    edgewise(*words, "--spread-rmsd", 1.5)
+    theirs = command(
+        "generate", "told.pdb", input=given, count=16, mode="prior", spread="{rmsd: 1.5}"
+    )
+    assert ours.read_bytes() == theirs.read_bytes()
+    first, second = summaries(ours, theirs)
+    assert first == second
+    assert first["options"]["spread"]["rmsd"] == 1.5  # type: ignore[index]
+    assert first["told"]["rmsd"] == 1.5  # type: ignore[index]
+    assert first["told"]["rmsd_reached"] == pytest.approx(1.5, rel=0.1)  # type: ignore[index]
+    profile = tmp_path / "rmsf.tsv"
+    read = read_structure(given)
+    lines = [f"{read.label(i).split()[0]}\t{int(read.residue_numbers[i])}\t{1 + i / 20}"
+             for i in range(read.length)]  # fmt: skip
+    profile.write_text("\n".join(["chain\tresidue\trmsf", *lines]))
+    edgewise(*words, "--overwrite", "--spread-file", profile, "--spread-superposed", "all")
+    (told,) = summaries(ours)
+    assert told["options"]["spread"]["superposed"] == "all"  # type: ignore[index]
+    assert told["told"]["correlation"] > 0.95  # type: ignore[index]
 
 
 def test_interpolate(command: Command, trained: Path, tmp_path: Path) -> None:
@@ -175,7 +199,9 @@ def test_fit_and_evaluate_call_the_functions(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(use, "load", lambda path, device: Model())
     edgewise("fit", "protein", "a.pdb", "b.pdb", "-o", "mine", "--size", "full", "--epochs", 2)
     files = (["a.pdb", "b.pdb"], Path("mine"), "full", 2, [], "auto")
-    assert called["fit"] == (*files, (), None, False, "refuse")
+    assert called["fit"] == (*files, (), None, "longest", False, "refuse")
+    edgewise("fit", "protein", "a.pdb", "-o", "mine", "--chains", "all")
+    assert called["fit"][-3:] == ("all", False, "refuse")
     edgewise(
         *("fit", "protein", "-o", "mine", "--conformers", "x", "y", "--topology", "p.gro"),
         *("--skip-bad", "--incomplete", "drop"),

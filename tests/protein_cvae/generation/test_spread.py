@@ -17,9 +17,7 @@ from protein_cvae.io import read_structure, write_ensemble
 
 @pytest.mark.parametrize("suffix", ["pdb", "cif", "pdb.gz"])
 @pytest.mark.parametrize("column", ["b_factor", "rmsf", "plddt"])
-def test_columns_of_the_input(
-    protein: Ensemble, tmp_path: Path, suffix: str, column: str
-) -> None:
+def test_columns_of_the_input(protein: Ensemble, tmp_path: Path, suffix: str, column: str) -> None:
     values = torch.linspace(20, 95, protein.length)
     path = tmp_path / f"given.{suffix}"
     write_ensemble(path, protein, b_factor=values)
@@ -95,9 +93,7 @@ GOOD = "".join(f"A,{i},1.0\n" for i in range(1, 27))
         ("", "got nothing"),
     ],
 )
-def test_files_that_are_refused(
-    protein: Ensemble, tmp_path: Path, text: str, message: str
-) -> None:
+def test_files_that_are_refused(protein: Ensemble, tmp_path: Path, text: str, message: str) -> None:
     assert protein.residue_numbers.tolist() == list(range(1, 27))
     path = tmp_path / "rmsf.csv"
     path.write_text(text)
@@ -128,7 +124,7 @@ def test_columns_that_are_refused(protein: Ensemble, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"residue A [A-Z]{3} 3 has 101, expected 0 to 100"):
         column_rmsf(values, "plddt", protein)
     values[2] = -0.5
-    with pytest.raises(ValueError, match="has -0.5, expected 0 or more"):
+    with pytest.raises(ValueError, match=r"has -0\.5, expected 0 or more"):
         column_rmsf(values, "b_factor", protein)
 
 

@@ -78,9 +78,7 @@ def test_more_conformers_than_the_scale_is_found_on_have_the_rmsf_too(
 def test_conformers_have_the_mean_pairwise_rmsd_that_is_told(
     network: ProteinCVAE, protein: Ensemble, rmsd: float
 ) -> None:
-    made = generate(
-        network, protein, GenerateOptions("prior", 20, spread=SpreadOptions(rmsd=rmsd))
-    )
+    made = generate(network, protein, GenerateOptions("prior", 20, spread=SpreadOptions(rmsd=rmsd)))
     assert mean_rmsd(made.coordinates[:, :, CA]) == pytest.approx(rmsd, rel=0.05)
     assert all_inside(made)
 
