@@ -206,7 +206,7 @@ def test_fit_and_evaluate_call_the_functions(monkeypatch: pytest.MonkeyPatch) ->
         *("fit", "protein", "-o", "mine", "--conformers", "x", "y", "--topology", "p.gro"),
         *("--skip-bad", "--incomplete", "drop"),
     )
-    assert called["fit"][-4:] == (("x", "y"), "p.gro", True, "drop")
+    assert called["fit"][-5:] == (("x", "y"), "p.gro", "longest", True, "drop")
     edgewise("evaluate", "protein", "a.pdb", "-n", 7, "-o", "there", "--figures", 0)
     files, out, settings, longest = called["evaluate"]
     assert (files, out, longest) == (["a.pdb"], Path("there"), 400)
