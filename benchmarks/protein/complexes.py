@@ -10,7 +10,7 @@ half of the given models.  ``run`` appends a row per complex and maker to ``<out
 small ones first; what is there is skipped.  Without ``--ckpt`` the network is an untrained one of
 laptop size, whose decoder hardly moves what the latents say.
 
-Makers: the given models; modes ``ensemble`` and ``prior`` with all chains at once; the same with
+Makers: the given models; modes ``resample`` and ``prior`` with all chains at once; the same with
 each chain by itself, each in the pose that it has in the template, which is what one gets without
 complexes; and the path from the first to the last model, with all chains.
 """
@@ -163,12 +163,12 @@ def run(options: argparse.Namespace) -> None:
         "network": "untrained" if options.ckpt is None else options.ckpt.name,
     })  # fmt: skip
     done = {(row["complex"], row["maker"], row["settings"]) for row in read(out)}
-    drawn = (network, "ensemble", options.count, options.seed)
+    drawn = (network, "resample", options.count, options.seed)
     prior = (network, "prior", options.count, options.seed)
     makers: dict[str, Callable[[Ensemble], Ensemble]] = {
         "given models": lambda ensemble: ensemble,
-        "ensemble, all chains": together(*drawn),
-        "ensemble, chains by themselves": apart(*drawn),
+        "resample, all chains": together(*drawn),
+        "resample, chains by themselves": apart(*drawn),
         "prior, all chains": together(*prior),
         "prior, chains by themselves": apart(*prior),
         "path, all chains": path(network, options.count),

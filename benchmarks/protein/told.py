@@ -41,7 +41,7 @@ from protein_cvae.evaluation.baselines import NETWORK_MODES, network_modes
 from protein_cvae.evaluation.metrics import compare, correlation
 from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.generation.outputs import superposing
-from protein_cvae.generation.told import Told, stiff_part, told_latents
+from protein_cvae.generation.told import Told, stiff_part, told_motion
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.superposition import mean_rmsd
 from protein_cvae.geometry.validity import validity
@@ -116,11 +116,15 @@ def ours(network: ProteinCVAE, told: Callable[[Case], Told] | None) -> Callable[
         def decode(latents: Latents) -> Tensor:
             return sampling.decode(network, batch, latents, finisher, CHUNK)
 
+        def moved(shift: Tensor, turn: Tensor) -> Tensor:
+            return decode(sampling.coded(network, batch, shift, turn))
+
         with evaluating(network):
             latents = sampling.sample_prior(network, batch, count, generator)
-            if told is not None:
-                latents = told_latents(latents, batch, decode, told(case))
-            return decode(latents).cpu()
+            if told is None:
+                return decode(latents).cpu()
+            shift, _ = sampling.motion(network, batch, latents)
+            return moved(*told_motion(shift, batch, moved, told(case))).cpu()
 
     return make
 

@@ -48,7 +48,7 @@ from protein_cvae.generation.side_chains import (
     with_side_chains,
 )
 from protein_cvae.generation.spread import SpreadOptions, told_spread
-from protein_cvae.generation.told import MIN_PILOT, told_latents
+from protein_cvae.generation.told import MIN_PILOT, told_motion
 from protein_cvae.geometry.superposition import core_mask
 from protein_cvae.model import sampling
 from protein_cvae.model.latents import Latents
@@ -183,7 +183,13 @@ def generate_prepared(
         else:
             more = dataclasses.replace(options, count=max(options.count, MIN_PILOT))
             latents = _draw(network, prepared, batch, more)
-            latents = told_latents(latents, batch, decode, told, options.temperature)
+            shift, _ = sampling.motion(network, batch, latents)
+
+            def moved(shift: Tensor, turn: Tensor) -> Tensor:
+                return decode(sampling.coded(network, batch, shift, turn))
+
+            made = told_motion(shift, batch, moved, told, options.temperature)
+            latents = sampling.coded(network, batch, *made)
         x = decode(latents.map(lambda z: z[: options.count])).cpu()
     onto = None if template is None else base.coordinates[template]
     core = comparison_core(prepared, template, x)
@@ -191,8 +197,8 @@ def generate_prepared(
         core = told.superposed  # the B-factor column is what was told
     name = f"{base.name}_{options.mode}"
     source = f"generated (mode {options.mode}) from {base.source}"
-    made = bundle(base, x, core, onto, name, source)
-    return with_side_chains(made, None if template is None else base, options.atoms)
+    conformers = bundle(base, x, core, onto, name, source)
+    return with_side_chains(conformers, None if template is None else base, options.atoms)
 
 
 def comparison_core(prepared: PreparedEnsemble, template: int | None, generated: Tensor) -> Tensor:

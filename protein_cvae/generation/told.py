@@ -15,8 +15,8 @@ correlations and directions and lose their own widths:
     an iterated fixed point with common random numbers.  The round that comes nearest is taken.
 
 For a number there is one s, and s_i is s times the RMSF that the draws have themselves.
-Nothing here knows how the model draws, but that a latent holds shift and turn in the frames of the
-template.
+Nothing here knows how the model draws: a draw is the shift and the turn of each residue in the
+frames of the template.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.frames import residue_frames
 from protein_cvae.geometry.superposition import MIN_SUPERPOSED, mean_rmsd, superpose_on_mean
 from protein_cvae.geometry.torn import REACH
-from protein_cvae.model.latents import Latents
 from protein_cvae.model.motion import axis_angle
 
 MIN_PILOT, MAX_PILOT = 16, 32
@@ -97,30 +96,31 @@ def stiff_part(rmsf: Tensor) -> Tensor:
     return stiff if int(stiff.sum()) >= MIN_SUPERPOSED else torch.ones_like(stiff)
 
 
-def told_latents(
-    latents: Latents,
+def told_motion(
+    shift: Tensor,
     batch: ProteinBatch,
-    decode: Callable[[Latents], Tensor],
+    decode: Callable[[Tensor, Tensor], Tensor],
     told: Told,
     temperature: float = 1.0,
-) -> Latents:
-    """Latents whose conformers have the spread that was told.
+) -> tuple[Tensor, Tensor]:
+    """Shifts and turns whose conformers have the spread that was told.
 
     Args:
-        latents: of K draws from one template; their widths do not matter.
+        shift: (K, L, 3) Å, of K draws, in the frames of the template; their widths do not matter.
         batch: the template, one item.
-        decode: latents to conformers (K, L, 3, 3), Å, as they will be written.
+        decode: (K, L, 3) shifts, Å, and turns, radians, to conformers (K, L, 3, 3), Å, as they
+            will be written.
         told: of the same residues.
         temperature: factor on what was told.
 
     Returns:
-        K latents; the scale is found on the first ``MAX_PILOT`` at most.
+        K of each; the scale is found on the first ``MAX_PILOT`` at most.
     """
-    motion = Motion.of(latents, batch)
-    pilot, first = motion.first(MAX_PILOT), latents.map(lambda z: z[:MAX_PILOT])
+    motion = Motion.of(shift, batch)
+    pilot = motion.first(MAX_PILOT)
 
     def draw(scale: Tensor) -> Tensor:
-        return told.measured(decode(pilot.latents(first, scale)))
+        return told.measured(decode(*pilot.scaled(scale)))
 
     target = temperature * told.target
     if told.rmsf is None:
@@ -130,7 +130,7 @@ def told_latents(
         scale = fit_scale(lambda s: draw(s * own), target / 2**0.5, target) * own
     else:
         scale = fit_scale(draw, target, target)
-    return motion.latents(latents, scale)
+    return motion.scaled(scale)
 
 
 def fit_scale(draw: Callable[[Tensor], Tensor], start: Tensor, target: Tensor) -> Tensor:
@@ -175,10 +175,10 @@ class Motion:
     reach: Tensor
 
     @staticmethod
-    def of(latents: Latents, batch: ProteinBatch) -> Motion:
-        """The motion of latents; the batch holds one item."""
+    def of(shift: Tensor, batch: ProteinBatch) -> Motion:
+        """The motion of shifts (K, L, 3), Å, in the frames of the one item of a batch."""
         rotation, ca = (f[0] for f in residue_frames(batch.template, batch.template_mask))
-        moved = (rotation @ latents.shift[..., None])[..., 0]
+        moved = (rotation @ shift[..., None])[..., 0]
         link = batch.bonded[0, :-1]
         chain, index = batch.chain_index[0], batch.residue_index[0]
         apart = (index[1:] - index[:-1]).clamp_min(1).to(ca)
@@ -196,18 +196,14 @@ class Motion:
         """(L,) Å, RMSF of the draws about the template."""
         return self.even.square().sum(-1).mean(0).sqrt()
 
-    def latents(self, latents: Latents, scale: Tensor) -> Latents:
-        """The latents with the shifts and turns of RMSF ``scale`` (L,) Å about the template."""
+    def scaled(self, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Shifts and turns (K, L, 3) of RMSF ``scale`` (L,) Å about the template."""
         scale = scale.to(self.even)
         unit = self.even / self.width.clamp_min(1e-9)[:, None]
         bent = bend(self.ca, scale[:, None] * unit, self.link, self.reach, scale.square())
         turned = local_rotation(self.ca, bent, self.link)
-        return Latents(
-            latents.z_global,
-            (self.rotation.mT @ (bent - self.ca)[..., None])[..., 0],
-            axis_angle(self.rotation.mT @ turned @ self.rotation),
-            latents.detail,
-        )
+        shift = (self.rotation.mT @ (bent - self.ca)[..., None])[..., 0]
+        return shift, axis_angle(self.rotation.mT @ turned @ self.rotation)
 
 
 def even_motion(moved: Tensor, link: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def kept(made: Ensemble, given: Ensemble) -> float:
     return float((between(made)[:, contacts] < CONTACT).double().mean())
 
 
-@pytest.mark.parametrize("mode", ["ensemble", "around", "prior"])
+@pytest.mark.parametrize("mode", ["resample", "around", "prior"])
 def test_a_dimer_keeps_its_interface_and_its_chains_do_not_clash(
     network: ProteinCVAE, dimer: Ensemble, mode: str
 ) -> None:
@@ -136,7 +136,7 @@ def test_a_gap_within_a_chain_is_neither_bonded_nor_torn(
     place = torch.arange(protein.length)
     gapped = protein.select_residues((place < 10) | (place >= 14))
     assert not bool(gapped.bonded[9])
-    for mode in ("ensemble", "prior"):
+    for mode in ("resample", "prior"):
         made = generate(network, gapped, GenerateOptions(mode, count=6))  # type: ignore[arg-type]
         validity = check_validity(made)
         assert all_inside(made)
@@ -196,7 +196,7 @@ def test_real_complexes_keep_their_interfaces(network: ProteinCVAE, name: str) -
         pytest.skip("real ensembles not present; set EDGEWISE_DATA")
     given = read_input(NMR / name, "input", ReadingOptions("all"))
     own = kept(given, given)
-    for mode in ("ensemble", "prior"):
+    for mode in ("resample", "prior"):
         made = generate(network, given, GenerateOptions(mode, count=6))  # type: ignore[arg-type]
         assert all_inside(made)
         assert float(between(made).min()) >= CLASH

@@ -144,7 +144,7 @@ def test_options_that_are_refused(options: dict[str, object], message: str) -> N
         SpreadOptions(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("mode", ["ensemble", "around", "sequence"])
+@pytest.mark.parametrize("mode", ["resample", "around", "sequence"])
 def test_other_modes_are_refused_by_name(mode: str) -> None:
     with pytest.raises(ValueError, match=f"spread: mode {mode} takes its spread from what was"):
         GenerateOptions(mode, spread=SpreadOptions(rmsd=1.0))  # type: ignore[arg-type]
