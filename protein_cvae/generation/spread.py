@@ -232,5 +232,6 @@ def _column(ensemble: Ensemble, model: int | None) -> Tensor:
             for atom in residue:
                 if atom.name == "CA" and atom.element == gemmi.Element("C"):
                     code = residue.seqid.icode.strip()
-                    found.setdefault((chain.name, residue.seqid.num, code), atom.b_iso)
+                    number = residue.seqid.num or 0  # of residues that are read, there is one
+                    found.setdefault((chain.name, number, code), atom.b_iso)
     return _ordered(found, ensemble, f"{path}: spread.column")
