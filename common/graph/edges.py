@@ -23,6 +23,7 @@ from common.errors import UserError
 
 if TYPE_CHECKING:  # heavy, and only the two conversions need it
     from torch_geometric import EdgeIndex
+    from torch_geometric.data import Data
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,16 @@ class EdgeList:
         Raises:
             ValueError: on a wrong shape or type, or an index outside ``[0, num_nodes)``.
         """
+        return EdgeList.with_order(edge_index, num_nodes)[0]
+
+    @staticmethod
+    def with_order(edge_index: Tensor, num_nodes: int) -> tuple[EdgeList, Tensor]:
+        """:meth:`from_edge_index`, and which edge stands where.
+
+        Returns:
+            The list, and (E,) int64: its edge e is edge ``order[e]`` of ``edge_index``, so that
+            ``edge_attr[order]`` belongs to it.  Edges given twice keep their order.
+        """
         if edge_index.dim() != 2 or edge_index.shape[0] != 2:
             raise UserError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
         if edge_index.is_floating_point() or edge_index.dtype == torch.bool:
@@ -76,7 +87,7 @@ class EdgeList:
                 )
         order = torch.argsort(edge_index[1] * max(num_nodes, 1) + edge_index[0], stable=True)
         src, dst = edge_index[0][order], edge_index[1][order]
-        return EdgeList(src.to(kind), dst.to(kind), _row_pointer(dst, num_nodes))
+        return EdgeList(src.to(kind), dst.to(kind), _row_pointer(dst, num_nodes)), order
 
     @staticmethod
     def from_csr(ptr: Tensor, src: Tensor) -> EdgeList:
@@ -118,13 +129,18 @@ class EdgeList:
         return EdgeList(src, dst, ptr)
 
     @staticmethod
-    def from_pyg(index: EdgeIndex) -> EdgeList:
-        """Take a ``torch_geometric.EdgeIndex`` in any order.
+    def from_pyg(graph: EdgeIndex | Data) -> EdgeList:
+        """Take a ``torch_geometric.EdgeIndex``, or the edges of a ``Data`` or ``Batch``, any order.
 
-        Nodes are as many as its larger sparse size; where it has none, as its largest index says.
+        Nodes are as many as the larger sparse size of an EdgeIndex, or, where it has none, as its
+        largest index says; as many as ``num_nodes`` of a Data object.
         """
-        nodes = max(index.get_num_rows(), index.get_num_cols())
-        return EdgeList.from_edge_index(index.as_tensor(), nodes)
+        if hasattr(graph, "edge_index"):
+            if graph.edge_index is None or graph.num_nodes is None:
+                raise UserError(f"{graph} needs edge_index and num_nodes, one of them is missing")
+            return EdgeList.from_edge_index(plain_tensor(graph.edge_index), graph.num_nodes)
+        nodes = max(graph.get_num_rows(), graph.get_num_cols())
+        return EdgeList.from_edge_index(plain_tensor(graph), nodes)
 
     def to_pyg(self) -> EdgeIndex:
         """The same edges as a ``torch_geometric.EdgeIndex``, sorted by column, N x N."""
@@ -205,6 +221,11 @@ class EdgeList:
         return EdgeList(
             self.src[keep], self.dst[keep], _row_pointer(self.dst[keep], self.num_nodes)
         )
+
+
+def plain_tensor(edge_index: Tensor | EdgeIndex) -> Tensor:
+    """(2, E) without what PyG's ``EdgeIndex`` adds; other tensors as they are."""
+    return edge_index.as_tensor() if hasattr(edge_index, "as_tensor") else edge_index
 
 
 def _row_pointer(sorted_index: Tensor, num_nodes: int) -> Tensor:

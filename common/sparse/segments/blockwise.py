@@ -39,9 +39,23 @@ def gather_sum(ptr: Tensor, col: Tensor, weight: Tensor, dense: Tensor) -> Tenso
 
 def gather_dot(a: Tensor, b: Tensor, edges: EdgeList) -> Tensor:
     """(E, ...): products over the last axis of the rows ``a[dst_e]`` and ``b[src_e]``."""
+    return row_dot(edges.dst, edges.src, a, b)
+
+
+def row_sum(
+    ptr: Tensor, order: Tensor | None, col: Tensor, weight: Tensor, dense: Tensor
+) -> Tensor:
+    """:func:`gather_sum` over the entries ``order[ptr[r]:ptr[r + 1]]`` of each row."""
+    if order is not None:
+        col, weight = col.index_select(0, order), weight.index_select(0, order)
+    return gather_sum(ptr, col, weight, dense)
+
+
+def row_dot(row: Tensor, col: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """(E, ...): products over the last axis of the rows ``a[row_e]`` and ``b[col_e]``."""
     parts = [
-        (a.index_select(0, edges.dst[ids]) * b.index_select(0, edges.src[ids])).sum(-1)
-        for ids in edge_blocks(edges.num_edges)
+        (a.index_select(0, row[ids]) * b.index_select(0, col[ids])).sum(-1)
+        for ids in edge_blocks(len(row))
     ]
     return torch.cat(parts)
 

@@ -44,6 +44,18 @@ def spmm(weight: Tensor, edges: EdgeList, dense: Tensor) -> Tensor:
     return segment_sum(weight[:, None] * dense[edges.src], edges)
 
 
+def edge_dot(a: Tensor, b: Tensor, edges: EdgeList) -> Tensor:
+    """(E, H) ``a_ih . b_jh`` of (N, H, D) rows, or ``a_ih . b_e`` of b (E, D)."""
+    at_edge = b[:, None] if b.dim() == 2 else b[edges.src]
+    return (a[edges.dst] * at_edge).sum(-1)
+
+
+def weighted_sum(weight: Tensor, rows: Tensor, edges: EdgeList) -> Tensor:
+    """(N, H, D) ``sum_e weight_eh rows_jh``, or of ``rows_e`` (E, D)."""
+    at_edge = rows[:, None] if rows.dim() == 2 else rows[edges.src]
+    return segment_sum(weight[..., None] * at_edge, edges)
+
+
 def _rows(logits: Tensor, edges: EdgeList) -> Tensor:
     """Destination of every entry of ``logits``, in its shape."""
     index = edges.dst.long().view(-1, *[1] * (logits.dim() - 1))

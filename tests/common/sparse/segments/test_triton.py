@@ -13,7 +13,7 @@ from triton_problems import (
     needs_triton,
 )
 
-from common.sparse import edge_log_softmax, spmm, use_backend
+from common.sparse import edge_dot, edge_log_softmax, spmm, use_backend, weighted_sum
 from common.sparse.segments import triton
 
 pytestmark = needs_triton
@@ -32,6 +32,26 @@ def test_other_operations_match_the_plain_forms() -> None:
                 spmm(weight, problem.edges, problem.h),
                 edge_log_softmax(problem.bias, problem.edges),
                 edge_log_softmax(problem.gate, problem.edges)[problem.gate.isfinite()],
+            ]
+            results.append(gradients(outputs, inputs))
+    assert_close(results[1], results[0], 1e-10)
+
+
+@compiled_or_interpreted
+@pytest.mark.gpu
+def test_products_and_sums_of_heads_match_the_plain_forms() -> None:
+    problem = Problem(SIZES[3])
+    edges = problem.edges
+    values = problem.draw(torch.float64, edges.num_edges, problem.q.shape[2])
+    inputs = [problem.q, problem.k, problem.bias, values]
+    results = []
+    for backend in ("reference", "triton"):
+        with use_backend(backend):  # type: ignore[arg-type]
+            outputs = [
+                edge_dot(problem.q, problem.k, edges),
+                edge_dot(problem.q, values, edges),
+                weighted_sum(problem.bias, edges, problem.k),
+                weighted_sum(problem.bias, edges, values),
             ]
             results.append(gradients(outputs, inputs))
     assert_close(results[1], results[0], 1e-10)
