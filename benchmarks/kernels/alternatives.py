@@ -19,6 +19,7 @@ or the size before foretells more than ``--seconds`` for a call.  Prints tables,
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -258,6 +259,15 @@ def draw(rows: list[Row], machine: str) -> Figure:
     return figure
 
 
+def resumed(folder: Path) -> list[Row]:
+    """The rows that an earlier run has left; none where there is no file."""
+    file = folder / "alternatives.json"
+    if not file.is_file():
+        return []
+    rows = json.loads(file.read_text())["rows"]
+    return [Row(**{k: float("nan") if v is None else v for k, v in row.items()}) for row in rows]
+
+
 def save(folder: Path, machine: str, rows: list[Row]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine, "command": " ".join(sys.argv), "rows": [asdict(r) for r in rows]}
@@ -282,6 +292,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--skip", nargs="+", default=[], help="ways to leave out, by their names")
     parser.add_argument("--out", type=Path, help="folder for tables and figure")
+    parser.add_argument("--resume", action="store_true", help="keep the sizes that --out has")
     parser.add_argument("--quick", action="store_true", help="two small sizes, no FlexAttention")
     args = parser.parse_args()
     if args.quick:
@@ -294,9 +305,11 @@ def main() -> None:
         f"{describe_machine('torch-geometric', threads=args.threads)}, {load}, {args.clock} time"
     )
     print(machine)
-    rows: list[Row] = []
+    rows = resumed(args.out) if args.resume else []
     for nodes in tqdm(sorted(args.sizes), disable=args.quick):
-        rows += measure(lattice(nodes, args.degree), rows, args)
+        edges = lattice(nodes, args.degree)
+        if not any(row.nodes == edges.num_nodes for row in rows):
+            rows += measure(edges, rows, args)
         if args.out:
             save(args.out, machine, rows)
     print(tables(rows))

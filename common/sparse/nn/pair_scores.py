@@ -45,7 +45,8 @@ def pair_scores(
         slope: of LeakyReLU below zero.
         at_edges: features of edges and their map, or None.
 
-    Differentiable once in all tensors.
+    Differentiable once in all tensors.  Gradients of nodes are added edge by edge: on CUDA devices
+    in no fixed order, unless ``torch.use_deterministic_algorithms`` is set.
     """
     features, weight = (None, None) if at_edges is None else at_edges
     tensors = at_least_float32(left, right, att, features, weight)

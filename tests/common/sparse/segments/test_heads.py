@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sparse_problems import BACKENDS, SIZES, Op, Problem, values_and_gradients
+from sparse_problems import (
+    BACKENDS,
+    SIZES,
+    Op,
+    Problem,
+    needs_extension,
+    same_bits_for_every_thread_count,
+    values_and_gradients,
+)
 from torch import Tensor
 
 from common.sparse import edge_dot, use_backend, weighted_sum
@@ -71,6 +79,12 @@ def test_gradients_match_finite_differences(backend: str) -> None:
     with use_backend(backend):  # type: ignore[arg-type]
         for op, inputs in operations(Problem((5, 9, 2, 3, 2, 3, 4))).values():
             assert torch.autograd.gradcheck(lambda *_, op=op: tuple(op()), inputs)
+
+
+@needs_extension
+def test_same_bits_for_every_run_and_thread_count() -> None:
+    problem = Problem((301, 40000, 4, 32, 2, 32, 16), torch.float32)
+    same_bits_for_every_thread_count(operations(problem))
 
 
 def test_bad_shapes() -> None:
