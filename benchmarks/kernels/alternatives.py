@@ -112,7 +112,7 @@ def obstacle(
     missing = way.missing()
     if missing is not None:
         return missing
-    needed = way.estimate(edges.num_nodes, edges.num_edges) / 1e9
+    needed = way.estimate(edges.num_nodes, edges.num_edges, mode == MODES[1]) / 1e9
     if needed > args.memory_gb:
         return f"needs about {needed:,.0f} GB" if needed >= 10 else f"needs about {needed:.2g} GB"
     known = [r for r in before if (r.op, r.way, r.mode) == (way.op, way.name, mode)]
@@ -135,7 +135,7 @@ def attempt(action: Callable[[], None]) -> str | None:
         raise  # a wrong result is not a limit
     except Exception as error:  # that of a rival is a result
         lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0] if lines else ''}"[:120]
+        return f"{type(error).__name__}: {lines[0].partition('. ')[0] if lines else ''}"
     return None
 
 
@@ -225,7 +225,7 @@ def cell(row: Row | None) -> str:
 
 def draw(rows: list[Row], machine: str) -> Figure:
     """Time and extra memory against nodes, log-log; attention with backward where there is one."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots(1, 2)
     chosen = [r for r in rows if r.op == "attention"]
     for way in dict.fromkeys(r.way for r in chosen):
@@ -250,7 +250,8 @@ def draw(rows: list[Row], machine: str) -> Figure:
     for axis, label in zip(axes, ("seconds", "extra memory, GB"), strict=True):
         axis.set(xscale="log", yscale="log", xlabel=f"nodes ({degree} in-edges each)", ylabel=label)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize="small")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(
         f"Attention over the edges of a graph, forward + backward, H = {HEADS}, D = {WIDTH}; "
         f"×: the next size cannot run\n{machine}",
@@ -275,7 +276,7 @@ def save(folder: Path, machine: str, rows: list[Row]) -> None:
         partial.write_text(to_json(result))
     with atomic_path(folder / "alternatives.md") as partial:
         partial.write_text(f"{' '.join(sys.argv)}\n{machine}\n\n{tables(rows)}")
-    save_figure(draw(rows, machine), folder / "alternatives.png", dpi=110)
+    save_figure(draw(rows, machine), folder / "alternatives.png", dpi=100)
 
 
 def main() -> None:
@@ -302,7 +303,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*([Ss]parse|[Nn]ested).*")  # prototypes
     load = f"load average {os.getloadavg()[0]:.1f} at the start"
     machine = (
-        f"{describe_machine('torch-geometric', threads=args.threads)}, {load}, {args.clock} time"
+        f"{describe_machine('torch-geometric', threads=args.threads)}, {args.clock} time, {load}"
     )
     print(machine)
     rows = resumed(args.out) if args.resume else []
