@@ -159,13 +159,15 @@ class MotionChannel(nn.Module):
         """(B, L, 3) Å of standard normal ``noise``: w from its prior.
 
         The first number of the noise of z_global sets the amplitude; those that choose the scales
-        follow from its bits.
+        follow from its bits.  Without gradient: still conformers have the best geometry, and what
+        is scored of a draw would make it stand still.
         """
-        a = self.amplitude[0] + self.amplitude[1].exp() * noise.z_global[:, :1]
+        middle, log_width = self.amplitude.detach()
+        a = middle + log_width.exp() * noise.z_global[:, :1]
         bits = noise.z_global[:, 0].float().contiguous().view(torch.int32).long()
         numbers = counter_normal(combined_key(1, bits), modes.variance.shape[1], a.dtype)
         uniform = 0.5 * (1 + (numbers / math.sqrt(2)).erf())
-        chance = self.scales(modes).log_weight.exp().cumsum(-1)
+        chance = self.scales(modes).log_weight.detach().exp().cumsum(-1)
         chosen = (uniform[..., None] > chance[..., :-1]).sum(-1)  # (B, 3L)
         offset = modes.variance.new_tensor(_OFFSETS)[chosen]
         spread = modes.variance.sqrt() * (offset + AMPLITUDE * a).exp()
