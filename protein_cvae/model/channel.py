@@ -164,6 +164,7 @@ class MotionChannel(nn.Module):
         """
         middle, log_width = self.amplitude.detach()
         a = middle + log_width.exp() * noise.z_global[:, :1]
+        a = a.clamp(-_AMPLITUDE_RANGE, _AMPLITUDE_RANGE)  # as where it is looked for
         bits = noise.z_global[:, 0].float().contiguous().view(torch.int32).long()
         numbers = counter_normal(combined_key(1, bits), modes.variance.shape[1], a.dtype)
         uniform = 0.5 * (1 + (numbers / math.sqrt(2)).erf())

@@ -74,7 +74,8 @@ class CoilPrior(nn.Module):
             assert isinstance(last, nn.Linear)
             last.bias.copy_(torch.tensor(_START))
         self.basins = nn.Parameter(torch.zeros(len(CLASS_NAMES), _BASINS))
-        self.register_buffer("table", _basin_table(), persistent=False)
+        with torch.device("cpu"):  # numbers are needed, whatever the weights are made on
+            self.register_buffer("table", _basin_table(), persistent=False)
 
     def forward(self, batch: ProteinBatch, condition: Condition) -> tuple[Tensor, Tensor]:
         """q (B, L) in (0, 1), 0 where there is no template, and log κ (B, L)."""

@@ -108,7 +108,7 @@ def spoiled(protein: Ensemble, model: int, residue: int) -> Ensemble:
         ({"temperature": -1.0}, "temperature must be finite and not negative, got -1.0"),
         ({"temperature": float("nan")}, "temperature must be finite"),
         ({"bandwidth": 1.5}, r"bandwidth must lie in \[0, 1\], got 1.5"),
-        ({"mode": "all"}, "mode must be one of ensemble, around, prior, sequence, got 'all'"),
+        ({"mode": "all"}, "mode must be one of resample, around, prior, sequence, got 'all'"),
         ({"mode": "sequence", "model": 3}, "model 3: mode sequence uses no model"),
         ({"output": "made.xyz"}, r"made.xyz: suffix '.xyz' is not known"),
         ({"input": None}, "give either input or sequence"),
