@@ -70,8 +70,7 @@ class MotionChannel(nn.Module):
         self.d_global = d_global
         last = nn.Linear(_SPECTRUM_HIDDEN, len(_OFFSETS))
         nn.init.zeros_(last.weight)
-        with torch.no_grad():
-            last.bias.copy_(torch.tensor(_START))
+        last.bias = nn.Parameter(torch.tensor(_START))
         self.spectrum = nn.Sequential(
             nn.Linear(_SPECTRUM_FEATURES, _SPECTRUM_HIDDEN), nn.GELU(), last
         )

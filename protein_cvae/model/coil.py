@@ -69,10 +69,9 @@ class CoilPrior(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.head = perceptron(width + 5, width // 2, 2, zero=True)
-        with torch.no_grad():
-            last = self.head[-1]
-            assert isinstance(last, nn.Linear)
-            last.bias.copy_(torch.tensor(_START))
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias = nn.Parameter(torch.tensor(_START))
         self.basins = nn.Parameter(torch.zeros(len(CLASS_NAMES), _BASINS))
         with torch.device("cpu"):  # numbers are needed, whatever the weights are made on
             self.register_buffer("table", _basin_table(), persistent=False)
