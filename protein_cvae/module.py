@@ -18,6 +18,7 @@ from common.rng import combined_key, counter_normal
 from common.training.checks import check_fit, check_strategy
 from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import regroup
+from common.training.memory import steady_memory
 from common.training.resuming import exact_resume
 from common.training.schedules import cosine_decay, cyclical
 from protein_cvae.data.batch import ProteinBatch
@@ -134,7 +135,7 @@ class ProteinCVAEModule(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         check_strategy(self)
-        callbacks = exact_resume(self.trainer)
+        callbacks = [*exact_resume(self.trainer), *steady_memory(self.trainer)]
         if self.export is not None:
             beside = self.export.with_name(f"{self.export.name}.json")
             callbacks += [ExportCheckpoint(self.export, MONITOR), WriteReading(beside)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -73,3 +75,13 @@ def peak_memory_bytes() -> int:
     """Largest resident size that this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)  # KiB on Linux
+
+
+def resident_memory_bytes() -> int:
+    """Resident size of this process now (Linux).
+
+    Raises:
+        OSError: where there is no ``/proc``.
+    """
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -37,6 +37,7 @@ from common.files.outputs import prepare_output
 from common.rng import generator_for
 from common.training.checks import check_fit, check_strategy
 from common.training.hyperparameters import make_plain
+from common.training.memory import steady_memory
 from common.training.resuming import exact_resume
 from spatial_ipa.data.expression import Expression
 from spatial_ipa.encoder.datamodule import EncoderDataModule
@@ -119,7 +120,7 @@ class EncoderModule(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         check_strategy(self)
-        return exact_resume(self.trainer)
+        return [*exact_resume(self.trainer), *steady_memory(self.trainer)]
 
     def setup(self, stage: str) -> None:
         if stage != "fit":

@@ -18,6 +18,7 @@ from common.graph.edges import EdgeList
 from common.training.checks import check_fit, check_strategy
 from common.training.export import ExportCheckpoint
 from common.training.hyperparameters import make_plain
+from common.training.memory import steady_memory
 from common.training.resuming import exact_resume
 from common.training.schedules import linear_ramp, ramp_reached
 from spatial_ipa.layout.frame_fit import cross_fit
@@ -133,7 +134,7 @@ class SpatialIPAModule(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         check_strategy(self)
-        callbacks = exact_resume(self.trainer)
+        callbacks = [*exact_resume(self.trainer), *steady_memory(self.trainer)]
         if self.export is not None:
             callbacks.append(ExportCheckpoint(self.export, MONITOR, self._complete_export))
         return callbacks
