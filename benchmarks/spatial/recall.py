@@ -33,6 +33,7 @@ from sklearn.svm import SVR
 from common.report.machine import describe_machine
 from common.training.trainer import quiet_trainer
 from spatial_ipa.data.expression import Expression, Transform
+from spatial_ipa.data.matrices import HeldRows
 from spatial_ipa.data.read import read_slides
 from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
 from spatial_ipa.data.slide import Slide
@@ -130,7 +131,9 @@ def pca_features(
         scale = np.where(square > 0, np.sqrt(square), 1.0).astype(np.float32)
         expression = [
             Expression(
-                x.values.multiply(1 / scale).tocsr().astype(np.float32), x.mean / scale, x.filled
+                HeldRows(x.values.multiply(1 / scale).tocsr().astype(np.float32)),
+                x.mean / scale,
+                x.filled,
             )
             for x in expression
         ]

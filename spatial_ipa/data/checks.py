@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from common.errors import UserError
 from spatial_ipa.data.genes import genes_only, unique_genes
 from spatial_ipa.data.keys import ONE_SECTION, SlideKeys
+from spatial_ipa.data.matrices import canonical_csr
 from spatial_ipa.data.parts import SlideParts
 from spatial_ipa.data.positions import checked_xy, in_plane, without_coincident
 from spatial_ipa.data.sections import distinct, find_sections
@@ -154,14 +155,6 @@ def _off_note(column: str, off: np.ndarray) -> str:
         f"left out {int(off.sum())} of {off.size} spots beside the tissue (obs[{column!r}]; "
         "keep_off_tissue keeps them)"
     )
-
-
-def canonical_csr(counts: sp.spmatrix | np.ndarray) -> sp.csr_matrix:
-    """A float32 CSR copy with sorted indices, duplicates summed and stored zeros removed."""
-    matrix = sp.csr_matrix(counts, dtype=np.float32, copy=True)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return matrix
 
 
 def checked_counts(matrix: Any, where: str, others: str) -> sp.csr_matrix:

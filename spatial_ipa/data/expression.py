@@ -20,12 +20,13 @@ log(1 + c_i x_ig) with any factor c_i of a cell.  A row without counts has no ex
 0, the slide's mean.
 
 y is sparse and z is not, so y and its mean are kept apart and rows are made dense a block at a
-time: a sample of 10^6 cells never exists as a dense matrix.
+time: a sample of 10^6 cells never exists as a dense matrix.  Of a slide that is in its file until
+it is asked for only mean, scale and non-empty rows are kept, and y is made anew of what is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -33,7 +34,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from common.errors import UserError
-from spatial_ipa.data.panels import reindex
+from spatial_ipa.data.matrices import DerivedRows, HeldRows, RowSource
+from spatial_ipa.data.panels import gather_matrix, on_panel, panel_columns
 from spatial_ipa.data.slide import Slide
 
 Transform = Literal["sqrt", "freeman_tukey", "log"]
@@ -91,12 +93,12 @@ class Expression:
     """Expression of n spots on G genes.
 
     Attributes:
-        values: (n, G) float32 CSR, y / s before centring.
+        source: (n, G) float32 CSR, y / s before centring.
         mean: (G,) float32 of these over non-empty rows.
         filled: (n,) bool, rows with counts; the others are the slide's mean, z = 0.
     """
 
-    values: sp.csr_matrix
+    source: RowSource
     mean: np.ndarray
     filled: np.ndarray
 
@@ -109,45 +111,71 @@ class Expression:
     ) -> Expression:
         """Reindex a slide to a panel and normalise it.
 
-        Genes of the panel that the slide lacks enter as its mean, 0.
+        Genes of the panel that the slide lacks enter as its mean, 0.  That of a streamed slide is
+        streamed, too (:meth:`loaded`).
 
         Raises:
             ValueError: if the slide lacks more than ``max_missing`` of the panel.
         """
-        counts, _ = reindex(slide, panel, max_missing)
-        return Expression.of_counts(counts, normalisation, slide.is_logged)
+        gather = gather_matrix(slide, panel_columns(slide, panel, max_missing))
+        counts, logged = on_panel(slide.counts, gather), slide.is_logged
+        if not slide.is_streamed:
+            return Expression.of_counts(counts, normalisation, logged)
+        _, mean, filled, scale = _normalised(counts, normalisation, logged)
+
+        def of_rows(rows: sp.csr_matrix) -> sp.csr_matrix:
+            values, _ = normalisation.apply(on_panel(rows, gather), logged)
+            values.data *= scale
+            return values
+
+        return Expression(DerivedRows(slide.matrix, np.arange(len(slide)), of_rows), mean, filled)
 
     @staticmethod
     def of_counts(counts: sp.csr_matrix, normalisation: Normalisation, logged: bool) -> Expression:
         """Normalise and centre (n, G) counts, or values that are logged already."""
-        values, filled = normalisation.apply(counts, logged)
-        num_filled = max(int(filled.sum()), 1)
-        mean = np.asarray(values.sum(axis=0, dtype=np.float64)).ravel() / num_filled
-        if normalisation.transform != "log" and values.shape[1]:
-            square = np.square(values.data, dtype=np.float64).sum() / num_filled
-            variance = (square - np.square(mean).sum()) / values.shape[1]
-            scale = variance**-0.5 if variance > 1e-12 * square else 1.0
-            values.data *= np.float32(scale)
-            mean *= scale
-        return Expression(values, mean.astype(np.float32), filled)
+        values, mean, filled, _ = _normalised(counts, normalisation, logged)
+        return Expression(HeldRows(values), mean, filled)
+
+    @property
+    def values(self) -> sp.csr_matrix:
+        """(n, G) all of ``source``."""
+        return self.source.read()
+
+    def loaded(self) -> Expression:
+        """The same in memory: read once for what looks at it several times."""
+        if isinstance(self.source, HeldRows):
+            return self
+        return Expression(HeldRows(self.values), self.mean, self.filled)
 
     def weighted(self, weights: np.ndarray) -> Expression:
         """The same with every gene times its weight (G,)."""
         w = np.asarray(weights, dtype=np.float32)
-        values = self.values.copy()
-        values.data *= w[values.indices]
-        return Expression(values, self.mean * w, self.filled)
+
+        def weigh(values: sp.csr_matrix) -> sp.csr_matrix:
+            found = values.copy()
+            found.data *= w[found.indices]
+            return found
+
+        return Expression(self._derived(np.arange(len(self)), weigh), self.mean * w, self.filled)
 
     def subset(self, rows: np.ndarray) -> Expression:
         """Some rows, centred as in the whole slide."""
-        return Expression(self.values[rows], self.mean, self.filled[rows])
+        source = self._derived(np.arange(len(self))[rows], lambda values: values)
+        return Expression(source, self.mean, self.filled[rows])
+
+    def _derived(
+        self, rows: np.ndarray, change: Callable[[sp.csr_matrix], sp.csr_matrix]
+    ) -> RowSource:
+        """Some rows changed, where these are: in memory, or when they are asked for."""
+        derived = DerivedRows(self.source, rows, change)
+        return HeldRows(derived.read()) if isinstance(self.source, HeldRows) else derived
 
     def __len__(self) -> int:
-        return int(self.values.shape[0])
+        return self.source.num_rows
 
     def rows(self, index: np.ndarray | slice) -> np.ndarray:
         """(m, G) float32 centred rows, dense."""
-        dense: np.ndarray = self.values[index].toarray()
+        dense: np.ndarray = self.source.read(np.arange(len(self))[index]).toarray()
         dense -= self.mean
         dense[~self.filled[index]] = 0.0
         return dense
@@ -163,6 +191,23 @@ class Expression:
         projected = np.asarray(self.values @ weights) - self.mean @ weights
         projected[~self.filled] = 0.0
         return projected
+
+
+def _normalised(
+    counts: sp.csr_matrix, normalisation: Normalisation, logged: bool
+) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray, np.float32]:
+    """y / s, its mean (G,), the non-empty rows (n,), and 1 / s."""
+    values, filled = normalisation.apply(counts, logged)
+    num_filled = max(int(filled.sum()), 1)
+    mean = np.asarray(values.sum(axis=0, dtype=np.float64)).ravel() / num_filled
+    scale = 1.0
+    if normalisation.transform != "log" and values.shape[1]:
+        square = np.square(values.data, dtype=np.float64).sum() / num_filled
+        variance = (square - np.square(mean).sum()) / values.shape[1]
+        scale = variance**-0.5 if variance > 1e-12 * square else 1.0
+        values.data *= np.float32(scale)
+        mean *= scale
+    return values, mean.astype(np.float32), filled, np.float32(scale)
 
 
 def normalise(

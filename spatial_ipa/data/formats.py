@@ -31,6 +31,11 @@ def reader_for(path: Path) -> Reader:
     return READERS.get(suffix, READERS[".h5ad"])
 
 
+def is_streamable(path: Path) -> bool:
+    """Whether counts can be left in a file and read by rows: HDF5 alone."""
+    return reader_for(path) is read_h5ad_parts
+
+
 def is_source(path: Path) -> bool:
     """Whether an entry of a folder is a slide; hidden companions of files are none."""
     known = path.suffix.lower() in READERS or is_zarr(path)

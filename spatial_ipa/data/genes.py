@@ -93,6 +93,12 @@ def feature_types(var: NamedColumns) -> tuple[str, list[str]] | None:
     return None
 
 
+def gene_features(genes: Sequence[str], kinds: tuple[str, list[str]] | None) -> np.ndarray:
+    """(G,) bool, the features that :func:`genes_only` keeps of G names and their kinds."""
+    keep = np.array([not no for no in _why_left_out(genes, kinds)], dtype=bool)
+    return keep if keep.any() else np.ones_like(keep)
+
+
 def genes_only(
     genes: list[str], counts: sp.csr_matrix, kinds: tuple[str, list[str]] | None
 ) -> tuple[list[str], sp.csr_matrix, str]:
@@ -106,13 +112,10 @@ def genes_only(
     Returns:
         Names, columns, and what to say about those left out; "" if none was.
     """
-    why = [_told_by_name(gene) for gene in genes]
-    if kinds is not None:
-        why = [no or ("" if _is_gene(v) else v) for no, v in zip(why, kinds[1], strict=True)]
-    keep = np.array([not no for no in why], dtype=bool)
-    if keep.all() or not keep.any():
+    keep = gene_features(genes, kinds)
+    if keep.all():
         return genes, counts, ""
-    left_out = sorted({no for no in why if no})
+    left_out = sorted({no for no in _why_left_out(genes, kinds) if no})
     at = "" if kinds is None else f" (var[{kinds[0]!r}])"
     said = f"left out {int((~keep).sum())} of {len(genes)} features: {', '.join(left_out)}{at}"
     kept = [gene for gene, yes in zip(genes, keep, strict=True) if yes]
@@ -145,6 +148,14 @@ def unique_genes(
     gather = sp.csr_matrix((ones, (np.arange(len(genes)), target)), (len(genes), len(unique)))
     said = f"{extra} duplicate gene names; counts of genes of one name were summed "
     return unique, counts @ gather, f"{said}({len(unique)} genes remain)"
+
+
+def _why_left_out(genes: Sequence[str], kinds: tuple[str, list[str]] | None) -> list[str]:
+    """What each feature is that is no gene; "" for genes."""
+    why = [_told_by_name(gene) for gene in genes]
+    if kinds is None:
+        return why
+    return [no or ("" if _is_gene(v) else v) for no, v in zip(why, kinds[1], strict=True)]
 
 
 def _told_by_name(gene: str) -> str:

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from scipy.stats import rankdata
 
 from common.errors import UserError
+from spatial_ipa.data.matrices import column_map
 from spatial_ipa.data.slide import Slide
 
 MIN_GENES = 100
@@ -123,22 +124,28 @@ def reindex(
         ValueError: as :func:`panel_columns`.
     """
     columns = panel_columns(slide, panel, max_missing)
-    target = np.flatnonzero(columns >= 0)
-    gather = sp.csr_matrix(
-        (np.ones(len(target), dtype=np.float32), (columns[target], target)),
-        (len(slide.genes), len(panel)),
-    )
-    counts = sp.csr_matrix(slide.counts @ gather)
-    counts.sort_indices()
+    counts = on_panel(slide.counts, gather_matrix(slide, columns))
     return counts, [gene for gene, column in zip(panel, columns, strict=True) if column < 0]
+
+
+def gather_matrix(slide: Slide, columns: np.ndarray) -> sp.csr_matrix:
+    """(G, P) of ones, which brings a slide's genes to a panel; columns of :func:`panel_columns`."""
+    return sp.csr_matrix(column_map(columns, len(slide.genes)).T)
+
+
+def on_panel(counts: sp.csr_matrix, gather: sp.csr_matrix) -> sp.csr_matrix:
+    """(n, P) canonical CSR of rows (n, G) of a slide, by the matrix of :func:`gather_matrix`."""
+    found = sp.csr_matrix(counts @ gather)
+    found.sort_indices()
+    return found
 
 
 def rows_with_counts(slide: Slide, panel: Sequence[str], max_missing: float = 0.5) -> np.ndarray:
     """(n,) bool, rows with counts on the panel, without building the matrix of :func:`reindex`."""
     columns = panel_columns(slide, panel, max_missing)
-    on_panel = np.zeros(len(slide.genes), dtype=np.float32)
-    on_panel[columns[columns >= 0]] = 1
-    return np.asarray(slide.counts @ on_panel > 0)
+    wanted = np.zeros(len(slide.genes), dtype=np.float32)
+    wanted[columns[columns >= 0]] = 1
+    return np.asarray(slide.counts @ wanted > 0)
 
 
 def _residual_variance(counts: sp.csr_matrix, theta: float = 100.0) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,10 +16,11 @@ from anndata import AnnData
 
 from common.errors import MissingFile, UserError
 from common.files.lists import one_or_several
-from spatial_ipa.data.formats import READERS, is_source, reader_for
+from spatial_ipa.data.formats import READERS, is_source, is_streamable, reader_for
 from spatial_ipa.data.in_memory import parts_of_anndata
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.slide import Slide, only_one
+from spatial_ipa.data.stored_rows import FileStamp, StoredRows
 from spatial_ipa.data.values import refuse_mixed_values
 
 Paths: TypeAlias = Sequence[str | Path] | str | Path
@@ -76,17 +78,31 @@ def _read(
     min_spots: int,
     logged: bool | None = None,
     name: str | None = None,
+    stream: bool = False,
 ) -> list[Slide]:
-    """The slide of a file, or those of its sections."""
-    return Slide.all_from_parts(
+    """The slide of a file, or those of its sections; ``stream`` leaves counts in the file."""
+    stamp = FileStamp.of(path) if stream else None
+    parts = reader_for(path)(path, keys, with_xy=require_spatial)
+    slides = Slide.all_from_parts(
         path.stem if name is None else name,
         str(path),
-        reader_for(path)(path, keys, with_xy=require_spatial),
+        parts,
         keys,
         require_spatial=require_spatial,
         min_spots=min_spots,
         logged=logged,
     )
+    if stamp is None:
+        return slides
+    return [
+        replace(
+            slide,
+            matrix=StoredRows.of(
+                path, stamp, keys, parts, slide.rows, ~slide.is_empty, slide.genes
+            ),
+        )
+        for slide in slides
+    ]
 
 
 def read_slides(
@@ -124,8 +140,13 @@ def read_by_file(
     *,
     require_spatial: bool = True,
     min_spots: int = 50,
+    stream: bool = False,
 ) -> list[tuple[Path, list[Slide]]]:
-    """Each file of :func:`slide_files` with its slides, named as :func:`read_slides` does."""
+    """Each file of :func:`slide_files` with its slides, named as :func:`read_slides` does.
+
+    With ``stream`` the counts of those that :func:`is_streamable` stay in their files
+    (:mod:`spatial_ipa.data.stored_rows`) once each has been read and checked.
+    """
     files = slide_files(paths)
     stems = [file.stem for file in files]
     names = [
@@ -135,7 +156,17 @@ def read_by_file(
     if len(set(names)) < len(names):
         names = [str(file.resolve()) for file in files]
     return [
-        (file, _read(file, keys, require_spatial, min_spots, name=name))
+        (
+            file,
+            _read(
+                file,
+                keys,
+                require_spatial,
+                min_spots,
+                name=name,
+                stream=stream and is_streamable(file),
+            ),
+        )
         for file, name in zip(files, names, strict=True)
     ]
 

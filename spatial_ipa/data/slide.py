@@ -1,4 +1,7 @@
-"""One slide, or one dissociated sample, in memory: counts, gene names and, where known, positions.
+"""One slide, or one dissociated sample: counts, gene names and, where known, positions.
+
+Counts are in memory, or in the slide's file until they are asked for
+(:mod:`spatial_ipa.data.stored_rows`).
 
 Its hashes identify what later stages cache.  ``expression_hash`` covers everything an embedding may
 depend on, ``xy_hash`` everything a target may depend on, so that moving a spot does not invalidate
@@ -9,21 +12,24 @@ values, int64 indices.
 from __future__ import annotations
 
 import hashlib
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
 from common.errors import UserError
-from spatial_ipa.data.checks import canonical_csr, check_parts
+from spatial_ipa.data.checks import check_parts
 from spatial_ipa.data.in_memory import parts_of_anndata
 from spatial_ipa.data.keys import SlideKeys
+from spatial_ipa.data.matrices import HeldRows, canonical_csr
 from spatial_ipa.data.parts import SlideParts
 from spatial_ipa.data.sections import split_rows
+from spatial_ipa.data.stored_rows import StoredRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +38,7 @@ class Slide:
 
     Attributes:
         name: unique within a run; files give their stem.
-        counts: (n, G) float32 CSR, canonical; raw counts, or the logged values where ``is_logged``.
+        matrix: (n, G) float32 CSR, canonical; raw counts, or the logged values where ``is_logged``.
         genes: G gene names, unique, in the order of the columns.
         xy: (n, 2) float32, the slide's own unit and orientation; None for dissociated cells.
         obs_names: n names of spots or cells.
@@ -47,7 +53,7 @@ class Slide:
     """
 
     name: str
-    counts: sp.csr_matrix
+    matrix: HeldRows | StoredRows
     genes: tuple[str, ...]
     xy: np.ndarray | None
     obs_names: tuple[str, ...]
@@ -101,10 +107,10 @@ class Slide:
                 raise UserError(f"slide {name!r}: xy must be ({num_rows}, 2), got {xy.shape}")
             xy.setflags(write=False)
         expression_hash = _hash_expression(matrix, genes, is_logged)
-        xy_hash = hashlib.sha256(b"none" if xy is None else xy.tobytes()).hexdigest()
-        content_hash = hashlib.sha256(f"{expression_hash},{xy_hash}".encode()).hexdigest()
+        xy_hash, content_hash = _hashes(expression_hash, xy)
         return Slide(
-            name, matrix, tuple(genes), xy, names, is_logged, patient,
+            name, HeldRows(matrix), tuple(sys.intern(str(gene)) for gene in genes), xy, names,
+            is_logged, patient,
             expression_hash, xy_hash, content_hash, np.arange(num_rows),
         )  # fmt: skip
 
@@ -207,12 +213,27 @@ class Slide:
         ]
 
     def __len__(self) -> int:
-        return int(self.counts.shape[0])
+        return self.matrix.num_rows
 
-    @cached_property
+    @property
+    def counts(self) -> sp.csr_matrix:
+        """(n, G) all of ``matrix``; read anew each time where it is in a file."""
+        return self.matrix.read()
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether counts are in the slide's file until they are asked for."""
+        return isinstance(self.matrix, StoredRows)
+
+    @property
     def is_empty(self) -> np.ndarray:
         """(n,) bool, rows without any count: their position cannot be predicted."""
-        return np.diff(self.counts.indptr) == 0
+        return ~self.matrix.filled
+
+    def without_coordinates(self) -> Slide:
+        """The same expression with nothing left of its coordinates."""
+        xy_hash, content_hash = _hashes(self.expression_hash, None)
+        return replace(self, xy=None, xy_hash=xy_hash, content_hash=content_hash, notes=())
 
 
 def only_one(slides: Sequence[Slide], source: str) -> Slide:
@@ -285,6 +306,12 @@ def _build(
     )
     stated = keys.values is not None or logged is not None
     return replace(slide, rows=checked.rows, notes=checked.notes, values_stated=stated)
+
+
+def _hashes(expression_hash: str, xy: np.ndarray | None) -> tuple[str, str]:
+    """Of coordinates, and of everything."""
+    xy_hash = hashlib.sha256(b"none" if xy is None else xy.tobytes()).hexdigest()
+    return xy_hash, hashlib.sha256(f"{expression_hash},{xy_hash}".encode()).hexdigest()
 
 
 def _hash_expression(matrix: sp.csr_matrix, genes: Sequence[str], is_logged: bool) -> str:

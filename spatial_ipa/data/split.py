@@ -89,7 +89,8 @@ def _place_hash(slide: Slide) -> str:
     if not is_grid(slide.xy):
         return slide.xy_hash
     digest = hashlib.sha256(f"{slide.xy_hash},{slide.genes}".encode())
-    for part in (slide.counts.indptr, slide.counts.indices):
+    counts = slide.counts
+    for part in (counts.indptr, counts.indices):
         digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
     return digest.hexdigest()
 
@@ -104,7 +105,8 @@ def row_sketch(slide: Slide, size: int = _SKETCH_SIZE) -> tuple[int, ...]:
         [int.from_bytes(hashlib.blake2b(g.encode(), digest_size=8).digest()) for g in slide.genes],
         dtype=np.uint64,
     )
-    indptr, indices, values = slide.counts.indptr, slide.counts.indices, slide.counts.data
+    counts = slide.counts
+    indptr, indices, values = counts.indptr, counts.indices, counts.data
     rows = np.flatnonzero(np.diff(indptr) >= _MIN_DETECTED)
     smallest = np.empty(0, dtype=np.uint64)
     step = max(1, _BLOCK_ENTRIES * len(slide) // max(1, len(values)))

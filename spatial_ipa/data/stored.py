@@ -16,6 +16,12 @@ from spatial_ipa.data.keys import RAW, X
 _AT = {X: "X", RAW: "raw/X", "raw.var": "raw/var"}
 
 
+def place_of(layer: str | None) -> str:
+    """Where in a store the matrix is that ``keys.layer`` names."""
+    name = layer or X
+    return _AT.get(name, f"layers/{name}")
+
+
 class StoredFrame:
     """A stored data frame, read column by column."""
 
@@ -65,7 +71,7 @@ class StoredSource:
         return there + sorted(name for name in layers if self._holds(f"layers/{name}"))
 
     def matrix(self, name: str) -> Any:
-        return self._element(_AT.get(name, f"layers/{name}"))
+        return self._element(place_of(name))
 
     def frame(self, name: str) -> StoredFrame:
         at = _AT.get(name, name)

@@ -17,7 +17,7 @@ from common.training.sampler import DrawSampler
 from spatial_ipa.data.expression import Expression
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import MIN_GENES, gene_panel, reindex, select_genes
-from spatial_ipa.data.run import read_run
+from spatial_ipa.data.run import MEMORY_MB, check_memory, read_run
 from spatial_ipa.data.simulation.files import SimulatedTissue
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import Split
@@ -43,6 +43,8 @@ class EncoderDataModule(pl.LightningDataModule):
         draws: what a training step sees.
         simulate: write this simulated tissue first unless its folder holds it; null for real slides
             only.
+        memory_mb: counts of all slides are kept in memory up to so many MB (8 bytes an entry);
+            beyond, each is read from its file when it is needed.  null: always kept.
 
     Example:
         >>> import spatial_ipa
@@ -62,13 +64,16 @@ class EncoderDataModule(pl.LightningDataModule):
         genes: GeneSettings = GeneSettings(),
         draws: DrawSettings = DrawSettings(),
         simulate: SimulatedTissue | None = None,
+        memory_mb: float | None = MEMORY_MB,
     ) -> None:
         super().__init__()
+        check_memory(memory_mb)
         self.train_files = one_or_several(train_slides)
         self.heldout_files = one_or_several(heldout_slides or [])
         self.scrna_files = one_or_several(scrna or [])
         self.keys, self.scrna_keys = keys, scrna_keys.or_else(keys)
         self.genes, self.draws, self.simulate = genes, draws, simulate
+        self.memory_mb = memory_mb
 
     def prepare_data(self) -> None:
         if self.simulate is not None:
@@ -81,6 +86,7 @@ class EncoderDataModule(pl.LightningDataModule):
             scrna=self.scrna_files,
             keys=self.keys,
             scrna_keys=self.scrna_keys,
+            memory_mb=self.memory_mb,
         )
         self.declare(read.train, read.heldout_slides, read.samples)
 
@@ -91,7 +97,7 @@ class EncoderDataModule(pl.LightningDataModule):
         mode, select_on = self.draws.mode, self.draws.select_on
         self.split = Split.declare(train, heldout, scrna, mode)
         self.seen_heldout = (
-            [without_coordinates(s) for s in heldout] if mode == "transductive" else []
+            [s.without_coordinates() for s in heldout] if mode == "transductive" else []
         )
         del heldout
         names = [s.name for s in train]
@@ -104,11 +110,12 @@ class EncoderDataModule(pl.LightningDataModule):
         self.selection = next((s for s in train if s.name == select_on), None)
         self.scrna = list(scrna)
         shared = gene_panel([*train, *scrna])
-        counts = [reindex(s, shared)[0] for s in self.fit_slides]
-        detected = sum(np.asarray((c > 0).sum(axis=0)).ravel() for c in counts)
+        detected = np.zeros(len(shared), dtype=np.int64)
+        for slide in self.fit_slides:
+            detected += np.asarray((reindex(slide, shared)[0] > 0).sum(axis=0)).ravel()
         least = self.genes.min_detection
-        needed = least * sum(c.shape[0] for c in counts)
-        panel = tuple(g for g, d in zip(shared, np.asarray(detected), strict=True) if d > needed)
+        needed = least * sum(map(len, self.fit_slides))
+        panel = tuple(g for g, d in zip(shared, detected, strict=True) if d > needed)
         rank_zero_info(f"{len(panel)} of them are detected in more than {least:.2%} of spots")
         if len(panel) < MIN_GENES:
             raise UserError(
@@ -143,16 +150,3 @@ class EncoderDataModule(pl.LightningDataModule):
             self.seen_heldout,
         )
         return DrawLoader(dataset, sampler, None, num_workers=self.draws.num_workers)
-
-
-def without_coordinates(slide: Slide) -> Slide:
-    """The same expression with nothing left of its coordinates."""
-    return Slide.build(
-        slide.name,
-        slide.counts,
-        slide.genes,
-        None,
-        obs_names=slide.obs_names,
-        is_logged=slide.is_logged,
-        patient=slide.patient,
-    )

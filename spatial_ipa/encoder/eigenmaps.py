@@ -26,7 +26,7 @@ slides and at most 4,000 of each; beyond ``max_landmarks`` the regression is one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,10 +125,7 @@ def fit_eigenmaps(
     maps = _linear_maps(used, located, settings, d_out, seed)
 
     drawn = _draw([len(s) for s in used], settings.max_landmarks, seed)
-    scores = [
-        np.concatenate([s.subset(r).project(w) for s, r in zip(used, drawn.rows, strict=True)])
-        for w in maps
-    ]
+    scores = linear_scores((s.subset(r) for s, r in zip(used, drawn.rows, strict=True)), maps)
     widths = [2 * settings.width * _mean_square_distance(z) for z in scores]
     ridge = make_ridge(scores, widths, drawn.landmarks, settings.penalty)
     count = max(1, min(_EIGENMAPS, _MAX_EIGENMAPS // len(slides)))
@@ -157,6 +154,12 @@ def fit_eigenmaps(
         }
     )
     return trunk
+
+
+def linear_scores(slides: Iterable[Expression], maps: np.ndarray) -> list[Array]:
+    """(n, r) float64 of the rows of some slides by each of the maps (2, G, r)."""
+    by_slide = [[x.project(w) for w in maps] for x in (slide.loaded() for slide in slides)]
+    return [np.concatenate(parts) for parts in zip(*by_slide, strict=True)]
 
 
 def make_ridge(

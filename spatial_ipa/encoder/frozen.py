@@ -22,7 +22,7 @@ from common.files.atomic import atomic_path
 from common.files.identity import tensor_hash
 from common.files.outputs import set_aside
 from spatial_ipa.data.expression import Expression, Normalisation
-from spatial_ipa.data.panels import rows_with_counts
+from spatial_ipa.data.panels import reindex, rows_with_counts
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import Split
 from spatial_ipa.encoder.kernel_trunk import KernelTrunk
@@ -96,7 +96,8 @@ class FrozenEncoder:
         """
         if kind not in ("st", "scrna"):
             raise UserError(f"kind must be 'st' or 'scrna', got {kind!r}")
-        expression = Expression.of_slide(slide, self.panel, self.normalisation)
+        counts, _ = reindex(slide, self.panel)  # read once
+        expression = Expression.of_counts(counts, self.normalisation, slide.is_logged)
         device = self.encoder.out_scale.device
         h = torch.empty(len(expression), self.d_out)
         step, start = max(1, _BLOCK_ELEMENTS // self.encoder.row_elements), 0

@@ -25,6 +25,7 @@ def moran_index(slide: Expression, xy: np.ndarray, num_neighbours: int = 20) -> 
         xy: (n, 2) their coordinates.
         num_neighbours: K, at most half of the spots.
     """
+    slide = slide.loaded()
     k = min(num_neighbours, max(1, len(slide) // 2))
     graph = NearestNeighbors(n_neighbors=k).fit(xy).kneighbors_graph()
     own, shared = np.zeros(len(slide.mean)), np.zeros(len(slide.mean))

@@ -46,12 +46,13 @@ def principal_components(
         raise UserError(f"need slides and a positive rank, got {len(slides)} slides, rank {rank}")
     rng = np.random.default_rng(seed)
     share = max_rows / max(sum(len(s) for s in slides), max_rows)
-    rows = np.concatenate(
-        [
-            s.rows(np.sort(rng.choice(len(s), int(np.ceil(share * len(s))), replace=False)))
-            for s in slides
-        ]
-    )
+    drawn = [
+        np.sort(rng.choice(n, int(np.ceil(share * n)), replace=False)) for n in map(len, slides)
+    ]
+    rows = np.empty((sum(map(len, drawn)), len(slides[0].mean)), dtype=np.float32)
+    ends = np.cumsum([len(some) for some in drawn])
+    for slide, some, end in zip(slides, drawn, ends, strict=True):  # one at a time: it may be large
+        rows[end - len(some) : end] = slide.rows(some)
     rank = min(rank, rows.shape[0] - 1, rows.shape[1])
     if min(rows.shape) > _EXACT:
         # Trailing components matter here; the default number of oversamples blurs them.

@@ -21,6 +21,7 @@ class EncoderInputs:
         scrna: the same, of dissociated samples.
         keys: where in a slide's file its parts are.
         scrna_keys: the same for samples; as ``keys`` where null.
+        memory_mb: counts of all slides kept in memory (:func:`spatial_ipa.data.run.read_run`).
     """
 
     train: Sequence[str]
@@ -28,6 +29,13 @@ class EncoderInputs:
     scrna: Sequence[str]
     keys: SlideKeys
     scrna_keys: SlideKeys
+    memory_mb: float | None
+
+    @property
+    def memory_flag(self) -> str:
+        """The argument of ``lightning fit`` for ``memory_mb``."""
+        held = "null" if self.memory_mb is None else f"{self.memory_mb:g}"
+        return f"--data.init_args.memory_mb={held}"
 
 
 def ensure_encoder(
@@ -66,6 +74,7 @@ def ensure_encoder(
             *(f"--data.init_args.{name}={yaml_list(files)}" for name, files in lists.items()),
             *inputs.keys.flags("data.init_args.keys"),
             *inputs.scrna_keys.flags("data.init_args.scrna_keys"),
+            inputs.memory_flag,
             # The tissue is there already, if it is a simulated one that is trained on.
             "--data.init_args.simulate=null",
         ]

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from common.errors import UserError
 from common.rng import numpy_generator_for
 from spatial_ipa.data.expression import Expression, Normalisation
-from spatial_ipa.data.panels import reindex
+from spatial_ipa.data.panels import gather_matrix, on_panel, panel_columns
 from spatial_ipa.data.slide import Slide
 
 
@@ -114,7 +114,8 @@ class DomainBatch:
 class ViewDataset(Dataset[list[DomainBatch]]):
     """Item ``index``: spots of two slides, and of one scRNA sample where there are any.
 
-    All is a function of (seed, index).  The first slide always has coordinates.
+    All is a function of (seed, index).  The first slide always has coordinates.  Of streamed slides
+    only the rows drawn are read.
     """
 
     def __init__(
@@ -131,7 +132,12 @@ class ViewDataset(Dataset[list[DomainBatch]]):
         self.st = [*slides, *without_xy]
         self.num_with_xy = len(slides)
         self.domains = [*self.st, *scrna]
-        self.counts = [reindex(s, panel)[0] for s in self.domains]
+        # Slides of one kind have the same genes, and share the matrix.
+        gathers: dict[tuple[str, ...], sp.csr_matrix] = {}
+        for slide in self.domains:
+            if slide.genes not in gathers:
+                gathers[slide.genes] = gather_matrix(slide, panel_columns(slide, panel))
+        self.gathers = [gathers[slide.genes] for slide in self.domains]
         self.normalisation, self.spots, self.views, self.seed = normalisation, spots, views, seed
 
     def __getitem__(self, index: int) -> list[DomainBatch]:
@@ -147,7 +153,7 @@ class ViewDataset(Dataset[list[DomainBatch]]):
     def _domain(self, number: int, rng: np.random.Generator) -> DomainBatch:
         slide = self.domains[number]
         rows = np.sort(rng.permutation(len(slide))[: self.spots])
-        counts = self.counts[number][rows]
+        counts = on_panel(slide.matrix.read(rows), self.gathers[number])
         a, b = (
             torch.from_numpy(
                 augmented_view(counts, slide.is_logged, self.normalisation, self.views, rng)

@@ -26,7 +26,7 @@ from spatial_ipa.data.anndata_file import require_copyable
 from spatial_ipa.data.keys import SlideKeys
 from spatial_ipa.data.panels import gene_panel
 from spatial_ipa.data.read import read_slide
-from spatial_ipa.data.run import read_run
+from spatial_ipa.data.run import MEMORY_MB, read_run
 from spatial_ipa.data.simulation.files import TissueSpec, ensure_tissue
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import check_split
@@ -65,6 +65,7 @@ def run(
     max_scored: int = FULL_SIZE,
     seed: int = 0,
     backend: str | None = None,
+    memory_mb: float | None = MEMORY_MB,
 ) -> None:
     """Train on slides, score on held-out slides, predict.
 
@@ -95,6 +96,8 @@ def run(
         seed: of the simulation-independent parts: training and placement.
         backend: of the sparse operations: auto, triton, cpp, torch or reference; null for what the
             variable EDGEWISE_BACKEND says.
+        memory_mb: counts of all slides are kept in memory up to so many MB (8 bytes an entry);
+            beyond, each is read from its file when it is needed.  null: always kept.
     """
     prepare_process(backend, threads)
     if max_scored < MIN_POINTS:
@@ -129,7 +132,9 @@ def run(
         print("      nothing is held out (holdout), so nothing will be scored", flush=True)
 
     scrna_keys = scrna_keys.or_else(keys)
-    read = read_run(slides, validation, holdout, scrna, keys=keys, scrna_keys=scrna_keys)
+    read = read_run(
+        slides, validation, holdout, scrna, keys=keys, scrna_keys=scrna_keys, memory_mb=memory_mb
+    )
     train, choosing, test = read.train, read.validation, read.heldout_slides
     for path in [path for path, _ in (*read.holdout, *read.scrna)]:
         require_copyable(path)
@@ -140,7 +145,7 @@ def run(
 
     content = stage_content(train, choosing, test, read.samples)
     files = [str(path) for path, _ in read.scrna]
-    inputs = EncoderInputs(slides, validation + holdout, files, keys, scrna_keys)
+    inputs = EncoderInputs(slides, validation + holdout, files, keys, scrna_keys, memory_mb)
     given = [] if threads is None else [f"--threads={threads}"]
     training = Training(
         folder,

@@ -13,7 +13,7 @@ from common.files.atomic import atomic_path
 from common.files.configs import shipped_config
 from common.files.lists import one_or_several
 from spatial_ipa.data.keys import SlideKeys
-from spatial_ipa.data.run import read_run
+from spatial_ipa.data.run import MEMORY_MB, read_run
 from spatial_ipa.data.split import check_split
 from spatial_ipa.encoder.frozen import load_encoder
 from spatial_ipa.encoder.stage import EncoderInputs
@@ -39,6 +39,7 @@ def fit(
     epochs: int | None = None,
     seed: int = 0,
     overrides: Sequence[str] | str = (),
+    memory_mb: float | None = MEMORY_MB,
 ) -> Placer:
     """Train encoder, gate and network, as ``lightning fit`` does with the shipped configurations.
 
@@ -57,6 +58,8 @@ def fit(
         seed: of initial weights and all draws.
         overrides: further arguments of ``lightning fit`` for the joint training, such as
             ``["--model.init_args.network.c_s=64"]``.
+        memory_mb: counts of all slides are kept in memory up to so many MB (8 bytes an entry);
+            beyond, each is read from its file when it is needed.  None: always kept.
 
     Returns:
         The model, as :func:`spatial_ipa.load` gives it.
@@ -83,7 +86,7 @@ def fit(
     val = _files(validation, folder / "inputs", "validation")
     cells = _files(scrna, folder / "inputs", "scrna")
     scrna_keys = scrna_keys.or_else(keys)
-    read = read_run(train, val, scrna=cells, keys=keys, scrna_keys=scrna_keys)
+    read = read_run(train, val, scrna=cells, keys=keys, scrna_keys=scrna_keys, memory_mb=memory_mb)
     read.write(folder / "slides.json")
     names = ("encoder", "fit", *(["laptop"] if size == "laptop" else []))
     encoder_config, *configs = (str(shipped_config(f"spatial_ipa/{name}.yaml")) for name in names)
@@ -92,7 +95,7 @@ def fit(
         encoder_config,
         [],
         configs,
-        EncoderInputs(train, val, cells, keys, scrna_keys),
+        EncoderInputs(train, val, cells, keys, scrna_keys, memory_mb),
         val,
         [
             *one_or_several(overrides),

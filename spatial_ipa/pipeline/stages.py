@@ -174,6 +174,7 @@ class Training:
                 f"--data.init_args.encoder.path={self.encoder_file}",
                 f"--data.init_args.encoder.cache={self.folder / 'cache'}",
                 *self.inputs.keys.flags("data.init_args.keys"),
+                self.inputs.memory_flag,
                 "--data.init_args.simulate=null",
                 f"--model.init_args.export={self.checkpoint}",
                 *self.overrides,

@@ -16,7 +16,7 @@ from common.training.loader import DrawLoader
 from common.training.sampler import DrawSampler
 from common.training.scaling import batch_of_process, rate_factor
 from spatial_ipa.data.keys import SlideKeys
-from spatial_ipa.data.run import read_run
+from spatial_ipa.data.run import MEMORY_MB, check_memory, read_run
 from spatial_ipa.data.simulation.files import SimulatedTissue
 from spatial_ipa.data.slide import EmbeddedSlide, Slide
 from spatial_ipa.data.split import check_split
@@ -158,6 +158,8 @@ class SlideDataModule(MinisetDataModule):
         scrna_keys: where in their files matrix and gene names are; as ``keys`` where null.
         simulate: write this simulated tissue first unless its folder holds it; null for real slides
             only.
+        memory_mb: counts of all slides are kept in memory up to so many MB (8 bytes an entry);
+            beyond, each is read from its file when it is needed.  null: always kept.
 
     Example:
         >>> import spatial_ipa
@@ -176,14 +178,17 @@ class SlideDataModule(MinisetDataModule):
         scrna: Texts | None = None,
         scrna_keys: SlideKeys = SlideKeys(),
         simulate: SimulatedTissue | None = None,
+        memory_mb: float | None = MEMORY_MB,
     ) -> None:
         super().__init__([], [], minisets)
+        check_memory(memory_mb)
         self.inputs = EncoderInputs(
             one_or_several(train_slides),
             one_or_several(val_slides),
             one_or_several(scrna or []),
             keys,
             scrna_keys,
+            memory_mb,
         )
         self.encoder_file, self.simulate = encoder, simulate
 
@@ -215,5 +220,5 @@ class SlideDataModule(MinisetDataModule):
 
     def _read(self) -> tuple[list[Slide], list[Slide]]:
         files = self.inputs
-        read = read_run(files.train, files.heldout, keys=files.keys)
+        read = read_run(files.train, files.heldout, keys=files.keys, memory_mb=files.memory_mb)
         return read.train, read.validation

@@ -9,7 +9,7 @@ import pytest
 
 from spatial_ipa.data.slide import Slide
 from spatial_ipa.data.split import SlideIdentity, Split, check_split, row_sketch, shared_rows
-from spatial_ipa.encoder.datamodule import EncoderDataModule, without_coordinates
+from spatial_ipa.encoder.datamodule import EncoderDataModule
 from spatial_ipa.encoder.settings import DrawSettings
 
 
@@ -56,11 +56,11 @@ def test_what_fits_is_accepted() -> None:
     split = Split.declare([A, B], [C])
     check_split(split, [B, A], [C])
     check_split(split, [A], [D])  # not declared, but never seen either
-    check_split(split, [A], [without_coordinates(C), without_coordinates(D)])
+    check_split(split, [A], [C.without_coordinates(), D.without_coordinates()])
 
 
 def test_dissociated_samples_have_no_coordinates_in_common() -> None:
-    first, second = without_coordinates(A), without_coordinates(B)
+    first, second = A.without_coordinates(), B.without_coordinates()
     split = Split.declare([C], [D], [first, second])
     assert {s.xy_hash for s in split.scrna} == {""}
     with pytest.raises(ValueError, match="scRNA"):
