@@ -1,4 +1,4 @@
-"""Sparse matrices by rows, whether they are in memory, in a file, or made of others as asked for."""
+"""Sparse matrices by rows: in memory, in a file, or made of another as they are asked for."""
 
 from __future__ import annotations
 

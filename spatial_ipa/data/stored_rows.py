@@ -36,7 +36,7 @@ _DENSE_ROWS = 512  # read of a dense matrix at once
 
 @dataclass(frozen=True)
 class FileStamp:
-    """What tells that a file has changed: its size, the time of its last change, and which it is."""
+    """What tells that a file has changed: size, time of the last change, and its number."""
 
     size: int
     changed: int

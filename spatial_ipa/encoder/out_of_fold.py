@@ -121,7 +121,9 @@ class OutOfFold:
         targets = trunk.targets.cpu().double().numpy()
         plan = _Plan.of(folds, np.concatenate([x.filled for x in self.expression]), self.used)
         ends = np.cumsum([len(x) for x in self.expression])
-        by_slide = [plan.within(end - len(x), end) for x, end in zip(self.expression, ends)]
+        by_slide = [
+            plan.within(end - len(x), end) for x, end in zip(self.expression, ends, strict=True)
+        ]
         alone, whole = ridge.leave_one_out(targets), ridge.coefficients(targets)
         without = ridge.without(targets, [fitted for part in by_slide for _, fitted in part.folds])
         for x, end, part in zip(self.expression, ends, by_slide, strict=True):
