@@ -34,7 +34,7 @@ class EncoderInputs:
     @property
     def memory_flag(self) -> str:
         """The argument of ``lightning fit`` for ``memory_mb``."""
-        held = "null" if self.memory_mb is None else f"{self.memory_mb:g}"
+        held = "null" if self.memory_mb is None else str(self.memory_mb)
         return f"--data.init_args.memory_mb={held}"
 
 
