@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UserError
-from common.graph.edges import EdgeList
 from common.sparse import neighbor_attention
 from spatial_ipa.geometry.gauge import graph_mean
 from spatial_ipa.geometry.walks import squared_distance
 from spatial_ipa.model.point_attention import PointOffsets
+from spatial_ipa.model.recycle import Recycle
 
 DistanceTerm = Literal["none", "rbf", "monotone"]
 Product = Literal["scaled", "cosine", "none"]
@@ -70,7 +70,7 @@ class IPALiteBlock(nn.Module):
             (:class:`~spatial_ipa.model.point_attention.PointOffsets`); 0 for none.
 
     Shapes:
-        s (N, c_s), x (N, 2), gate (E,), or (E, H) logits that are ready to be added
+        a :class:`~spatial_ipa.model.recycle.Recycle` that carries s (N, c_s)
         -> s (N, c_s), x (N, 2).
     """
 
@@ -123,57 +123,41 @@ class IPALiteBlock(nn.Module):
             q, k = scale * functional.normalize(q, dim=-1), functional.normalize(k, dim=-1)
         return normed, q, k, v
 
-    def forward(
-        self,
-        s: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> tuple[Tensor, Tensor]:
-        normed, q, k, v, gate, bias, _ = self.attended(s, x, edges, gate, graph, num_graphs)
+    def forward(self, at: Recycle) -> tuple[Tensor, Tensor]:
+        normed, q, k, v, gate, bias, _ = self.attended(at)
         out, dx = neighbor_attention(
-            q, k, v, x, edges, self.w_x, gate=gate, beta=self.beta, bias=bias
+            q, k, v, at.x, at.edges, self.w_x, gate=gate, beta=self.beta, bias=bias
         )
         if self.offsets is not None:
             out = out[..., : self.v.out_features // self.heads]
-        s = s + self.update(torch.cat([normed, out.flatten(1)], dim=1))
-        return s, x + dx
+        s = at.carried + self.update(torch.cat([normed, out.flatten(1)], dim=1))
+        return s, at.x + dx
 
-    def attended(
-        self,
-        s: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> Attended:
-        """What the attention reads; the arguments are those of a call."""
-        normed, q, k, v = self.queries_keys_values(s)
+    def attended(self, at: Recycle) -> Attended:
+        """What the attention reads."""
+        gate = at.gate
+        normed, q, k, v = self.queries_keys_values(at.carried)
         if self.offsets is not None:
-            q, k, v = self.offsets(normed, x, q, k, v)
-        bias = distance = self.distance_bias(x, edges, graph, num_graphs)
+            q, k, v = self.offsets(normed, at.x, q, k, v)
+        bias = distance = self.distance_bias(at)
         if gate is not None and gate.dim() == 2:
             bias = gate if bias is None else gate + bias
             gate = None
         return Attended(normed, q, k, v, gate, bias, distance)
 
-    def distance_bias(
-        self, x: Tensor, edges: EdgeList, graph: Tensor, num_graphs: int
-    ) -> Tensor | None:
+    def distance_bias(self, at: Recycle) -> Tensor | None:
         """(E, H) the optional geometric logit; None when off."""
         if self.distance_term == "none":
             return None
-        d2 = squared_distance(x, edges.dst, edges.src)
+        dst = at.edges.dst
+        d2 = squared_distance(at.x, dst, at.edges.src)
         if self.distance_term == "monotone":
             return -functional.softplus(self.gamma) * d2[:, None]
         # The mean over edges of a union cannot serve: each graph has its own median.
         distance = (d2 + 1e-12).sqrt()
-        median = _graph_median(distance.detach(), graph[edges.dst], num_graphs)
-        relative = distance / median[graph[edges.dst]].clamp(min=1e-6)
-        centres = torch.linspace(0, _RBF_RANGE, _RBF_CENTRES, device=x.device, dtype=x.dtype)
+        median = _graph_median(distance.detach(), at.graph[dst], at.num_graphs)
+        relative = distance / median[at.graph[dst]].clamp(min=1e-6)
+        centres = torch.linspace(0, _RBF_RANGE, _RBF_CENTRES, device=d2.device, dtype=d2.dtype)
         width = _RBF_RANGE / (_RBF_CENTRES - 1)
         basis = (-0.5 * ((relative[:, None] - centres) / width).square()).exp()  # (E, 16)
         return (basis @ self.rbf_weight.T).clamp(-_BIAS_LIMIT, _BIAS_LIMIT)

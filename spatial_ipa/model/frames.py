@@ -29,6 +29,7 @@ from common.sparse import neighbor_attention
 from spatial_ipa.model.block import Attended
 from spatial_ipa.model.network import NetworkSettings
 from spatial_ipa.model.point_attention import with_point_distances
+from spatial_ipa.model.recycle import Recycle
 from spatial_ipa.model.states import StatesModel
 
 POINTS = 4
@@ -135,27 +136,10 @@ class IPAFramesModel(StatesModel):
         unturned = x.new_tensor([1.0, 0.0]).expand(len(x), 2)
         return torch.cat([super().first_state(h, x, edges, gate), unturned], dim=1)
 
-    def recycle(
-        self,
-        step: int,
-        carried: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> tuple[Tensor, Tensor]:
-        s, direction, moved = self.block(carried[:, :-2], carried[:, -2:], x, edges, gate)
+    def recycle(self, at: Recycle) -> tuple[Tensor, Tensor]:
+        state, turn = at.carried[:, :-2], at.carried[:, -2:]
+        s, direction, moved = self.block(state, turn, at.x, at.edges, at.gate)
         return torch.cat([s, direction], dim=1), moved
 
-    def attended(
-        self,
-        step: int,
-        read: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> Attended:
-        return self.block.attended(read[:, :-2], read[:, -2:], x, gate)
+    def attended(self, at: Recycle) -> Attended:
+        return self.block.attended(at.carried[:, :-2], at.carried[:, -2:], at.x, at.gate)

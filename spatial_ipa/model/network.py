@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.graph.edges import EdgeList
 from spatial_ipa.geometry.gauge import gauge_fix
 from spatial_ipa.model.block import DistanceTerm
+from spatial_ipa.model.recycle import Recycle
 
 Form = Literal["points", "states"]
 Block = Literal["shared", "unshared", "frames"]
@@ -192,7 +193,8 @@ class RecycledNetwork(nn.Module, ABC):
         trajectory, read = [x], []
         for step in range(self.recycles):
             read.append(carried)
-            carried, x = self.recycle(step, carried, x, edges, gate, graph, num_graphs)
+            at = Recycle(step, carried, x, edges, gate, graph, num_graphs)
+            carried, x = self.recycle(at)
             x = gauge_fix(x, graph, num_graphs)
             trajectory.append(x)
         return replace(self.layout(trajectory, read), told=gate)
@@ -222,20 +224,11 @@ class RecycledNetwork(nn.Module, ABC):
         if graph is None:
             graph = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         told = gate if layout.told is None else layout.told
-        return self.attention_at(r, layout.read(r), x, edges, told, graph, num_graphs)
+        return self.attention_at(Recycle(r, layout.read(r), x, edges, told, graph, num_graphs))
 
     @abstractmethod
-    def attention_at(
-        self,
-        step: int,
-        carried: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> Attention:
-        """The attention of a recycle that reads ``carried`` and the positions x (N, 2)."""
+    def attention_at(self, at: Recycle) -> Attention:
+        """The attention of a recycle."""
 
     @abstractmethod
     def first_positions(self, h: Tensor, start: Tensor | None) -> Tensor:
@@ -250,16 +243,7 @@ class RecycledNetwork(nn.Module, ABC):
         return gate
 
     @abstractmethod
-    def recycle(
-        self,
-        step: int,
-        carried: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> tuple[Tensor, Tensor]:
+    def recycle(self, at: Recycle) -> tuple[Tensor, Tensor]:
         """What the next recycle reads, and positions (N, 2) before gauge fixing."""
 
     @abstractmethod

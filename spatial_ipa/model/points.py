@@ -26,6 +26,7 @@ from common.graph.edges import EdgeList
 from common.sparse import edge_softmax, neighbor_attention
 from spatial_ipa.geometry.walks import squared_distance
 from spatial_ipa.model.network import Attention, Layout, NetworkSettings, RecycledNetwork
+from spatial_ipa.model.recycle import Recycle
 from spatial_ipa.model.similarity import (
     DISTANCES,
     SIMILARITIES,
@@ -132,32 +133,14 @@ class IPAPointsModel(RecycledNetwork):
         """(E, H) what embeddings, start and gate say; no recycle changes it."""
         return self.block.evidence(self.block.features(h, x, edges), gate)
 
-    def recycle(
-        self,
-        step: int,
-        carried: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> tuple[Tensor, Tensor]:
-        moved: Tensor = self.block(carried, x, edges)
-        return carried, moved
+    def recycle(self, at: Recycle) -> tuple[Tensor, Tensor]:
+        moved: Tensor = self.block(at.carried, at.x, at.edges)
+        return at.carried, moved
 
-    def attention_at(
-        self,
-        step: int,
-        carried: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> Attention:
-        distance = self.block.distance_term(x, edges)
-        logits = carried + distance
-        return Attention(edge_softmax(logits, edges), logits, distance=distance)
+    def attention_at(self, at: Recycle) -> Attention:
+        distance = self.block.distance_term(at.x, at.edges)
+        logits = at.carried + distance
+        return Attention(edge_softmax(logits, at.edges), logits, distance=distance)
 
     def layout(self, trajectory: list[Tensor], read: list[Tensor]) -> Layout:
         return Layout(trajectory[-1], trajectory, [], read[0])

@@ -13,6 +13,7 @@ from common.sparse.segments.blockwise import gather_dot
 from spatial_ipa.model.block import Attended, IPALiteBlock
 from spatial_ipa.model.network import Attention, Layout, NetworkSettings, RecycledNetwork
 from spatial_ipa.model.pair_bias import PairBias
+from spatial_ipa.model.recycle import Recycle
 
 
 class StatesModel(RecycledNetwork):
@@ -50,34 +51,14 @@ class StatesModel(RecycledNetwork):
         return bias + self.settings.beta * (gate if gate.dim() == 2 else gate[:, None])
 
     @abstractmethod
-    def attended(
-        self,
-        step: int,
-        read: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> Attended:
-        """What the attention of a recycle reads, for diagnostics; arguments as :meth:`recycle`."""
+    def attended(self, at: Recycle) -> Attended:
+        """What the attention of a recycle reads, for diagnostics."""
 
-    def attention_at(
-        self,
-        step: int,
-        carried: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> Attention:
-        _, q, k, _, single, bias, distance = self.attended(
-            step, carried, x, edges, gate, graph, num_graphs
-        )
+    def attention_at(self, at: Recycle) -> Attention:
+        _, q, k, _, single, bias, distance = self.attended(at)
         beta = self.settings.beta
-        weights = attention_weights(q, k, edges, gate=single, beta=beta, bias=bias)
-        qk = gather_dot(q, k, edges) / q.shape[-1] ** 0.5
+        weights = attention_weights(q, k, at.edges, gate=single, beta=beta, bias=bias)
+        qk = gather_dot(q, k, at.edges) / q.shape[-1] ** 0.5
         logits = qk if single is None else qk + beta * single[:, None]
         logits = logits if bias is None else logits + bias
         return Attention(weights, logits, qk if self.settings.qk else None, distance)
@@ -109,27 +90,9 @@ class IPALiteModel(StatesModel):
             c.point_offsets,
         )
 
-    def recycle(
-        self,
-        step: int,
-        carried: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> tuple[Tensor, Tensor]:
-        state, moved = self.block(carried, x, edges, gate, graph, num_graphs)
+    def recycle(self, at: Recycle) -> tuple[Tensor, Tensor]:
+        state, moved = self.block(at)
         return state, moved
 
-    def attended(
-        self,
-        step: int,
-        read: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> Attended:
-        return self.block.attended(read, x, edges, gate, graph, num_graphs)
+    def attended(self, at: Recycle) -> Attended:
+        return self.block.attended(at)

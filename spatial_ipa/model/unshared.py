@@ -11,14 +11,16 @@ The rest of a block is :class:`~spatial_ipa.model.block.IPALiteBlock`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.graph.edges import EdgeList
 from spatial_ipa.geometry.walks import squared_distance
 from spatial_ipa.model.block import Attended, IPALiteBlock
 from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.recycle import Recycle
 from spatial_ipa.model.states import StatesModel
 
 
@@ -42,44 +44,27 @@ class IPAUnsharedModel(StatesModel):
         )
         self.gamma = nn.Parameter(torch.zeros(c.heads))
 
-    def recycle(
-        self,
-        step: int,
-        carried: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> tuple[Tensor, Tensor]:
-        logits = self._with_gate(self.distance(step, x, edges), gate)
-        state, moved = self.blocks[step](carried, x, edges, logits, graph, num_graphs)
+    def recycle(self, at: Recycle) -> tuple[Tensor, Tensor]:
+        state, moved = self.blocks[at.step](self._with_distance(at, self.distance(at)))
         return state, moved
 
-    def attended(
-        self,
-        step: int,
-        read: Tensor,
-        x: Tensor,
-        edges: EdgeList,
-        gate: Tensor | None,
-        graph: Tensor,
-        num_graphs: int,
-    ) -> Attended:
-        block = self.blocks[step]
+    def attended(self, at: Recycle) -> Attended:
+        block = self.blocks[at.step]
         assert isinstance(block, IPALiteBlock)
-        distance = self.distance(step, x, edges)
-        seen = block.attended(read, x, edges, self._with_gate(distance, gate), graph, num_graphs)
-        return seen._replace(distance=distance)
+        distance = self.distance(at)
+        return block.attended(self._with_distance(at, distance))._replace(distance=distance)
 
-    def distance(self, step: int, x: Tensor, edges: EdgeList) -> Tensor:
+    def distance(self, at: Recycle) -> Tensor:
         """(E, H) the distance term of a recycle."""
-        share = step / max(self.recycles - 1, 1)
-        square = squared_distance(x, edges.dst, edges.src)
+        share = at.step / max(self.recycles - 1, 1)
+        square = squared_distance(at.x, at.edges.dst, at.edges.src)
         return -share * functional.softplus(self.gamma) * square[:, None]
 
-    def _with_gate(self, logits: Tensor, gate: Tensor | None) -> Tensor:
-        """(E, H) the distance term and the gate."""
+    def _with_distance(self, at: Recycle, distance: Tensor) -> Recycle:
+        """The same with logits (E, H) of the gate and the distance term."""
+        gate = at.gate
         if gate is None:
-            return logits
-        return logits + (gate if gate.dim() == 2 else self.settings.beta * gate[:, None])
+            return replace(at, gate=distance)
+        if gate.dim() == 1:
+            gate = self.settings.beta * gate[:, None]
+        return replace(at, gate=distance + gate)

@@ -11,6 +11,7 @@ from common.graph.knn import knn_edges
 from spatial_ipa.model.block import IPALiteBlock, _graph_median
 from spatial_ipa.model.gate import EdgeGateSoft
 from spatial_ipa.model.network import NetworkSettings
+from spatial_ipa.model.recycle import Recycle
 from spatial_ipa.model.states import IPALiteModel
 
 
@@ -103,8 +104,8 @@ def test_block_commutes_with_pose_where_it_should() -> None:
     mirror_turn = torch.tensor([[0.6, 0.8], [0.8, -0.6]], dtype=torch.float64)
     shift = torch.tensor([4.0, -1.0])
     graph = torch.zeros(30, dtype=torch.int64)
-    s1, x1 = block(s, x, edges, None, graph, 1)
-    s2, x2 = block(s, x @ mirror_turn.T + shift, edges, None, graph, 1)
+    s1, x1 = block(Recycle(0, s, x, edges, None, graph, 1))
+    s2, x2 = block(Recycle(0, s, x @ mirror_turn.T + shift, edges, None, graph, 1))
     torch.testing.assert_close(s2, s1)
     torch.testing.assert_close(x2, x1 @ mirror_turn.T + shift)
 

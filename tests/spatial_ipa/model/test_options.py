@@ -21,6 +21,7 @@ from spatial_ipa.model.network import NetworkSettings
 from spatial_ipa.model.pair import StatesNetwork, build_pair, settings_of
 from spatial_ipa.model.pair_bias import PairBias
 from spatial_ipa.model.point_attention import PointOffsets, with_point_distances
+from spatial_ipa.model.recycle import Recycle
 from spatial_ipa.model.similarity import similarity_features
 from spatial_ipa.model.states import IPALiteModel
 from spatial_ipa.model.unshared import IPAUnsharedModel
@@ -166,7 +167,8 @@ def test_a_block_equals_its_formula(product: str, points: int) -> None:
     n = 15
     _, edges = inputs(n)
     s, x, gate = draw(n, 10), draw(n, 2, seed=2), draw(edges.num_edges, seed=3)
-    found_s, found_x = block(s, x, edges, gate, torch.zeros(n, dtype=torch.int64), 1)
+    graph = torch.zeros(n, dtype=torch.int64)
+    found_s, found_x = block(Recycle(0, s, x, edges, gate, graph, 1))
 
     normed = block.norm(s)
     (v,) = numbers(block.v(normed).view(n, 2, 4))
@@ -211,10 +213,10 @@ def test_unshared_blocks_see_more_geometry_in_each_recycle() -> None:
     for step, share in enumerate((0.0, 0.5, 1.0)):
         block = network.blocks[step]
         assert isinstance(block, IPALiteBlock)
-        found_s, found_x = network.recycle(step, s, x, edges, gate, graph, 1)
+        found_s, found_x = network.recycle(Recycle(step, s, x, edges, gate, graph, 1))
         bias = 2.0 * dense(gate, edges, n) - share * gamma * square[:, :, None]
         given = torch.from_numpy(bias[edges.dst.numpy(), edges.src.numpy()])
-        expected_s, expected_x = block(s, x, edges, given, graph, 1)
+        expected_s, expected_x = block(Recycle(0, s, x, edges, given, graph, 1))
         torch.testing.assert_close(found_s, expected_s)
         torch.testing.assert_close(found_x, expected_x)
         assert block.tau is not network.blocks[step - 1].tau
@@ -343,8 +345,8 @@ def test_other_products_leave_the_pose_alone(product: str) -> None:
     s, x, gate = draw(20, 10), draw(20, 2, seed=2), draw(edges.num_edges, seed=3)
     matrix = torch.tensor([[0.6, 0.8], [0.8, -0.6]], dtype=torch.float64)
     shift, graph = torch.tensor([4.0, -1.0]), torch.zeros(20, dtype=torch.int64)
-    s1, x1 = block(s, x, edges, gate, graph, 1)
-    s2, x2 = block(s, x @ matrix.T + shift, edges, gate, graph, 1)
+    s1, x1 = block(Recycle(0, s, x, edges, gate, graph, 1))
+    s2, x2 = block(Recycle(0, s, x @ matrix.T + shift, edges, gate, graph, 1))
     torch.testing.assert_close(s2, s1)
     torch.testing.assert_close(x2, x1 @ matrix.T + shift)
 
@@ -356,11 +358,11 @@ def test_offsets_ignore_where_but_not_which_way() -> None:
     _, edges = inputs(20)
     s, x, graph = draw(20, 10), draw(20, 2, seed=2), torch.zeros(20, dtype=torch.int64)
     matrix = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
-    s1, x1 = block(s, x, edges, None, graph, 1)
-    s2, x2 = block(s, x + 3, edges, None, graph, 1)
+    s1, x1 = block(Recycle(0, s, x, edges, None, graph, 1))
+    s2, x2 = block(Recycle(0, s, x + 3, edges, None, graph, 1))
     torch.testing.assert_close(s2, s1)
     torch.testing.assert_close(x2, x1 + 3)
-    assert (block(s, x @ matrix.T, edges, None, graph, 1)[0] - s1).abs().max() > 1e-3
+    assert (block(Recycle(0, s, x @ matrix.T, edges, None, graph, 1))[0] - s1).abs().max() > 1e-3
 
 
 @ALL
