@@ -237,7 +237,9 @@ class ProteinModel:
             return SplitSettings()
         trained = EnsembleSplit.from_dict(self.record["split"])
         out = tuple(entry.name for entry in trained.entries if entry.unseen)
-        return SplitSettings(out, trained.families, trained.held_out_fraction, trained.seed)
+        return SplitSettings(
+            out, trained.families, trained.held_out_fraction, trained.seed, trained.blocks
+        )
 
 
 def load(

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.data.prepared import PreparedEnsemble
-from protein_cvae.data.settings import GO_ON, Incomplete
+from protein_cvae.data.settings import GO_ON, Incomplete, TimeBlocks
 from protein_cvae.data.splits import EnsembleSplit
 from protein_cvae.ensemble import LEFT_OUT, Ensemble, labels
 
@@ -53,6 +53,7 @@ class EvaluationCase:
         training_aatype: Tensor,
         held_out_fraction: float = 0.2,
         seed: int = 0,
+        blocks: TimeBlocks = TimeBlocks(),
     ) -> EvaluationCase:
         """A case of a prepared ensemble; residues that some model lacks are left out.
 
@@ -61,12 +62,13 @@ class EvaluationCase:
             training_aatype: (n,) int64.
             held_out_fraction: of the models of an unseen protein that are judged.
             seed: of their choice.
+            blocks: in which they are chosen.
 
         Raises:
             ValueError: if hardly any residue is present in every model, no model is held out, or
                 an unseen protein has too few models to be divided.
         """
-        given, judged, common = _checked(prepared, held_out_fraction, seed)
+        given, judged, common = _checked(prepared, held_out_fraction, seed, blocks)
         divided = PreparedEnsemble.build(
             prepared.index,
             prepared.ensemble.select_residues(common),
@@ -142,7 +144,7 @@ class EvaluationCase:
 
 
 def _checked(
-    prepared: PreparedEnsemble, held_out_fraction: float, seed: int
+    prepared: PreparedEnsemble, held_out_fraction: float, seed: int, blocks: TimeBlocks
 ) -> tuple[tuple[int, ...], tuple[int, ...], Tensor]:
     """Given and judged models, and (L,) bool, residues present in all of them.
 
@@ -151,7 +153,9 @@ def _checked(
     """
     ensemble, given, judged = prepared.ensemble, prepared.given, prepared.judged
     if prepared.unseen:
-        alone = EnsembleSplit.declare([ensemble], held_out_fraction=held_out_fraction, seed=seed)
+        alone = EnsembleSplit.declare(
+            [ensemble], held_out_fraction=held_out_fraction, seed=seed, blocks=blocks
+        )
         given, judged = alone.entries[0].train, alone.entries[0].heldout
     if not judged:
         raise UserError(
@@ -199,6 +203,7 @@ class EvaluationCases(Dataset[EvaluationCase]):
         seed: see there.
         incomplete: ``drop`` leaves out residues that some model lacks, ``refuse`` refuses them.
         skip_bad: leave out ensembles that cannot be scored, with a warning.
+        blocks: see :meth:`EvaluationCase.build`.
 
     An index beyond the last, with which samplers fill up ranks, gives a case again.
 
@@ -215,14 +220,15 @@ class EvaluationCases(Dataset[EvaluationCase]):
         seed: int = 0,
         incomplete: Incomplete = "refuse",
         skip_bad: bool = False,
+        blocks: TimeBlocks = TimeBlocks(),
     ) -> None:
         self.ensembles: list[PreparedEnsemble] = []
-        self.held_out_fraction, self.seed = held_out_fraction, seed
+        self.held_out_fraction, self.seed, self.blocks = held_out_fraction, seed, blocks
         bad = []
         given = [*known, *unseen]
         for prepared in given:  # before any of them is scored, which takes minutes
             try:
-                _, _, common = _checked(prepared, held_out_fraction, seed)
+                _, _, common = _checked(prepared, held_out_fraction, seed, blocks)
                 if incomplete == "refuse" and not bool(common.all()):
                     raise UserError(_incomplete(prepared.ensemble, common))
                 self.ensembles.append(prepared)
@@ -245,5 +251,5 @@ class EvaluationCases(Dataset[EvaluationCase]):
     def __getitem__(self, index: int) -> EvaluationCase:
         prepared = self.ensembles[index % len(self.ensembles)]
         return EvaluationCase.build(
-            prepared, self.training_aatype, self.held_out_fraction, self.seed
+            prepared, self.training_aatype, self.held_out_fraction, self.seed, self.blocks
         )

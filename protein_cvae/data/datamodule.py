@@ -115,6 +115,7 @@ class EnsembleDataModule(pl.LightningDataModule):
             self.split_settings.families,
             self.split_settings.held_out_fraction,
             self.split_settings.seed,
+            self.split_settings.blocks,
         )
         lonely = [e.name for e in split.entries if e.unseen and len(e.heldout) < 2]
         if lonely:
@@ -211,6 +212,7 @@ class EnsembleDataModule(pl.LightningDataModule):
             self.split_settings.seed,
             self.sources.incomplete,
             self.sources.skip_bad,
+            self.split_settings.blocks,
         )
 
     def test_dataloader(self) -> DataLoader[EvaluationCase]:

@@ -70,7 +70,10 @@ class Sources:
         topology: of trajectory files; null for the one beside each that fits.
         chains: the longest chain of each structure, or all.
         max_length: longest protein, in residues; longer ones are left out with a warning.
-        max_frames: most frames of each trajectory folder, evenly spaced.
+        max_frames: most frames of each trajectory folder, evenly spaced; null for all.
+        cache: folder that keeps the backbone frames of trajectories, made when first needed; they
+            are mapped into memory from there (:mod:`protein_cvae.io.mapped`).  null reads them
+            into memory.
         min_models: fewest models; ensembles with fewer are left out with a warning.
         skip_bad: leave out files that cannot be used, with a warning, instead of refusing them.
         incomplete: of residues that not all models of a protein have.  Training masks what a model
@@ -88,7 +91,8 @@ class Sources:
     topology: str | None = None
     chains: Chains = "longest"
     max_length: int = 400
-    max_frames: int = 100
+    max_frames: int | None = 100
+    cache: str | None = None
     min_models: int = 5
     skip_bad: bool = False
     incomplete: Incomplete = "refuse"
@@ -96,10 +100,38 @@ class Sources:
     def __post_init__(self) -> None:
         check_incomplete(self.incomplete)
         check_counts(
-            max_length=self.max_length, max_frames=self.max_frames, min_models=self.min_models
+            max_length=self.max_length,
+            max_frames=1 if self.max_frames is None else self.max_frames,
+            min_models=self.min_models,
         )
         if self.chains not in ("longest", "all"):
             raise UserError(f"chains must be 'longest' or 'all', got {self.chains!r}")
+
+
+@dataclass(frozen=True)
+class TimeBlocks:
+    """Held-out models in blocks that follow each other.
+
+    Frames of a trajectory are near-copies of their neighbours: held out one by one, each would be
+    judged beside a training frame that all but equals it.
+
+    Attributes:
+        count: of equal blocks, in the order of the models, of which whole ones are held out; 0
+            holds models out one by one, as independent models of NMR may be.
+        gap: share of a block's length on each side of a held-out block that is in neither part;
+            it should last longer than the slowest motion takes.
+
+    Raises:
+        ValueError: on a count below 0 or of 1, or a gap outside [0, 1].
+    """
+
+    count: int = 0
+    gap: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or self.count == 1:
+            raise UserError(f"blocks.count must be 0 or at least 2, got {self.count}")
+        check_shares(**{"blocks.gap": self.gap})
 
 
 @dataclass(frozen=True)
@@ -110,8 +142,9 @@ class SplitSettings:
         families_held_out: names of ensembles, or one, kept out of training with all their
             relatives.
         families: names of relatives that sequence identity does not see.
-        held_out_fraction: of the models of each other ensemble.
-        seed: of the choice of held-out models.
+        held_out_fraction: of the models of each other ensemble, or of its blocks.
+        seed: of the choice of held-out models or blocks.
+        blocks: of frames, for trajectories.
 
     Raises:
         ValueError: on a fraction outside [0, 1], or 0 with ``families_held_out``.
@@ -121,6 +154,7 @@ class SplitSettings:
     families: tuple[tuple[str, ...], ...] = ()
     held_out_fraction: float = 0.2
     seed: int = 0
+    blocks: TimeBlocks = TimeBlocks()
 
     def __post_init__(self) -> None:
         check_shares(held_out_fraction=self.held_out_fraction)

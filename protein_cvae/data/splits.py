@@ -1,9 +1,10 @@
 """Which models are learned from: fixed by seed and name, recorded, and checked at every later use.
 
-Within an ensemble of known protein, a share of its models is held out.  Other ensembles are kept
+Within an ensemble of known protein, a share of its models is held out, one by one or in blocks that
+follow each other (:class:`~protein_cvae.data.settings.TimeBlocks`).  Other ensembles are kept
 out entirely ("unseen"), with all their relatives (:mod:`protein_cvae.data.families`).  Which models
-are held out depends on the seed, the ensemble's name and its number of models alone, so that every
-program and every baseline that reads the same files judges the same models.
+are held out depends on the seed, the ensemble's name and its number of models (and of blocks)
+alone, so that every program and every baseline that reads the same files judges the same models.
 
 The record travels in checkpoints.  It holds the hash of every model and the sequence of every
 chain, so that a later use with other files is refused if it would score what was learned from,
@@ -21,13 +22,14 @@ from typing import Any
 import torch
 
 from common.errors import UserError
-from common.rng import numpy_generator_for
+from protein_cvae.data.division import divide
 from protein_cvae.data.families import find_families, related
+from protein_cvae.data.settings import TimeBlocks
 from protein_cvae.ensemble import Ensemble
 
-SPLIT_VERSION = 1
-# A model must be left to train on and another to be its template.
-_MIN_TRAIN = 2
+# Records without blocks are what version 1 holds, and stay it: their digests stay, too.
+SPLIT_VERSION = 2
+_WITHOUT_BLOCKS = 1
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,14 @@ class EnsembleSplit:
         seed: it was drawn with.
         held_out_fraction: of the models of a known protein.
         families: names of relatives that sequence identity does not see.
-        version: of this record.
+        blocks: of models held out together.
     """
 
     entries: tuple[EnsembleEntry, ...]
     seed: int
     held_out_fraction: float
     families: tuple[tuple[str, ...], ...] = ()
-    version: int = SPLIT_VERSION
+    blocks: TimeBlocks = TimeBlocks()
 
     @staticmethod
     def declare(
@@ -80,6 +82,7 @@ class EnsembleSplit:
         families: Sequence[Sequence[str]] = (),
         held_out_fraction: float = 0.2,
         seed: int = 0,
+        blocks: TimeBlocks = TimeBlocks(),
     ) -> EnsembleSplit:
         """Fix the split.
 
@@ -88,8 +91,9 @@ class EnsembleSplit:
             families_held_out: names of ensembles to keep out, with all their relatives.
             families: names of relatives that sequence identity does not see.
             held_out_fraction: of the models of each other ensemble, in [0, 1); rounded to whole
-                models, at least one unless 0, and two are always left to train on.
-            seed: of the choice of models.
+                models or blocks, at least one unless 0; two models are always left to train on.
+            seed: of the choice of models or blocks.
+            blocks: of models held out together.
 
         Raises:
             ValueError: on ensembles that share a name or (between training and judging) a model,
@@ -121,14 +125,14 @@ class EnsembleSplit:
             train: tuple[int, ...] = ()
             heldout = everything
             if family not in out:
-                train, heldout = _divide(ensemble.name, hashes, held_out_fraction, seed)
+                train, heldout = divide(ensemble.name, hashes, held_out_fraction, seed, blocks)
             entries.append(
                 EnsembleEntry(
                     ensemble.name, chain_sequences(ensemble), hashes, family, train, heldout
                 )
             )
         named = tuple(tuple(group) for group in families)
-        split = EnsembleSplit(tuple(entries), seed, held_out_fraction, named)
+        split = EnsembleSplit(tuple(entries), seed, held_out_fraction, named, blocks)
         if not any(entry.train for entry in entries):
             raise UserError(
                 "no ensemble is left to train on: "
@@ -156,7 +160,10 @@ class EnsembleSplit:
     def to_dict(self) -> dict[str, Any]:
         """Dicts, lists, strings and numbers only, for ``torch.load(weights_only=True)``."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
+        if self.blocks.count:
+            return plain | {"version": SPLIT_VERSION}
+        del plain["blocks"]
+        return plain | {"version": _WITHOUT_BLOCKS}
 
     @staticmethod
     def from_dict(record: dict[str, Any]) -> EnsembleSplit:
@@ -165,9 +172,10 @@ class EnsembleSplit:
         Raises:
             ValueError: if the record has another version or lacks a field.
         """
-        if record.get("version") != SPLIT_VERSION:
+        version = record.get("version")
+        if version not in (_WITHOUT_BLOCKS, SPLIT_VERSION):
             raise UserError(
-                f"the split record has version {record.get('version')!r}, this code reads "
+                f"the split record has version {version!r}, this code reads {_WITHOUT_BLOCKS} and "
                 f"{SPLIT_VERSION}; train the model anew"
             )
         try:
@@ -187,6 +195,7 @@ class EnsembleSplit:
                 int(record["seed"]),
                 float(record["held_out_fraction"]),
                 tuple(tuple(group) for group in record["families"]),
+                TimeBlocks(**record["blocks"]) if version == SPLIT_VERSION else TimeBlocks(),
             )
         except (KeyError, TypeError) as error:
             raise UserError(f"the split record is damaged: {error!r}") from error
@@ -210,7 +219,7 @@ class EnsembleSplit:
             for text, names in (("without", gone), ("with", new), ("other models of", changed))
             if names
         ]
-        for name in ("seed", "held_out_fraction", "families"):
+        for name in ("seed", "held_out_fraction", "families", "blocks"):
             if getattr(self, name) != getattr(other, name):
                 what.append(f"{name} {getattr(other, name)}, not {getattr(self, name)}")
         raise UserError(
@@ -265,31 +274,10 @@ def chain_sequences(ensemble: Ensemble) -> tuple[str, ...]:
 
 def model_hashes(ensemble: Ensemble) -> tuple[str, ...]:
     """A hash of each model's coordinates and of which residues it has; 16 hexadecimal digits."""
-    coordinates = ensemble.coordinates.to(torch.float32).contiguous().numpy().astype("<f4")
-    masks = ensemble.mask.contiguous().numpy()
     return tuple(
-        hashlib.blake2b(xyz.tobytes() + mask.tobytes(), digest_size=8).hexdigest()
-        for xyz, mask in zip(coordinates, masks, strict=True)
+        hashlib.blake2b(
+            xyz.to(torch.float32).numpy().astype("<f4").tobytes() + mask.numpy().tobytes(),
+            digest_size=8,
+        ).hexdigest()
+        for xyz, mask in zip(ensemble.coordinates, ensemble.mask, strict=True)
     )
-
-
-def _divide(
-    name: str, hashes: Sequence[str], fraction: float, seed: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Training and held-out positions of one ensemble, both ascending."""
-    distinct = list(dict.fromkeys(hashes))  # copies of one model stay on one side
-    wanted = max(1, int(fraction * len(distinct) + 0.5)) if fraction > 0 else 0
-    if len(distinct) - wanted < _MIN_TRAIN:
-        needed = _MIN_TRAIN + (fraction > 0)
-        if len(distinct) < needed:
-            raise UserError(
-                f"{name} has {len(distinct)} distinct models; held_out_fraction {fraction} needs "
-                f"at least {needed}: leave it out or raise min_models"
-            )
-        wanted = len(distinct) - _MIN_TRAIN
-    key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little")
-    order = numpy_generator_for(seed, key, len(hashes)).permutation(len(distinct))
-    chosen = {distinct[i] for i in order[:wanted].tolist()}
-    train = tuple(i for i, value in enumerate(hashes) if value not in chosen)
-    heldout = tuple(i for i, value in enumerate(hashes) if value in chosen)
-    return train, heldout

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.errors import UserError
 from protein_cvae.ensemble import BACKBONE, Ensemble, ReadReport
@@ -14,6 +16,7 @@ from protein_cvae.io.layout import Layout, median_over_models
 from protein_cvae.io.notes import NoteBook
 from protein_cvae.io.periodic import BOND_RANGE, PEPTIDE_BOND
 from protein_cvae.io.side_chains import local_side_chains
+from protein_cvae.side_chains import SideChains
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _SPLIT = 4.0  # Å; a peptide bond this long in one model was cut by the periodic box
@@ -55,27 +58,67 @@ def build_ensemble(
             f"{path}: {length} residues from {layout.label(0)} to {layout.label(length - 1)}, "
             f"max_residues is {max_residues}; raise it or cut the file into chains or domains"
         )
+    backbone = complete_backbone(layout, book)
+    side_chains = None
+    if layout.side is not None:
+        side_chains = local_side_chains(layout.side, backbone.coordinates, backbone.mask)
+    return assemble(layout, backbone, model_numbers, book, path, name, side_chains)
+
+
+class Backbone(NamedTuple):
+    """Complete residues of some models."""
+
+    coordinates: Tensor  # (M, L, 3, 3) float32 Å; zero where the mask is False
+    mask: Tensor  # (M, L) bool
+    apart: np.ndarray  # (M, L - 1) float64 Å, C to the next N; NaN where one is missing
+
+
+def complete_backbone(layout: Layout, book: NoteBook) -> Backbone:
+    """The residues of a layout that have N, CA and C and are whole; notes where not."""
     mask = _complete(layout, book)
-    if not mask.any():
+    x = np.where(mask[..., None, None], layout.coordinates, 0.0).astype(np.float32)
+    both = mask[:, :-1] & mask[:, 1:]  # (M, L - 1)
+    steps = np.linalg.norm(layout.coordinates[:, :-1, 2] - layout.coordinates[:, 1:, 0], axis=-1)
+    return Backbone(torch.from_numpy(x), torch.from_numpy(mask), np.where(both, steps, np.nan))
+
+
+def assemble(
+    layout: Layout,
+    backbone: Backbone,
+    model_numbers: tuple[int, ...],
+    book: NoteBook,
+    path: Path,
+    name: str,
+    side_chains: SideChains | None = None,
+) -> Ensemble:
+    """The ensemble of residues and their coordinates.
+
+    Args:
+        layout: the residues; of its coordinates none but those of the first model are looked at.
+        backbone: of all M models.
+        model_numbers: M.
+        book: its notes end in the ensemble's report.
+        path: the file, for messages and ``source``.
+        name: name of the ensemble.
+        side_chains: of all models.
+
+    Raises:
+        ValueError: if no residue is complete, or the periodic box cuts a chain.
+    """
+    if not bool(backbone.mask.any()):
         raise UserError(
             f"{path}: no residue has N, CA and C in any model (model {model_numbers[0]}, residue "
             f"{layout.label(0)}: {_missing(layout.coordinates[0, 0])}); an all-atom or backbone "
             "model is needed, CA alone is not enough"
         )
-    bonded = _peptide_bonds(layout, mask, model_numbers, path, book)
+    bonded = _peptide_bonds(layout, backbone.apart, model_numbers, path, book)
     units = layout.units
     chains = list(dict.fromkeys(units))
     index = {unit: number for number, unit in enumerate(chains)}
-    coordinates = torch.from_numpy(
-        np.where(mask[..., None, None], layout.coordinates, 0.0).astype(np.float32)
-    )
-    side_chains = None
-    if layout.side is not None:
-        side_chains = local_side_chains(layout.side, coordinates, torch.from_numpy(mask))
     return Ensemble(
         name=name,
-        coordinates=coordinates,
-        mask=torch.from_numpy(mask),
+        coordinates=backbone.coordinates,
+        mask=backbone.mask,
         sequence="".join(layout.letters),
         chain_index=torch.tensor([index[unit] for unit in units]),
         chain_ids=_chain_ids(chains, book),
@@ -122,7 +165,7 @@ def _missing(atoms: np.ndarray) -> str:
 
 
 def _peptide_bonds(
-    layout: Layout, mask: np.ndarray, numbers: tuple[int, ...], path: Path, book: NoteBook
+    layout: Layout, apart: np.ndarray, numbers: tuple[int, ...], path: Path, book: NoteBook
 ) -> np.ndarray:
     """(L,): residue i is bonded to i + 1; a break inside a chain is noted.
 
@@ -132,9 +175,7 @@ def _peptide_bonds(
     Raises:
         ValueError: if a bond is that long in some model that the periodic box must have cut it.
     """
-    x, units = layout.coordinates, layout.units
-    both = mask[:, :-1] & mask[:, 1:]  # (M, L - 1)
-    apart = np.where(both, np.linalg.norm(x[:, :-1, 2] - x[:, 1:, 0], axis=-1), np.nan)
+    units = layout.units
     bonded = np.zeros(len(units), dtype=bool)
     distance = median_over_models(apart)
     same = np.array([a == b for a, b in pairwise(units)], dtype=bool)

@@ -94,25 +94,49 @@ def bring_together(
     """(M, L, 3, 3) coordinates with each chain in the periodic image that goes on from the last.
 
     Programs put every molecule into the box by itself, so that a chain may change sides from one
-    frame to the next.  The vector between the centres of a chain and of the first one, in units of
-    the box, is unwrapped along the frames; it has to move by less than half the box in between.
-    The first frame is taken as it is.  Arguments as of :func:`make_whole`.
+    frame to the next.  The first frame is taken as it is.  If some frame has no box, nothing is
+    moved.  Arguments as of :func:`make_whole`.
     """
-    chains = list(dict.fromkeys(units))
-    if len(chains) < 2 or not usable_boxes(boxes).all():
+    if len(set(units)) < 2 or not usable_boxes(boxes).all():
         return coordinates
-    of_chain = [np.array([unit == chain for unit in units]) for chain in chains]
-    ca = coordinates[:, :, 1]
-    centre = np.stack([np.nanmean(ca[:, member], axis=1) for member in of_chain], axis=1)
-    apart = np.einsum("mcx,mxy->mcy", centre - centre[:, :1], np.linalg.inv(boxes))
-    images = np.zeros_like(apart)
-    images[1:] = np.cumsum(np.round(np.diff(apart, axis=0)), axis=0)
-    if not images.any():
-        return coordinates
-    shift = np.einsum("mcx,mxy->mcy", images, boxes)  # (M, C, 3) Å
-    moved = coordinates.copy()
-    for number, (chain, member) in enumerate(zip(chains, of_chain, strict=True)):
-        moved[:, member] -= shift[:, None, None, number]
-        for frame in np.flatnonzero(images[:, number].any(-1)):
-            book.add("periodic image", f"chain {chain[0] or '-'}", "moved back", int(frame))
-    return moved
+    return ChainImages(units).follow(coordinates, boxes, book)
+
+
+class ChainImages:
+    """Which periodic image each of several chains is in, followed through frames in parts.
+
+    The vector between the centres of a chain and of the first one, in units of the box, is
+    unwrapped along the frames; it has to move by less than half the box in between.
+
+    Args:
+        units: chain of each residue.
+    """
+
+    def __init__(self, units: Sequence[tuple[str, int]]) -> None:
+        self._chains = {
+            chain: np.array([unit == chain for unit in units]) for chain in dict.fromkeys(units)
+        }
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # of the frame before: (C, 3) each
+
+    def follow(self, coordinates: np.ndarray, boxes: np.ndarray, book: NoteBook) -> np.ndarray:
+        """The next frames, (M, L, 3, 3) Å with (M, 3, 3) boxes, moved; the same array if none is.
+
+        ``book`` is about these frames.
+        """
+        ca = coordinates[:, :, 1]
+        members = self._chains.values()
+        centre = np.stack([np.nanmean(ca[:, member], axis=1) for member in members], axis=1)
+        apart = np.einsum("mcx,mxy->mcy", centre - centre[:, :1], np.linalg.inv(boxes))
+        before, images = self._last or (apart[0], np.zeros_like(apart[0]))
+        turns = np.round(np.diff(apart, axis=0, prepend=before[None]))
+        images = images - np.cumsum(turns, axis=0)
+        self._last = apart[-1], images[-1]
+        if not images.any():
+            return coordinates
+        shift = np.einsum("mcx,mxy->mcy", images, boxes)  # (M, C, 3) Å
+        moved = coordinates.copy()
+        for number, (chain, member) in enumerate(self._chains.items()):
+            moved[:, member] += shift[:, None, None, number]
+            for frame in np.flatnonzero(images[:, number].any(-1)):
+                book.add("periodic image", f"chain {chain[0] or '-'}", "moved back", int(frame))
+        return moved

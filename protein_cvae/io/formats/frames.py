@@ -219,8 +219,9 @@ class _TextFrames:
         handle.seek(0)
 
     def read(self, index: np.ndarray, atoms: np.ndarray | None = None) -> Frames:
-        self._handle.seek(0)
-        wanted, place, parts, lengths = set(index.tolist()), 0, [], []
+        if self._handle.tell() > index[0]:
+            self._handle.seek(0)
+        wanted, place, parts, lengths = set(index.tolist()), self._handle.tell(), [], []
         while place <= index[-1]:
             xyz, edges = self._handle.read(n_frames=_TOGETHER, atom_indices=atoms)
             taken = [i for i in range(len(xyz)) if place + i in wanted]
