@@ -192,7 +192,7 @@ def _evaluate(given: Namespace) -> None:
 def _fit_arguments(parser: ArgumentParser) -> None:
     _sources(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--size", choices=("laptop", "full"), default="laptop")
+    parser.add_argument("--size", choices=("laptop", "full", "trajectory"), default="laptop")
     parser.add_argument("--epochs", type=int, help="instead of those of the size")
     parser.add_argument(
         "--families-held-out", nargs="+", default=[], metavar="NAME", help="kept out of training"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from protein_cvae.frames_file import take_residues
 from protein_cvae.residues import encode_sequence, three_letter
 from protein_cvae.side_chains import SideChains
 
@@ -22,6 +23,7 @@ LEFT_OUT = "left out"
 """Kind of the notes on residues that have no place among those of the first models."""
 
 _SHOWN = 4  # of a kind of note, in one line
+_PART = 1000  # models looked at together; the whole may be on the disk
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Ensemble:
     Attributes:
         name: file stem, e.g. "2sdf".
         coordinates: (M, L, 3, 3) float32 Å: model, residue, atom (N, CA, C), xyz; finite, zero
-            where ``mask`` is False.
+            where ``mask`` is False.  Those of a long trajectory may stay on the disk.
         mask: (M, L) bool, N, CA and C are all present in that model.
         sequence: L letters, X for an unknown amino acid.
         chain_index: (L,) int64, index into ``chain_ids``, 0, 1, ... in file order.
@@ -145,7 +147,7 @@ class Ensemble:
                 f"Ensemble {self.name!r}: insertion_codes must have {length} entries, got "
                 f"{len(self.insertion_codes)}"
             )
-        if not bool(torch.isfinite(self.coordinates).all()):
+        if not all(bool(torch.isfinite(part).all()) for part in self.coordinates.split(_PART)):
             raise UserError(
                 f"Ensemble {self.name!r}: coordinates hold NaN or infinity; write zeros and set "
                 "mask to False for what is missing"
@@ -241,7 +243,7 @@ class Ensemble:
         next_kept = torch.cat([keep[1:], keep.new_zeros(1)])
         return replace(
             self,
-            coordinates=self.coordinates[:, index],
+            coordinates=take_residues(self.coordinates, index),
             mask=self.mask[:, index],
             sequence="".join(self.sequence[i] for i in index.tolist()),
             chain_index=chain_index,

@@ -45,7 +45,8 @@ def fit(
     Args:
         ensembles: objects, files, folders or patterns; at least five models each.
         out: folder of the trained model, ``protein_cvae.ckpt``, and of the log.
-        size: "laptop" for two cores, "full" for a GPU, or settings of your own.
+        size: "laptop" for two cores, "full" for a GPU, "trajectory" for two cores and one long
+            trajectory, or settings of your own.
         epochs: instead of those of the size.
         families_held_out: names of ensembles kept out of training with all their relatives.
         embedder: of sequences; without one the model learns its own.

@@ -1,11 +1,14 @@
-"""Two sizes of training: what ``configs/protein_cvae/fit.yaml`` and ``laptop.yaml`` set."""
+"""Sizes of training: what ``fit.yaml``, ``laptop.yaml`` and ``trajectory.yaml`` set.
+
+They are in ``configs/protein_cvae``; the last one is laid over the one before.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from protein_cvae.data.settings import DrawSettings, Sources, SplitSettings
+from protein_cvae.data.settings import DrawSettings, Sources, SplitSettings, TimeBlocks
 from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.model.channel import RateSettings
 from protein_cvae.model.kl import KLSettings
@@ -13,7 +16,7 @@ from protein_cvae.model.losses import LossWeights
 from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.module import OptimizerSettings
 
-Size = Literal["laptop", "full"]
+Size = Literal["laptop", "full", "trajectory"]
 
 
 @dataclass(frozen=True)
@@ -69,4 +72,10 @@ LAPTOP = replace(
     threads=1,
     max_epochs=20,
 )
-PRESETS: dict[str, Preset] = {"laptop": LAPTOP, "full": FULL}
+TRAJECTORY = replace(
+    LAPTOP,
+    sources=Sources(max_length=400, max_frames=None, cache="runs/frames"),
+    split=SplitSettings(blocks=TimeBlocks(count=10)),
+    draws=replace(LAPTOP.draws, val_models_per_protein=24),
+)
+PRESETS: dict[str, Preset] = {"laptop": LAPTOP, "full": FULL, "trajectory": TRAJECTORY}

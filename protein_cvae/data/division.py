@@ -23,7 +23,8 @@ def divide(
     """Training and held-out positions of one ensemble, both ascending.
 
     Args:
-        name: of the ensemble; with the numbers of models and blocks it decides the draw.
+        name: of the ensemble; with the number of models, or of blocks, it decides the draw.  The
+            same blocks in time are held out however many frames of a trajectory are taken.
         hashes: one for each model; copies of one model never stand on both sides.
         fraction: of the models, or blocks, to hold out.
         seed: of the draw.
@@ -66,7 +67,7 @@ def _in_blocks(
             "split.blocks.count, take more frames (sources.max_frames), or leave it out"
         )
     wanted = min(max(1, int(fraction * count + 0.5)), count - 1) if fraction > 0 else 0
-    order = numpy_generator_for(seed, _key(name), total, count).permutation(count)
+    order = numpy_generator_for(seed, _key(name), count).permutation(count)
     edges = [total * i // count for i in range(count + 1)]
     out = np.zeros(total, dtype=bool)
     near = np.zeros(total, dtype=bool)

@@ -68,6 +68,7 @@ class TrainingDraws(Dataset[ProteinBatch]):
         self.models_per_protein = models_per_protein
         self.per_step = settings.batch_of_process(world) * world
         self._order: tuple[int, np.ndarray] | None = None
+        self._cycles: dict[int, tuple[int, np.ndarray]] = {}  # of each ensemble, the last one used
 
     def __len__(self) -> int:
         return self.length
@@ -78,26 +79,31 @@ class TrainingDraws(Dataset[ProteinBatch]):
         prepared = self.ensembles[draw % len(self.ensembles)]
         generator = numpy_generator_for(self.settings.seed, _ITEM, draw)
         items = []
-        for model in self.models(draw):
-            others = [other for other in prepared.given if other != model]
+        for place in self._places(draw):
             # All three are always drawn, so that a dropout rate changes nothing else.
-            chosen = others[int(generator.integers(len(others)))]
+            other = int(generator.integers(len(prepared.given) - 1))
+            chosen = prepared.given[other + (other >= place)]
             hide_template = generator.random() < self.settings.template_dropout
             hide_sequence = generator.random() < self.settings.sequence_dropout
             template = None if hide_template else chosen
-            items.append(prepared.item(model, template, not hide_sequence))
+            items.append(prepared.item(prepared.given[place], template, not hide_sequence))
         return collate(items)
 
     def models(self, draw: int) -> list[int]:
         """Positions of the K distinct training models of draw t."""
+        given = self.ensembles[draw % len(self.ensembles)].given
+        return [given[place] for place in self._places(draw)]
+
+    def _places(self, draw: int) -> list[int]:
+        """Places among the given models of those of draw t."""
         which, use = draw % len(self.ensembles), draw // len(self.ensembles)
-        train = self.ensembles[which].given
-        k = self.models_per_protein
-        cycle, group = divmod(use, -(-len(train) // k))
-        order = numpy_generator_for(self.settings.seed, _MODELS, which, cycle).permutation(
-            len(train)
-        )
-        return [train[order[(group * k + j) % len(train)]] for j in range(k)]
+        total, k = len(self.ensembles[which].given), self.models_per_protein
+        cycle, group = divmod(use, -(-total // k))
+        if self._cycles.get(which, (-1,))[0] != cycle:
+            generator = numpy_generator_for(self.settings.seed, _MODELS, which, cycle)
+            self._cycles[which] = (cycle, generator.permutation(total))
+        order = self._cycles[which][1]
+        return [int(order[(group * k + j) % total]) for j in range(k)]
 
     def order(self, epoch: int) -> np.ndarray:
         """(length,) int64, the draws t of an epoch in the order in which they come."""

@@ -3,7 +3,8 @@
 The core is that of :func:`protein_cvae.geometry.superposition.core_mask`, over the given models
 only.  The central model is the one nearest to the mean after generalised Procrustes superposition
 (Gower 1975).  In that common frame, sum_j |x_i - x_j|^2 = M |x_i - mean|^2 + constant, so it is
-also the medoid under squared distance.
+also the medoid under squared distance.  Of more than 2,000 given models, 2,000 evenly spaced ones
+decide.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.superposition import MIN_SUPERPOSED, core_mask, superpose_on_mean
+
+# Models, evenly spaced, that decide core and central model where there are more.
+_MOST = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +78,11 @@ class PreparedEnsemble:
             )
         # Held-out models must not decide what is core or which model is the template.
         known = list(given or judged)
+        everywhere = ensemble.mask[known].all(0)
+        if len(known) > _MOST:
+            known = [known[i * len(known) // _MOST] for i in range(_MOST)]
         models = ensemble.select_models(known)
-        core = core_mask(models.coordinates.double(), models.bonded, models.mask)
+        core = core_mask(models.coordinates.double(), models.bonded, models.mask) & everywhere
         central = known[central_model(models.coordinates, models.mask, core)]
         positions = residue_positions(ensemble)
         return PreparedEnsemble(

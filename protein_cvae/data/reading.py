@@ -95,7 +95,12 @@ def _read_one(entry: str, name: str, sources: Sources) -> Ensemble:
     topology = sources.topology if is_trajectory(Path(entry)) else None
     drop = sources.incomplete == "drop"
     ensemble = load_ensemble(
-        entry, topology=topology, name=name, max_frames=sources.max_frames, drop=drop
+        entry,
+        topology=topology,
+        name=name,
+        max_frames=sources.max_frames,
+        drop=drop,
+        cache=sources.cache,
     )
     if sources.chains == "longest":
         ensemble = ensemble.select_chain("longest")

@@ -3,8 +3,9 @@
 Within an ensemble of known protein, a share of its models is held out, one by one or in blocks that
 follow each other (:class:`~protein_cvae.data.settings.TimeBlocks`).  Other ensembles are kept
 out entirely ("unseen"), with all their relatives (:mod:`protein_cvae.data.families`).  Which models
-are held out depends on the seed, the ensemble's name and its number of models (and of blocks)
-alone, so that every program and every baseline that reads the same files judges the same models.
+are held out depends on the seed, the ensemble's name and its number of models (with blocks, on
+theirs) alone, so that every program and every baseline that reads the same files judges the same
+models.
 
 The record travels in checkpoints.  It holds the hash of every model and the sequence of every
 chain, so that a later use with other files is refused if it would score what was learned from,

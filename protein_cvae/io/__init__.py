@@ -2,6 +2,7 @@
 
 from protein_cvae.io.download import download_structure
 from protein_cvae.io.find import ensemble_names, find_ensembles, load_ensemble
+from protein_cvae.io.mapped import map_trajectory
 from protein_cvae.io.read import read_conformers, read_structure
 from protein_cvae.io.trajectory import read_trajectory
 from protein_cvae.io.trajectory_folder import load_trajectory_folder
@@ -13,6 +14,7 @@ __all__ = [
     "find_ensembles",
     "load_ensemble",
     "load_trajectory_folder",
+    "map_trajectory",
     "read_conformers",
     "read_structure",
     "read_trajectory",

@@ -14,10 +14,10 @@ from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.formats import frames
 from protein_cvae.io.formats.table import SUFFIXES
 from protein_cvae.io.read import read_conformers, read_structure, structure_name
-from protein_cvae.io.trajectory import read_trajectory
 from protein_cvae.io.trajectory_folder import (
     find_topology,
     find_trajectories,
+    load_trajectory,
     load_trajectory_folder,
 )
 
@@ -80,6 +80,7 @@ def load_ensemble(
     max_frames: int | None = None,
     drop: bool = False,
     side_chains: bool = False,
+    cache: str | Path | None = None,
 ) -> Ensemble:
     """Load a structure file, a trajectory, or a folder as one ensemble.
 
@@ -96,12 +97,13 @@ def load_ensemble(
         drop: leave out residues that have no place in the numbers of the first model; see
             ``read_structure``.
         side_chains: read their heavy atoms, too (``Ensemble.side_chains``).
+        cache: folder from which trajectories are mapped into memory; None reads them into it.
 
     Raises:
         FileNotFoundError: if there is no such file, or the folder holds neither.
         ValueError: as those functions.
     """
-    frames_taken = {"stride": stride, "max_frames": max_frames}
+    frames_taken = {"stride": stride, "max_frames": max_frames, "cache": cache}
     limits = {
         "min_models": min_models,
         "max_residues": max_residues,
@@ -113,7 +115,8 @@ def load_ensemble(
             topology, why = find_topology(path.resolve().parent, [path])
             if topology is None and path.suffix.lower() not in frames.HDF5_SUFFIXES:
                 raise MissingFile(f"{path}: no topology is given, and none found beside it; {why}")
-        return read_trajectory(topology, [path], name=name, **frames_taken, **limits)  # type: ignore[arg-type]
+        name = path.stem if name is None else name
+        return load_trajectory(topology, [path], name=name, **frames_taken, **limits)  # type: ignore[arg-type]
     if topology is not None:
         raise UserError(f"{path}: no trajectory, so topology {topology} has no use; leave it out")
     if path.is_dir() and (find_trajectories(path) or not conformer_files(path)):

@@ -17,7 +17,7 @@ from protein_cvae.io.build import build_ensemble
 from protein_cvae.io.formats.frames import Frames
 from protein_cvae.io.periodic import bring_together, make_whole
 from protein_cvae.io.side_chains import bonded_atoms, from_ca
-from protein_cvae.io.trajectory_source import open_source
+from protein_cvae.io.trajectory_source import all_files, open_source
 
 
 def read_trajectory(
@@ -83,4 +83,4 @@ def read_trajectory(
         max_residues=max_residues,
     )
     source.check_whole(ensemble)
-    return replace(ensemble, source=source.files)
+    return replace(ensemble, source=all_files(source.topology, source.paths))

@@ -10,6 +10,7 @@ import numpy as np
 from common.errors import MissingFile, UserError
 from protein_cvae.ensemble import Ensemble
 from protein_cvae.io.formats.frames import HDF5_SUFFIXES, SUFFIXES, open_trajectory
+from protein_cvae.io.mapped import map_trajectory
 from protein_cvae.io.topology import TOPOLOGY_SUFFIXES, load_topology
 from protein_cvae.io.trajectory import read_trajectory
 
@@ -24,6 +25,7 @@ def load_trajectory_folder(
     min_models: int = 1,
     max_residues: int | None = None,
     side_chains: bool = False,
+    cache: str | Path | None = None,
 ) -> Ensemble:
     """Read a folder that holds a topology and trajectories.
 
@@ -36,6 +38,7 @@ def load_trajectory_folder(
         min_models: fewest frames accepted.
         max_residues: most residues accepted.
         side_chains: read their heavy atoms, too.
+        cache: as :func:`load_trajectory`.
 
     Raises:
         FileNotFoundError: if the folder has no topology or no trajectory.
@@ -54,7 +57,7 @@ def load_trajectory_folder(
             f"{folder}: no trajectory beside {topology.name if topology else 'it'}; expected one "
             f"or more of {', '.join(SUFFIXES)}"
         )
-    return read_trajectory(
+    return load_trajectory(
         topology,
         paths,
         name=folder.resolve().name if name is None else name,
@@ -63,7 +66,45 @@ def load_trajectory_folder(
         min_models=min_models,
         max_residues=max_residues,
         side_chains=side_chains,
+        cache=cache,
     )
+
+
+def load_trajectory(
+    topology: str | Path | None,
+    paths: Sequence[Path],
+    *,
+    name: str,
+    stride: int,
+    max_frames: int | None,
+    min_models: int,
+    max_residues: int | None,
+    side_chains: bool,
+    cache: str | Path | None,
+) -> Ensemble:
+    """Trajectories into memory, or where ``cache`` names a folder, mapped from there.
+
+    Raises:
+        ValueError: as :func:`read_trajectory`; on limits or side chains with ``cache``, which keeps
+            the backbone of all frames.
+    """
+    if cache is None:
+        return read_trajectory(
+            topology,
+            paths,
+            name=name,
+            stride=stride,
+            max_frames=max_frames,
+            min_models=min_models,
+            max_residues=max_residues,
+            side_chains=side_chains,
+        )
+    if side_chains or min_models > 1 or max_residues is not None:
+        raise UserError(
+            f"{paths[0]}: cache {cache} keeps the backbone of every frame; leave side_chains, "
+            "min_models and max_residues out with it"
+        )
+    return map_trajectory(topology, paths, cache, name=name, stride=stride, max_frames=max_frames)
 
 
 def find_trajectories(folder: Path) -> list[Path]:

@@ -53,11 +53,6 @@ class TrajectorySource:
     side: np.ndarray
     book: NoteBook
 
-    @property
-    def files(self) -> str:
-        """All files, for messages and ``Ensemble.source``."""
-        return ", ".join(str(path) for path in dict.fromkeys([self.topology, *self.paths]))
-
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Atoms to read for rows of the table (L, A), and where each row is among them.
 
@@ -153,6 +148,11 @@ def open_source(
         yield TrajectorySource(
             top, tuple(paths), table, tuple(opened), places, numbers, layout, side, book
         )
+
+
+def all_files(topology: Path, trajectories: Sequence[Path]) -> str:
+    """What ``Ensemble.source`` says of trajectories."""
+    return ", ".join(str(path) for path in dict.fromkeys([topology, *trajectories]))
 
 
 def checked_files(

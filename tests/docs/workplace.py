@@ -90,7 +90,7 @@ def make_small(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr("spatial_ipa.pipeline.fit.shipped_config", lambda name: folder / "configs" / name)
     for module in ("spatial_ipa.pipeline.stages", "spatial_ipa.encoder.stage"):
         patch.setattr(f"{module}.run_stage", run_stage_here)
-    for size in ("laptop", "full"):
+    for size in ("laptop", "full", "trajectory"):
         patch.setitem(presets.PRESETS, size, PRESET)
 
 

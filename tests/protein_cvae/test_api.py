@@ -215,7 +215,7 @@ def test_what_is_no_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None
         torch.save(content | change, tmp_path / "bad.ckpt")
         with pytest.raises(ValueError, match=message):
             protein_cvae.load(tmp_path / "bad.ckpt")
-    with pytest.raises(ValueError, match="size must be one of laptop, full"):
+    with pytest.raises(ValueError, match="size must be one of laptop, full, trajectory"):
         protein_cvae.fit(str(trained), tmp_path, "huge")  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Each configuration builds what it says; two of them are the sizes of the front door."""
+"""Each configuration builds what it says; three of them are the sizes of the front door."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ TASKS = {
 LAYERS = {
     "full": ("fit",),
     "laptop": ("fit", "laptop"),
+    "trajectory": ("fit", "laptop", "trajectory"),
     "evaluate": ("fit", "evaluate"),
     **{task: (task,) for task in TASKS},
 }
@@ -74,7 +75,7 @@ def test_a_configuration_builds_its_classes(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("size", ["laptop", "full"])
+@pytest.mark.parametrize("size", list(presets.PRESETS))
 def test_the_sizes_are_those_of_the_configurations(size: str) -> None:
     config, preset = config_of(size), presets.PRESETS[size]
     parser = ArgumentParser(exit_on_error=False)

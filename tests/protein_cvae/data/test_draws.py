@@ -9,6 +9,7 @@ import pytest
 import torch
 from protein_ensembles import ENSEMBLES, KNOWN, TENSORS, UNSEEN
 
+from common.rng import numpy_generator_for
 from common.training.sampler import DrawSampler
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.draws import HeldOutItems, TrainingDraws
@@ -120,6 +121,25 @@ def test_models_of_one_protein_are_drawn_equally_often() -> None:
     counts = Counter(m for t in range(5 * len(train)) for m in draws.models(t))
     assert set(counts) == set(train)
     assert max(counts.values()) == min(counts.values())
+
+
+def test_draws_are_those_of_the_rule_written_out() -> None:
+    draws = training_draws(KNOWN, 24, 3, 1, 0.3, 0.3, seed=5)
+    for index in range(72):
+        epoch, i = divmod(index, 24)
+        t = int(draws.order(epoch)[i])
+        given = KNOWN[t % len(KNOWN)].given
+        cycle, group = divmod(t // len(KNOWN), -(-len(given) // 3))
+        order = numpy_generator_for(5, 1, t % len(KNOWN), cycle).permutation(len(given))
+        models = [given[order[(3 * group + j) % len(given)]] for j in range(3)]
+        generator, templates = numpy_generator_for(5, 2, t), []
+        for model in models:
+            others = [other for other in given if other != model]
+            chosen = others[int(generator.integers(len(others)))]
+            hidden, _ = generator.random() < 0.3, generator.random()
+            templates.append(-1 if hidden else chosen)
+        assert draws[index].model.tolist() == models
+        assert template_models(draws[index]) == templates
 
 
 def test_an_item_depends_on_seed_and_index_alone() -> None:

@@ -10,10 +10,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from protein_data import (
     Recorder,
     Seen,
+    grouped,
     items_of,
     make_module,
     make_trainer,
 )
+from protein_trajectories import save, topology_and_frames
+
+from protein_cvae.data.settings import TimeBlocks
+from protein_cvae.frames_file import MappedFrames
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +94,45 @@ def test_resumed_training_sees_what_the_uninterrupted_one_sees(
     assert len(whole.train_seen) == 16
     assert rest.train_seen == whole.train_seen[8:]
     assert whole.train_seen[:4] != whole.train_seen[4:8]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_mapped_frames_are_drawn_as_those_in_memory_and_go_on_alike(
+    tmp_path: Path, num_workers: int
+) -> None:
+    names = ["ALA", "GLY", "SER", "LEU", "VAL", "LYS", "GLU", "THR"]
+    text, frames = topology_and_frames(names, 60)
+    save(tmp_path / "md" / "long", text, run=frames)
+
+    def train(root: str, epochs: int, cache: Path | None, resume: bool = False) -> Recorder:
+        model = Recorder()
+        data = grouped(
+            trajectories=(str(tmp_path / "md"),),
+            cache=None if cache is None else str(cache),
+            max_frames=None,
+            blocks=TimeBlocks(5),
+            batch_proteins=2,
+            per_epoch=8,
+            num_workers=num_workers,
+        )
+        saver = ModelCheckpoint(tmp_path / root, save_last=True)
+        trainer = make_trainer(tmp_path / root, epochs, callbacks=[saver], limit_val_batches=1)
+        checkpoint = tmp_path / root / "last.ckpt" if resume else None
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
+        (prepared,) = data.known
+        assert isinstance(prepared.ensemble.coordinates, MappedFrames) == (cache is not None)
+        drawn = {seen.model for step in model.train_seen for seen in step}
+        assert drawn <= set(prepared.given)
+        assert model.seen[0]
+        assert {seen.model for seen in model.seen[0]} <= set(prepared.judged)
+        return model
+
+    cache = tmp_path / "kept"
+    whole = train("memory", 4, None)
+    train("half", 2, cache)
+    rest = train("half", 4, cache, resume=True)
+    assert len(whole.train_seen) == 16
+    assert rest.train_seen == whole.train_seen[8:]
 
 
 def loaders(folder: Path, world: int, rank: int) -> tuple[list[list[Seen]], list[Seen]]:

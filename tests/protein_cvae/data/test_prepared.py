@@ -32,6 +32,18 @@ def test_core_and_centre_do_not_see_held_out_models() -> None:
     assert PreparedEnsemble.build(1, other, (), range(12)).core.sum() < PREPARED[1].core.sum()
 
 
+def test_of_many_models_evenly_spaced_ones_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble, given = ENSEMBLES[2], list(range(2, 20))
+    monkeypatch.setattr("protein_cvae.data.prepared._MOST", 6)
+    found = PreparedEnsemble.build(0, ensemble, given)
+    monkeypatch.undo()
+    few = PreparedEnsemble.build(0, ensemble, given[::3])
+    assert found.central == few.central
+    # A residue that any given model lacks is in no core.
+    assert torch.equal(found.core, few.core & ensemble.mask[given].all(0))
+    assert not torch.equal(found.core, few.core)
+
+
 def test_centre_is_the_medoid_by_pairwise_superposition() -> None:
     rng = np.random.default_rng(3)
     base = 4 * rng.normal(size=(40, 3)).cumsum(0)
