@@ -74,6 +74,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "data": {"init_args": {"draws": DRAWS}},
         "trainer": {"max_epochs": 1},
     },
+    "protein_cvae/trajectory.yaml": {"data": {"init_args": {
+        "split": {"blocks": {"count": 4}}, "draws": DRAWS
+    }}},
     "protein_cvae/evaluate.yaml": {"model": {"init_args": {"evaluation": {
         "count": 4, "figures": 1
     }}}},
