@@ -26,7 +26,7 @@ class MappedFrames(torch.Tensor):
     Writing to it changes neither the file nor what others see.  Make it with :func:`map_frames`.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     path: Path
     span: tuple[int, int]

@@ -112,9 +112,11 @@ def _convert(source: TrajectorySource, folder: Path, made_of: dict[str, Any]) ->
             partial.mkdir()
             rest = _write(source, partial)
             (partial / _REST).write_text(json.dumps({"made_of": made_of, **rest}), "utf-8")
+            if _kept(folder) == made_of:
+                raise FileExistsError(f"{folder}: another process was faster")
             shutil.rmtree(folder, ignore_errors=True)  # of files that have changed
     except OSError as error:
-        if _kept(folder) == made_of:  # another process was faster
+        if _kept(folder) == made_of:  # and is read from already
             return
         raise UserError(
             f"{folder}: cannot keep the frames there ({error.strerror or error}); set "

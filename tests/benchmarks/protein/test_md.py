@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from protein_runs import SIZES
 
 import protein_cvae
 from protein_cvae.data.settings import TimeBlocks
@@ -21,10 +20,13 @@ def md(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
     module = load_benchmark("protein/md")
     tiny = replace(
         module.TRAJECTORY,
-        network=protein_cvae.NetworkSettings(**SIZES, d_global=8),
+        network=protein_cvae.NetworkSettings(
+            width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=8, hidden=8,
+            decoder_layers=1, chain_neighbors=4, spatial_neighbors=4,
+        ),
         split=protein_cvae.SplitSettings(blocks=TimeBlocks(4)),
         draws=protein_cvae.DrawSettings(batch_proteins=2, per_epoch=2, val_models_per_protein=1),
-    )
+    )  # fmt: skip
     module.TRAJECTORY = tiny
     return module
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import mdtraj
@@ -122,7 +123,7 @@ def test_a_pickled_mapping_is_a_name(tmp_path: Path) -> None:
     frames = torch.randn(200, 30, 3, 3)
     write_frames(tmp_path / "frames.npy", (200, 30), frames.split(70))
     mapping = map_frames(tmp_path / "frames.npy", 4, 20)
-    text = pickle.dumps(mapping)
+    text = bytes(ForkingPickler.dumps(mapping))  # as loader workers under spawn get it
     assert len(text) < 1000
     again = pickle.loads(text)
     assert isinstance(again, MappedFrames)
@@ -162,6 +163,27 @@ def test_what_is_kept_is_made_anew_when_a_file_changes(
     assert_same(after, load_ensemble(folder))
     assert torch.equal(after.coordinates, before.coordinates) == (change != "frames")
     assert len(list(kept.iterdir())) == 1  # the old one is gone
+
+
+def test_of_two_processes_that_convert_the_first_to_end_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, write = tmp_path / "kept", mapped._write
+    first: list[Ensemble] = []
+
+    def slow(source: TrajectorySource, partial: Path) -> dict[str, object]:
+        monkeypatch.setattr(mapped, "_write", write)
+        monkeypatch.setattr(os, "getpid", lambda: 1)  # another one, meanwhile
+        first.append(load_ensemble(folder, cache=kept))
+        return write(source, partial)
+
+    monkeypatch.setattr(mapped, "_write", slow)
+    second = load_ensemble(folder, cache=kept)
+    assert_same(second, first[0])
+    (made,) = kept.iterdir()
+    before = (made / "frames.npy").stat().st_ino
+    load_ensemble(folder, cache=kept)
+    assert (made / "frames.npy").stat().st_ino == before
 
 
 def _counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
