@@ -107,9 +107,7 @@ def panel(
         joint_w2=_projected_distance(made, held, joint),
         pc_cosine=float(abs(axes[0] @ own_axes[0])),
         weak_contacts=jaccard(near & (shares < WEAK), near & (real_shares < WEAK)),
-        transient_contacts=jaccard(
-            ~near & (shares > TRANSIENT), ~near & (real_shares > TRANSIENT)
-        ),
+        transient_contacts=jaccard(~near & (shares > TRANSIENT), ~near & (real_shares > TRANSIENT)),
         rmsf=tuple(profile.tolist()),
         rmsf_real=tuple(real_profile.tolist()),
     )

@@ -1,8 +1,8 @@
 """The field's panel as keys of a row and as a table: medians over proteins, correlations pooled.
 
-Medians over proteins, correlation of the mean pairwise RMSD over proteins, that of the RMSF over all
-residues of all proteins ("global") and its median over proteins ("per target"), and the share of
-proteins whose first components have a cosine above 0.5: as AlphaFlow's
+Medians over proteins, correlation of the mean pairwise RMSD over proteins, that of the RMSF over
+all residues of all proteins ("global") and its median over proteins ("per target"), and the share
+of proteins whose first components have a cosine above 0.5: as AlphaFlow's
 ``scripts/print_analysis.py`` sums up (Jing et al. 2024, arXiv:2402.04845).
 """
 

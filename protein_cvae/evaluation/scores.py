@@ -177,11 +177,6 @@ def reconstruction(found: Tensor, case: EvaluationCase) -> Reconstruction:
     )
 
 
-def pooled_active_units(results: Sequence[CaseResult]) -> tuple[int, int]:
-    """Active units of z_global and of z_local over all models of all proteins."""
-    global_moments = [result.latents.global_moments for result in results]
-    local_moments = [result.latents.local_moments for result in results]
-    return (
-        sum(global_moments[1:], global_moments[0]).active(),
-        sum(local_moments[1:], local_moments[0]).active(),
-    )
+def pooled_active_units(moments: Sequence[Moments]) -> int:
+    """Active units of a latent over all models of all proteins."""
+    return sum(moments[1:], moments[0]).active()

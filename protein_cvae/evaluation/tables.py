@@ -17,7 +17,7 @@ that does not exist (a core too small, no helix) is null in JSON, and no part of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 

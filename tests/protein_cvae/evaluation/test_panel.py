@@ -54,9 +54,7 @@ def scores(ensembles: dict[str, torch.Tensor], template: torch.Tensor) -> PanelS
 
 
 @pytest.fixture(scope="module")
-def posed(
-    ensembles: dict[str, torch.Tensor], template: torch.Tensor
-) -> dict[str, np.ndarray]:
+def posed(ensembles: dict[str, torch.Tensor], template: torch.Tensor) -> dict[str, np.ndarray]:
     """Superposed on the template by MDTraj, Å."""
     on = trajectory(template[None])
     return {name: trajectory(x).superpose(on).xyz * 10.0 for name, x in ensembles.items()}
@@ -109,7 +107,9 @@ def test_distances_in_principal_components_are_those_of_scikit_learn(
     reference = PCA(2).fit(flat["reference"])
     pooled = PCA(2).fit(np.concatenate((made, held)))
     for found, axes in ((scores.pca_w2, reference), (scores.joint_w2, pooled)):
-        assert found == pytest.approx(distance(axes.transform(made), axes.transform(held)), rel=1e-3)
+        assert found == pytest.approx(
+            distance(axes.transform(made), axes.transform(held)), rel=1e-3
+        )
     cosine = abs(reference.components_[0] @ PCA(2).fit(made).components_[0])
     assert scores.pc_cosine == pytest.approx(cosine, rel=1e-3)
 
@@ -137,7 +137,7 @@ def test_contacts_are_counted_pair_by_pair(
         (scores.transient_contacts, lambda share: ~near & (share > 0.1)),
     ):
         a, b = of(made), of(real)
-        assert 0 < (a | b).sum()
+        assert (a | b).sum() > 0
         assert found == pytest.approx((a & b).sum() / (a | b).sum())
         assert 0 < found < 1
 

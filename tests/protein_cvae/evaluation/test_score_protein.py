@@ -75,7 +75,7 @@ def test_one_protein_is_scored_as_its_parts_say(case):
     detail = everything.detail.numpy().var(0, ddof=1).mean(0)
     assert result.latents.active_detail == int((detail > 0.01).sum())
     whole = everything.detail.flatten(0, 1).numpy().var(0, ddof=1)
-    assert pooled_active_units([result])[1] == int((whole > 0.01).sum())
+    assert pooled_active_units([result.latents.local_moments]) == int((whole > 0.01).sum())
 
 
 def test_draws_depend_on_seed_and_name_only(case):
