@@ -1,0 +1,99 @@
+"""`lightning test` of protein_cvae: killed, and gone on with by one process and by two."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_runs import ROOT, lightning, options
+from test_protein_training import CONFIGS, MODEL, TINY, fit
+
+EVALUATION = f"{MODEL}.evaluation"
+
+
+def arguments(out: Path, checkpoint: Path, **settings: object) -> list[str]:
+    """Of a test that writes to ``out``; keys use __ for dots."""
+    values = {key: value for key, value in TINY.items() if key.startswith("data.")} | {
+        f"{EVALUATION}.count": 3,
+        f"{EVALUATION}.figures": 0,
+        f"{EVALUATION}.output": out,
+        "trainer.enable_progress_bar": "false",
+        "trainer.logger": "false",
+        "trainer.callbacks": "null",
+        "trainer.default_root_dir": out,
+    }
+    values |= {key.replace("__", "."): value for key, value in settings.items()}
+    configs = [f"--config={ROOT / name}" for name in CONFIGS]
+    return ["test", *configs, f"--ckpt_path={checkpoint}", *options(values)]
+
+
+def untimed(out: Path) -> dict[str, Any]:
+    rows = [json.loads(line) for line in (out / "evaluation.jsonl").read_text().splitlines()]
+    return {
+        "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in rows],
+        "physicality": json.loads((out / "physicality.json").read_text()),
+    }
+
+
+def test_killed_and_gone_on_with_equals_uninterrupted(tmp_path: Path) -> None:
+    """SIGKILL after two of three proteins; then one process, or two ranks, which share a filler."""
+    checkpoint = fit(tmp_path / "fit", trainer__max_epochs=1)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    lightning(*arguments(whole, checkpoint), cwd=tmp_path)
+    killer = json.dumps([{"class_path": "lightning_runs.KillInTest", "init_args": {"after": 2}}])
+    done = lightning(
+        *arguments(killed, checkpoint, trainer__callbacks=killer), cwd=tmp_path, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert not (killed / "evaluation.jsonl").exists()
+    kept = list((killed / "progress").iterdir())
+    assert len(kept) == 2
+    two = tmp_path / "two"
+    shutil.copytree(killed, two)
+
+    # What was kept is what is written: a mark in it, which computing would not give, is found.
+    record = json.loads(kept[0].read_text())
+    record["rows"][0]["seconds"] = 12345.0
+    for folder in (killed, two):
+        (folder / "progress" / kept[0].name).write_text(json.dumps(record))
+    lightning(*arguments(killed, checkpoint), cwd=tmp_path)
+    ranks = {"trainer__devices": 2, "trainer__strategy": "ddp"}
+    lightning(*arguments(two, checkpoint, **ranks), cwd=tmp_path)
+    for folder in (killed, two):
+        assert '"seconds": 12345.0' in (folder / "evaluation.jsonl").read_text()
+        assert not (folder / "progress").exists()
+        assert untimed(folder) == untimed(whole)
+
+
+def test_another_checkpoint_takes_nothing(tmp_path: Path) -> None:
+    """And a logger's folder of its own for each run does not hide what was found."""
+    checkpoint = fit(tmp_path / "fit", trainer__max_epochs=1)
+    moved = torch.load(checkpoint, weights_only=True)
+    name = next(key for key, value in moved["state_dict"].items() if value.is_floating_point())
+    moved["state_dict"][name] += 0.1
+    torch.save(moved, tmp_path / "moved.ckpt")
+    logged = {
+        f"{EVALUATION}.output": "null",
+        "trainer.logger": json.dumps(
+            {
+                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "init_args": {"save_dir": str(tmp_path), "name": "logs"},
+            }
+        ),
+    }
+    killer = json.dumps([{"class_path": "lightning_runs.KillInTest", "init_args": {"after": 1}}])
+    lightning(
+        *arguments(tmp_path, checkpoint, **logged, **{"trainer.callbacks": killer}),
+        cwd=tmp_path,
+        check=False,
+    )
+    kept = tmp_path / "logs" / "evaluation_progress"
+    (first,) = kept.iterdir()
+    lightning(*arguments(tmp_path, tmp_path / "moved.ckpt", **logged), cwd=tmp_path)
+    assert list(kept.iterdir()) == [first]
+    lightning(*arguments(tmp_path, checkpoint, **logged), cwd=tmp_path)
+    assert not kept.exists()
