@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning_runs import ROOT, lightning, options
 from test_protein_training import CONFIGS, MODEL, TINY, fit
@@ -39,39 +40,45 @@ def untimed(out: Path) -> dict[str, Any]:
     }
 
 
-def test_killed_and_gone_on_with_equals_uninterrupted(tmp_path: Path) -> None:
-    """SIGKILL after two of three proteins; then one process, or two ranks, which share a filler."""
-    checkpoint = fit(tmp_path / "fit", trainer__max_epochs=1)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    lightning(*arguments(whole, checkpoint), cwd=tmp_path)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, its whole evaluation, and one killed after two of three proteins.
+
+    What the latter has kept carries a mark, which computing would not give.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    checkpoint = fit(folder / "fit", trainer__max_epochs=1)
+    lightning(*arguments(folder / "whole", checkpoint), cwd=folder)
     killer = json.dumps([{"class_path": "lightning_runs.KillInTest", "init_args": {"after": 2}}])
     done = lightning(
-        *arguments(killed, checkpoint, trainer__callbacks=killer), cwd=tmp_path, check=False
+        *arguments(folder / "cut", checkpoint, trainer__callbacks=killer), cwd=folder, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    assert not (killed / "evaluation.jsonl").exists()
-    kept = list((killed / "progress").iterdir())
-    assert len(kept) == 2
-    two = tmp_path / "two"
-    shutil.copytree(killed, two)
-
-    # What was kept is what is written: a mark in it, which computing would not give, is found.
-    record = json.loads(kept[0].read_text())
+    assert not (folder / "cut" / "evaluation.jsonl").exists()
+    first, _ = (folder / "cut" / "progress").iterdir()
+    record = json.loads(first.read_text())
     record["rows"][0]["seconds"] = 12345.0
-    for folder in (killed, two):
-        (folder / "progress" / kept[0].name).write_text(json.dumps(record))
-    lightning(*arguments(killed, checkpoint), cwd=tmp_path)
-    ranks = {"trainer__devices": 2, "trainer__strategy": "ddp"}
-    lightning(*arguments(two, checkpoint, **ranks), cwd=tmp_path)
-    for folder in (killed, two):
-        assert '"seconds": 12345.0' in (folder / "evaluation.jsonl").read_text()
-        assert not (folder / "progress").exists()
-        assert untimed(folder) == untimed(whole)
+    first.write_text(json.dumps(record))
+    return folder
 
 
-def test_another_checkpoint_takes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_and_gone_on_with_equals_uninterrupted(
+    killed: Path, tmp_path: Path, ranks: int
+) -> None:
+    """SIGKILL after two of three proteins; then one process, or two, of which one has a filler."""
+    out = tmp_path / "cut"
+    shutil.copytree(killed / "cut", out)
+    more = {"trainer__devices": 2, "trainer__strategy": "ddp"} if ranks == 2 else {}
+    lightning(*arguments(out, killed / "fit" / "model.ckpt", **more), cwd=tmp_path)
+    assert '"seconds": 12345.0' in (out / "evaluation.jsonl").read_text()
+    assert not (out / "progress").exists()
+    assert untimed(out) == untimed(killed / "whole")
+
+
+def test_another_checkpoint_takes_nothing(killed: Path, tmp_path: Path) -> None:
     """And a logger's folder of its own for each run does not hide what was found."""
-    checkpoint = fit(tmp_path / "fit", trainer__max_epochs=1)
+    checkpoint = killed / "fit" / "model.ckpt"
     moved = torch.load(checkpoint, weights_only=True)
     name = next(key for key, value in moved["state_dict"].items() if value.is_floating_point())
     moved["state_dict"][name] += 0.1
