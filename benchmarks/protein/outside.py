@@ -24,6 +24,7 @@ and the table gets the share that was accepted.  Rows go to ``<out>/results.json
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -188,7 +189,7 @@ def run(options: argparse.Namespace) -> None:
     rows = read(path)
     key = table_key(rows, path, data)
     origin = {"maker": f"{OUTSIDE} {options.name}", "machine": describe_machine()}
-    threshold = EvaluationSettings().threshold
+    threshold = json.loads(key["settings"])["threshold"]
     new = [{**row, **origin, **key} for row in outside_rows(cases, options, threshold)]
     replaced = {(row["maker"], row["protein"]) for row in new}
     rows = [row for row in rows if (row["maker"], row["protein"]) not in replaced]
