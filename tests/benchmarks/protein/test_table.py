@@ -171,8 +171,8 @@ def test_a_trained_model_without_the_untrained_one_fails(
     results = tmp_path / "results.jsonl"
     report = ["report", "--out", str(tmp_path)]
     rivals = [row("noise", "a"), row("noise", "b")]
-    ours = [row("ours", "a", method="ensemble"), row("ours", "b", method="ensemble")]
-    untrained = [row("untrained", p, method="untrained ensemble") for p in "ab"]
+    ours = [row("ours", "a", method="resample"), row("ours", "b", method="ensemble")]
+    untrained = [row("untrained", p, method="untrained resample") for p in "ab"]
     for rows, lacking in ((ours, "a, b"), ([*ours, untrained[0]], "b")):
         results.write_text("\n".join([*rivals, *rows]) + "\n")
         with pytest.raises(SystemExit, match=rf"held-out models: {lacking}\).*--untrained") as end:
@@ -183,14 +183,14 @@ def test_a_trained_model_without_the_untrained_one_fails(
         results.write_text("\n".join(rows) + "\n")
         table.main(report)
     # Of another model, asked for by its tag, there is none either.
-    other = [row("ours wide", p, method="ensemble") for p in "ab"]
+    other = [row("ours wide", p, method="resample") for p in "ab"]
     results.write_text("\n".join([*rivals, *ours, *untrained, *other]) + "\n")
     table.main([*report, "--tag", "wide"])
 
 
 def test_rows_of_two_models_are_not_averaged(table: ModuleType, tmp_path: Path):
-    rows = [row("ours", p, method="ensemble", weights=p) for p in "ab"]
-    rows += [row("untrained", p, method="untrained ensemble", weights="u") for p in "ab"]
+    rows = [row("ours", p, method="resample", weights=p) for p in "ab"]
+    rows += [row("untrained", p, method="untrained resample", weights="u") for p in "ab"]
     (tmp_path / "results.jsonl").write_text("\n".join(rows) + "\n")
     with pytest.raises(SystemExit, match="2 models under the name 'ours'"):
         table.main(["report", "--out", str(tmp_path)])
