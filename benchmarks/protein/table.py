@@ -7,15 +7,18 @@
 ``run`` trains nothing.  It reads the ``data`` section of the configurations (several are laid
 over each other, as for ``lightning``), makes the cases of ``lightning test``, and appends all rows
 of one protein and one maker to ``<out>/results.jsonl`` at once; what is there already is skipped,
-so it can be stopped and restarted.  Without ``--ckpt`` only the rivals are run.  With
-``--untrained`` the network of the ``model`` section is judged, too, with the weights it has before
-training: what it does as well as the trained one was not learned.
+so it can be stopped and restarted: of the same settings, split and, of networks, weights.  Without
+``--ckpt`` only the rivals are run.  With ``--untrained`` the network of the ``model`` section is
+judged, too, with the weights it has before training: what it does as well as the trained one was
+not learned.
 
 Every maker gets the same given models of a protein (the training's, or the same share of an unseen
 protein) and is scored by the same code against the judged models.  "constraints" is the projection
 alone, "finish" the same output layer as ours.  Our prior sees one structure, the central given
 model, and the sequence; the network model moves one too, but with the amplitude of the given
-models.  ``report`` prints a table per group, means over the proteins that every maker has.
+models.  ``report`` prints a table per group, means over the proteins that every maker has, and the
+field's panel; it fails with status 1 where a trained model stands without the untrained one.
+Ensembles made elsewhere are added by ``outside.py``.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from common.errors import UserError
+from common.files.identity import tensor_hash
 from common.report.machine import describe_machine, machines_of
 from common.report.tables import to_json_lines
 from common.rng import generator_for
@@ -49,6 +54,7 @@ from protein_cvae.evaluation.baselines import (
     pca_reconstruction,
     pca_sampling,
 )
+from protein_cvae.evaluation.panel_table import panel_table
 from protein_cvae.evaluation.score_protein import case_key, evaluate_case
 from protein_cvae.evaluation.scores import Reconstruction, reconstruction, score_conformers
 from protein_cvae.evaluation.settings import EvaluationSettings
@@ -71,7 +77,7 @@ from protein_cvae.model.sampling import Finisher, repeat_item
 from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.module import ProteinCVAEModule
 
-OURS, UNTRAINED = "ours", "untrained"
+OURS, UNTRAINED, OUTSIDE = "ours", "untrained", "outside"
 # Of conformers, in the order of the table.  "resample" and "prior" come from the model.
 METHODS = {
     "real": "the real given models",
@@ -252,6 +258,7 @@ def run(options: argparse.Namespace) -> None:
     config = merged(options.config)
     data, cases = read_cases(config)
     makers: dict[str, Callable[[EvaluationCase], list[Row]]] = {}
+    weights: dict[str, str] = {}
     settings = EvaluationSettings(
         count=options.count,
         bandwidth=options.bandwidth,
@@ -263,28 +270,32 @@ def run(options: argparse.Namespace) -> None:
         makers[name] = partial(rival_rows, name=name, settings=settings, on_core=options.core)
     if options.ckpt is not None:
         module = read_model(options.ckpt, data, options.device)
-        makers[f"{OURS} {options.tag}".strip()] = partial(
-            network_rows, network=module.model, settings=settings
-        )
+        maker = f"{OURS} {options.tag}".strip()
+        makers[maker] = partial(network_rows, network=module.model, settings=settings)
+        weights[maker] = tensor_hash(module.model.state_dict())
     if options.untrained:
         network = untrained_network(config, options.seed, options.device)
         makers[UNTRAINED] = partial(
             network_rows, network=network, settings=settings, mark=UNTRAINED
         )
+        weights[UNTRAINED] = tensor_hash(network.state_dict())
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.jsonl"
-    # Settings and split belong to the key: a row is never taken for one of another experiment.
-    chosen = {**asdict(settings), "core": options.core}
-    key = {"settings": json.dumps(chosen), "split": data.split.digest}
-    done = {(r["protein"], r["maker"], r["settings"], r["split"]) for r in read(path)}
+    # Settings, split and weights belong to the key: a row is never taken for one of another
+    # experiment or model.
+    key = experiment(settings, options.core, data)
+    done = {
+        (r["protein"], r["maker"], r.get("weights"), r["settings"], r["split"]) for r in read(path)
+    }
     for case in cases:
         if options.proteins and case.name not in options.proteins:
             continue
         for maker, make in makers.items():
-            if (case.name, maker, *key.values()) in done:
+            if (case.name, maker, weights.get(maker), *key.values()) in done:
                 continue
             start = time.perf_counter()
             origin = {"maker": maker, "machine": describe_machine()}
+            origin |= {"weights": weights[maker]} if maker in weights else {}
             rows = [{**row, **origin, **key} for row in make(case)]
             with path.open("a", encoding="utf-8") as file:
                 file.write(to_json_lines(rows, escape=True))
@@ -294,23 +305,41 @@ def run(options: argparse.Namespace) -> None:
             print(f"{case.group} {case.name} {maker}: {values} ({seconds:.0f} s)", flush=True)
 
 
+def experiment(
+    settings: EvaluationSettings, on_core: bool, data: EnsembleDataModule
+) -> dict[str, str]:
+    """What rows of one table have in common."""
+    chosen = {**asdict(settings), "core": on_core}
+    return {"settings": json.dumps(chosen), "split": data.split.digest}
+
+
 def report(options: argparse.Namespace) -> None:
-    """Print the tables, per group."""
-    rows = read(options.out / "results.jsonl")
+    """Print the tables, per group.
+
+    Raises:
+        ValueError: if the rows are of several experiments or models, or a table has a trained
+            model without the untrained one; what there is has been printed.
+    """
+    path = options.out / "results.jsonl"
+    rows = read(path)
     if options.proteins:
         rows = [row for row in rows if row["protein"] in options.proteins]
     ours = f"{OURS} {options.tag}".strip()
-    rows = [row for row in rows if row["maker"] in (*RIVALS, UNTRAINED, ours)]
-    experiments = {(row["settings"], row["split"]) for row in rows}
-    if len(experiments) != 1:
-        raise SystemExit(
-            f"{options.out}/results.jsonl holds {len(experiments)} experiments (settings or "
-            "splits); use one folder for each"
-        )
+    rows = [
+        row
+        for row in rows
+        if row["maker"] in (*RIVALS, UNTRAINED, ours) or row["maker"].startswith(f"{OUTSIDE} ")
+    ]
+    check_one_experiment(rows, path)
+    outside = [row["maker"] for row in rows if row["maker"].startswith(f"{OUTSIDE} ")]
+    methods = METHODS | {maker: maker.removeprefix(f"{OUTSIDE} ") for maker in outside}
     print(f"{machines_of(rows)}\n{' '.join(sys.argv)}\n")
+    lacking = []
     for group, title in GROUPS.items():
         mine = [row for row in rows if row["group"] == group]
         makers = {row["maker"] for row in mine}
+        if missing := without_untrained(mine, ours):
+            lacking.append(f"{title}: {', '.join(missing)}")
         # Means are over the same proteins in every line.
         complete = [
             protein
@@ -319,8 +348,44 @@ def report(options: argparse.Namespace) -> None:
         ]
         mine = [row for row in mine if row["protein"] in complete]
         if mine:
-            print(f"### {title}\n\n{method_table(mine, METHODS, COLUMNS)}\n")
+            print(f"### {title}\n\n{method_table(mine, methods, COLUMNS)}\n")
+            print(f"{panel_table(mine, methods)}\n")
             print(f"{reconstruction_table(mine, REBUILT)}\n")
+    if lacking:
+        raise UserError(
+            f"{path}: the trained model stands without the untrained one, so that nobody sees what "
+            f"learning brings ({'; '.join(lacking)}); run these proteins again with --untrained"
+        )
+
+
+def without_untrained(rows: Sequence[Row], ours: str) -> list[str]:
+    """Proteins that the trained model was judged on and the untrained one was not."""
+    proteins = {
+        maker: [row["protein"] for row in rows if row["maker"] == maker]
+        for maker in (ours, UNTRAINED)
+    }
+    return [p for p in dict.fromkeys(proteins[ours]) if p not in proteins[UNTRAINED]]
+
+
+def check_one_experiment(rows: Sequence[Row], path: Path) -> None:
+    """Refuse rows that no one table can hold.
+
+    Raises:
+        ValueError: if so.
+    """
+    experiments = {(row["settings"], row["split"]) for row in rows}
+    if len(experiments) != 1:
+        raise UserError(
+            f"{path} holds {len(experiments)} experiments (settings or splits); use one folder for "
+            "each"
+        )
+    for maker in dict.fromkeys(row["maker"] for row in rows):
+        models = {row.get("weights") for row in rows if row["maker"] == maker}
+        if len(models) > 1:
+            raise UserError(
+                f"{path} holds {len(models)} models under the name {maker!r}; give each a --tag or "
+                "a folder of its own"
+            )
 
 
 def read(path: Path) -> list[Row]:
@@ -349,7 +414,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.command == "run" and not options.config:
         parser.error("run needs --config")
     warnings.filterwarnings("ignore", module="lightning")
-    run(options) if options.command == "run" else report(options)
+    try:
+        run(options) if options.command == "run" else report(options)
+    except UserError as error:
+        sys.exit(f"table: {error}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from torch import Tensor
 from common.align import aligned_rmsd
 from protein_cvae.data.cases import EvaluationCase
 from protein_cvae.evaluation.metrics import EnsembleScores, active_dimensions, compare
+from protein_cvae.evaluation.panel import PanelScores, panel
+from protein_cvae.evaluation.physicality import Counts, physicality
 from protein_cvae.evaluation.rates import RatePoint
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.validity import validity
@@ -38,14 +40,19 @@ class ConformerScores:
     Attributes:
         count: number of conformers.
         core, all: against the judged models; None where the core is too small.
+        panel: over all residues, posed on the central given model; see
+            :mod:`protein_cvae.evaluation.panel`.
         validity: see :meth:`protein_cvae.geometry.validity.Validity.summary`.
+        physicality: see :mod:`protein_cvae.evaluation.physicality`.
         seconds: per conformer, drawing, decoding and finishing; NaN where nothing was timed.
     """
 
     count: int
     core: EnsembleScores | None
     all: EnsembleScores
+    panel: PanelScores
     validity: dict[str, float]
+    physicality: Counts
     seconds: float
 
 
@@ -129,19 +136,21 @@ def score_conformers(
     core = None
     if case.core is not None:
         core = compare(ca, judged, case.core, reference=real, threshold=threshold)
-    present = torch.ones(conformers.shape[:2], dtype=torch.bool)
+    found = validity(
+        conformers,
+        torch.ones(conformers.shape[:2], dtype=torch.bool),
+        ensemble.bonded,
+        ensemble.aatype,
+        chain=ensemble.chain_index,
+        number=ensemble.residue_numbers,
+    )
     return ConformerScores(
         count=len(conformers),
         core=core,
         all=compare(ca, judged, reference=real, threshold=threshold),
-        validity=validity(
-            conformers,
-            present,
-            ensemble.bonded,
-            ensemble.aatype,
-            chain=ensemble.chain_index,
-            number=ensemble.residue_numbers,
-        ).summary(),
+        panel=panel(ca, judged, real[case.prepared.central], real),
+        validity=found.summary(),
+        physicality=physicality(conformers, found),
         seconds=seconds,
     )
 
@@ -168,11 +177,6 @@ def reconstruction(found: Tensor, case: EvaluationCase) -> Reconstruction:
     )
 
 
-def pooled_active_units(results: Sequence[CaseResult]) -> tuple[int, int]:
-    """Active units of z_global and of z_local over all models of all proteins."""
-    global_moments = [result.latents.global_moments for result in results]
-    local_moments = [result.latents.local_moments for result in results]
-    return (
-        sum(global_moments[1:], global_moments[0]).active(),
-        sum(local_moments[1:], local_moments[0]).active(),
-    )
+def pooled_active_units(moments: Sequence[Moments]) -> int:
+    """Active units of a latent over all models of all proteins."""
+    return sum(moments[1:], moments[0]).active()

@@ -2,7 +2,8 @@
 
 A row is a flat dict of strings, numbers and lists.  Its ``kind`` says what it holds:
 
-* ``conformers``: one protein and one method; ``_c`` marks the core, ``_a`` all residues.
+* ``conformers``: one protein and one method; ``_c`` marks the core, ``_a`` all residues,
+  ``panel_`` what the field reports (:mod:`protein_cvae.evaluation.panel`).
 * ``reconstruction``: one protein and one method, an RMSD per judged model.
 * ``sequence`` and ``latents``: one protein.
 * ``rate``: one protein, method and noise; see :mod:`protein_cvae.evaluation.rates`.
@@ -16,11 +17,12 @@ that does not exist (a core too small, no helix) is null in JSON, and no part of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from common.report.tables import MISSING, markdown_table, without_nan
+from protein_cvae.evaluation.cells import Row, by_method, mean, number, text
 from protein_cvae.evaluation.columns import (
     EFFECT_COLUMNS,
     METRICS,
@@ -28,10 +30,10 @@ from protein_cvae.evaluation.columns import (
     RATE_COLUMNS,
     RECONSTRUCTION_COLUMNS,
 )
+from protein_cvae.evaluation.panel_table import panel_table, panel_values
 from protein_cvae.evaluation.rates import RatePoint
 from protein_cvae.evaluation.scores import CaseResult, ConformerScores, Reconstruction
 
-Row = dict[str, Any]
 GROUPS = {"known": "Known proteins, held-out models", "unseen": "Unseen proteins"}
 METHODS = {"real": "real", "resample": "given models, resampled", "prior": "generated, prior"}
 
@@ -41,6 +43,7 @@ def conformer_row(head: Mapping[str, Any], method: str, scores: ConformerScores)
     row = {"kind": "conformers", **head, "method": method, "count": scores.count}
     for mark, part in (("c", scores.core), ("a", scores.all)):
         row |= {} if part is None else {f"{key}_{mark}": v for key, v in asdict(part).items()}
+    row |= panel_values(scores.panel)
     return _row({**row, **scores.validity, "seconds": scores.seconds})
 
 
@@ -79,13 +82,6 @@ def effect_row(head: Mapping[str, Any], row: Mapping[str, Any]) -> Row:
     return _row({"kind": "effects", **head, **row})
 
 
-def mean(rows: Iterable[Row], key: str) -> float:
-    """Mean of a value, or of the means of a list of values, over the rows that have one."""
-    values = [_number(row.get(key)) for row in rows]
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
 def report(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     """The whole report of a trained model in Markdown.
 
@@ -100,7 +96,8 @@ def report(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
             continue
         proteins = dict.fromkeys(row["protein"] for row in mine)
         parts += [f"## {title} ({len(proteins)})"]
-        parts += [metric_table(mine, METHODS), reconstruction_table(mine), _facts(mine)]
+        parts += [metric_table(mine, METHODS), panel_table(mine, METHODS)]
+        parts += [reconstruction_table(mine), _facts(mine)]
         if any(row["kind"] == "rate" for row in mine):
             parts.append(rate_table(mine))
         parts += ["Per protein: " + " / ".join(METHODS.values()), protein_table(mine, METHODS)]
@@ -114,9 +111,9 @@ def report(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
 
 def metric_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
     """One line per metric, one column per method."""
-    chosen = _by_method(rows, methods)
+    chosen = by_method(rows, methods)
     body = [
-        [title, *(_text(mean(mine, key)) for mine in chosen.values())]
+        [title, *(text(mean(mine, key)) for mine in chosen.values())]
         for key, title in METRICS.items()
     ]
     return markdown_table(["", *(methods[name] for name in chosen)], body)
@@ -127,8 +124,8 @@ def method_table(
 ) -> str:
     """One line per method, one column per metric."""
     body = [
-        [methods[name], str(len(mine)), *(_text(mean(mine, key)) for key in columns)]
-        for name, mine in _by_method(rows, methods).items()
+        [methods[name], str(len(mine)), *(text(mean(mine, key)) for key in columns)]
+        for name, mine in by_method(rows, methods).items()
     ]
     return markdown_table(["method", "proteins", *columns.values()], body)
 
@@ -141,7 +138,7 @@ def reconstruction_table(rows: Sequence[Row], methods: Mapping[str, str] | None 
     for method, title in titles.items():
         chosen = [row for row in mine if row["method"] == method]
         if chosen:
-            values = [[_number(row[key]) for row in chosen] for key in RECONSTRUCTION_COLUMNS]
+            values = [[number(row[key]) for row in chosen] for key in RECONSTRUCTION_COLUMNS]
             body.append([title, str(len(chosen)), *(_distribution(v) for v in values)])
     heads = [f"{title}: mean, median, 90 %" for title in RECONSTRUCTION_COLUMNS.values()]
     return markdown_table(["reconstruction, Å", "proteins", *heads], body)
@@ -152,13 +149,13 @@ def protein_table(rows: Sequence[Row], methods: Mapping[str, str]) -> str:
     body = []
     for protein in dict.fromkeys(row["protein"] for row in rows):
         mine = [row for row in rows if row["protein"] == protein]
-        chosen = _by_method(mine, methods)
+        chosen = by_method(mine, methods)
         cells = [
-            " / ".join(_text(mean(found, key)) for found in chosen.values())
+            " / ".join(text(mean(found, key)) for found in chosen.values())
             for key in PROTEIN_COLUMNS
         ]
         rebuilt = [r for r in mine if r["kind"] == "reconstruction" and r["method"] == "template"]
-        numbers = [_text(mean(rebuilt, key)) for key in ("ca_core", "ca_all")]
+        numbers = [text(mean(rebuilt, key)) for key in ("ca_core", "ca_all")]
         head = mine[0]
         models = f"{head['given']} + {head['judged']}"
         size = f"{head['core']} of {head['residues']}"
@@ -176,7 +173,7 @@ def rate_table(rows: Sequence[Row]) -> str:
     body = []
     for method, noise in dict.fromkeys((r["method"], r["noise"]) for r in mine):
         chosen = [r for r in mine if (r["method"], r["noise"]) == (method, noise)]
-        cells = [_text(mean(chosen, key)) for key in RATE_COLUMNS]
+        cells = [text(mean(chosen, key)) for key in RATE_COLUMNS]
         body.append([method, f"{noise:g}", *cells])
     return markdown_table(["coded by", "noise, Å", *RATE_COLUMNS.values()], body)
 
@@ -186,7 +183,7 @@ def effect_table(rows: Sequence[Row]) -> str:
     body = []
     for latent, unit, size in dict.fromkeys((r["latent"], r["unit"], r["size"]) for r in rows):
         mine = [r for r in rows if (r["latent"], r["unit"], r["size"]) == (latent, unit, size)]
-        cells = [_text(mean(mine, key)) for key in EFFECT_COLUMNS]
+        cells = [text(mean(mine, key)) for key in EFFECT_COLUMNS]
         body.append([latent, f"±{size:g} sd of the {unit}", *cells])
     proteins = ", ".join(dict.fromkeys(row["protein"] for row in rows))
     table = markdown_table(["one number of", "moved by", *EFFECT_COLUMNS.values()], body)
@@ -201,7 +198,7 @@ def _facts(rows: Sequence[Row]) -> str:
     latents = [row for row in rows if row["kind"] == "latents"]
     sequence = markdown_table(
         ["sequence named right", "with the modality", "withheld", "commonest residue"],
-        [["", *(_text(mean(named, key))
+        [["", *(text(mean(named, key))
                 for key in ("with_sequence", "without_sequence", "commonest"))]],
     )  # fmt: skip
     names = dict.fromkeys(k for row in latents for k in row if k.startswith("kl_"))
@@ -211,21 +208,13 @@ def _facts(rows: Sequence[Row]) -> str:
         [
             [
                 key.removeprefix("kl_"),
-                _text(mean(latents, key)),
-                *(_text(mean(latents, f"{what}_{units.get(key)}")) for what in ("active", "d")),
+                text(mean(latents, key)),
+                *(text(mean(latents, f"{what}_{units.get(key)}")) for what in ("active", "d")),
             ]
             for key in names
         ],
     )
     return f"{sequence}\n\n{use}"
-
-
-def _by_method(rows: Sequence[Row], methods: Mapping[str, str]) -> dict[str, list[Row]]:
-    found = {
-        name: [r for r in rows if r["kind"] == "conformers" and r["method"] == name]
-        for name in methods
-    }
-    return {name: mine for name, mine in found.items() if mine}
 
 
 def _distribution(values: Sequence[float]) -> str:
@@ -234,21 +223,7 @@ def _distribution(values: Sequence[float]) -> str:
         return MISSING
     middle = (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2
     high = known[math.ceil(0.9 * len(known)) - 1]
-    return ", ".join(_text(x) for x in (sum(known) / len(known), middle, high))
-
-
-def _number(value: Any) -> float:
-    """NaN for nothing, the mean for a list."""
-    if isinstance(value, list | tuple):
-        known = [float(v) for v in value if v is not None]
-        return sum(known) / len(known) if known else math.nan
-    return math.nan if value is None else float(value)
-
-
-def _text(value: float) -> str:
-    if math.isnan(value):
-        return MISSING
-    return f"{value:.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.3g}"
+    return ", ".join(text(x) for x in (sum(known) / len(known), middle, high))
 
 
 def _row(values: Mapping[str, Any]) -> Row:

@@ -116,6 +116,18 @@ class KillInEpoch(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class KillInTest(Callback):
+    """The process kills itself when a number of test batches are done."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_test_batch_end(self, trainer: Trainer, *rest: object) -> None:
+        *_, batch_idx = (value for value in rest if isinstance(value, int))
+        if batch_idx + 1 == self.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def killed_fit(arguments: list[str], out: Path, epoch: int) -> Path:
     """Fit in the new folder ``out`` until SIGKILL in ``epoch``, from 0; the last.ckpt it leaves."""
     out.mkdir()

@@ -106,6 +106,19 @@ def test_rivals_and_model_in_one_table_and_again_for_nothing(
     noise = next(line for line in printed.splitlines() if line.startswith("| independent noise"))
     assert noise.split("|")[6].strip() == value
 
+    assert printed.count("| the field's panel, all residues |") == 2
+
+    # Another model under the same name is run anew, and not averaged with the first.
+    moved = torch.load(checkpoint, weights_only=True)
+    name = next(key for key, value in moved["state_dict"].items() if value.is_floating_point())
+    moved["state_dict"][name] += 0.1
+    torch.save(moved, tmp_path / "moved.ckpt")
+    run[run.index(str(checkpoint))] = str(tmp_path / "moved.ckpt")
+    table.main([*run, "--proteins", "simulated_0_0"])
+    added = [json.loads(line) for line in results.read_text()[len(text) :].splitlines()]
+    assert {(r["maker"], r["protein"]) for r in added} == {("ours", "simulated_0_0")}
+    results.write_text(text)
+
     # Other settings are another experiment, not to be averaged with the first.
     with results.open("a") as file:
         file.write(json.dumps({**rows[0], "settings": "other"}) + "\n")
@@ -146,6 +159,43 @@ def test_the_untrained_network_is_that_of_the_configuration(
     assert all(one == two for one, two in pairs.values())
 
 
+def row(maker: str, protein: str, **more: object) -> str:
+    found = {"kind": "conformers", "maker": maker, "method": maker, "protein": protein}
+    return json.dumps({**found, "group": "known", "settings": "s", "split": "x", **more})
+
+
+def test_a_trained_model_without_the_untrained_one_fails(
+    table: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The rows may be missing for all proteins or for one; rivals alone need none."""
+    results = tmp_path / "results.jsonl"
+    report = ["report", "--out", str(tmp_path)]
+    rivals = [row("noise", "a"), row("noise", "b")]
+    ours = [row("ours", "a", method="resample"), row("ours", "b", method="ensemble")]
+    untrained = [row("untrained", p, method="untrained resample") for p in "ab"]
+    for rows, lacking in ((ours, "a, b"), ([*ours, untrained[0]], "b")):
+        results.write_text("\n".join([*rivals, *rows]) + "\n")
+        with pytest.raises(SystemExit, match=rf"held-out models: {lacking}\).*--untrained") as end:
+            table.main(report)
+        assert isinstance(end.value.code, str)  # which Python prints, with status 1
+    assert "### Known proteins" in capsys.readouterr().out  # what there is
+    for rows in (rivals, [*rivals, *ours, *untrained]):
+        results.write_text("\n".join(rows) + "\n")
+        table.main(report)
+    # Of another model, asked for by its tag, there is none either.
+    other = [row("ours wide", p, method="resample") for p in "ab"]
+    results.write_text("\n".join([*rivals, *ours, *untrained, *other]) + "\n")
+    table.main([*report, "--tag", "wide"])
+
+
+def test_rows_of_two_models_are_not_averaged(table: ModuleType, tmp_path: Path):
+    rows = [row("ours", p, method="resample", weights=p) for p in "ab"]
+    rows += [row("untrained", p, method="untrained resample", weights="u") for p in "ab"]
+    (tmp_path / "results.jsonl").write_text("\n".join(rows) + "\n")
+    with pytest.raises(SystemExit, match="2 models under the name 'ours'"):
+        table.main(["report", "--out", str(tmp_path)])
+
+
 def test_a_model_that_has_learned_what_is_scored_is_refused(
     table: ModuleType, config: Path, checkpoint: Path, tmp_path: Path
 ):
@@ -154,7 +204,7 @@ def test_a_model_that_has_learned_what_is_scored_is_refused(
     path = tmp_path / "other.yaml"
     path.write_text(yaml.safe_dump(other))
     arguments = ["run", "--config", str(path), "--ckpt", str(checkpoint), "--out", str(tmp_path)]
-    with pytest.raises(ValueError, match="simulated_0_0"):
+    with pytest.raises(SystemExit, match="simulated_0_0"):
         table.main(arguments)
 
 

@@ -67,6 +67,17 @@ def test_a_run_writes_report_rows_and_figures(tmp_path: Path, capsys: pytest.Cap
     kinds = ("traces", "rmsf", "ramachandran", "distances", "effects")
     assert names == {f"{p}_{k}.png" for p in ("alpha", "beta") for k in kinds} | {"latents.png"}
     assert all((tmp_path / "figures" / n).read_bytes()[:4] == b"\x89PNG" for n in names)
+    # No draw is refused: as many conformers as were asked for, in all that is written.
+    made = [r for r in rows if r["kind"] == "conformers" and r["method"] in MODES]
+    assert [r["count"] for r in made] == [SETTINGS.count] * 6
+    assert "| accepted |" not in text
+    physical = json.loads((tmp_path / "physicality.json").read_text())
+    assert set(physical) == {"alpha", "gamma", "beta"}
+    for methods in physical.values():
+        assert set(methods) == {"real", *MODES}
+        for mode in MODES:
+            assert {len(v) for v in methods[mode].values()} == {SETTINGS.count}
+    assert not (tmp_path / "progress").exists()
     inside = [r["inside"] for r in rows if r.get("method") in MODES]
     assert min(inside) > 0.9
     effects = [json.loads(x) for x in (tmp_path / "latent_effects.jsonl").read_text().splitlines()]

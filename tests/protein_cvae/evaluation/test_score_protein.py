@@ -83,7 +83,7 @@ def test_one_protein_is_scored_as_its_parts_say(case):
     assert result.latents.active_local == int((local > 0.01).sum())
     assert (result.latents.d_global, result.latents.d_local) == (4, 6)
     whole = everything.z_local.flatten(0, 1).numpy().var(0, ddof=1)
-    assert pooled_active_units([result])[1] == int((whole > 0.01).sum())
+    assert pooled_active_units([result.latents.local_moments]) == int((whole > 0.01).sum())
 
 
 def test_rates_are_those_of_the_settings_or_none(case):

@@ -27,7 +27,6 @@ from protein_cvae.evaluation.columns import (
 )
 from protein_cvae.evaluation.score_protein import evaluate_case
 from protein_cvae.evaluation.scores import (
-    ConformerScores,
     Reconstruction,
     score_conformers,
 )
@@ -81,10 +80,8 @@ def test_reconstruction_shows_the_distribution_over_proteins():
 
 
 def test_json_lines_hold_no_nan():
-    scores = ConformerScores(
-        2, None, score_conformers(torch.randn(2, 26, 3, 3), make_cases(make_ensemble("x"))[0]).all,
-        {"left_chirality": math.nan}, math.nan,
-    )  # fmt: skip
+    whole = score_conformers(torch.randn(2, 26, 3, 3), make_cases(make_ensemble("x"))[0])
+    scores = dataclasses.replace(whole, core=None, validity={"left_chirality": math.nan})
     line = to_json_lines([conformer_row(head("a"), "real", scores)])
     row = json.loads(line, parse_constant=lambda text: pytest.fail(text))
     assert row["left_chirality"] is None
