@@ -118,7 +118,9 @@ def test_two_ranks_go_on_exactly_in_mid_epoch(tmp_path: Path) -> None:
 
     The last epoch is not the best one, so the export and last.ckpt are of different epochs.
     """
-    settings = {f"{DATA}.draws.batch_proteins": 2}
+    # A learning rate that spoils the second epoch.
+    hasty = {"model.init_args.optimizer.lr": 0.1, "model.init_args.optimizer.lr_final": 0.1}
+    settings = {f"{DATA}.draws.batch_proteins": 2} | hasty
     whole, resumed = resumed_on_two_ranks(fit_arguments, "protein_cvae", tmp_path, settings)
     assert torch.load(last(whole), weights_only=True)["global_step"] == 4
     assert torch.load(whole / "model.ckpt", weights_only=True)["global_step"] == 2
