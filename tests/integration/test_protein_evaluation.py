@@ -16,17 +16,17 @@ from test_protein_training import CONFIGS, MODEL, TINY, fit
 EVALUATION = f"{MODEL}.evaluation"
 
 
-def arguments(out: Path, checkpoint: Path, **settings: object) -> list[str]:
-    """Of a test that writes to ``out``; keys use __ for dots."""
+def arguments(out: Path | None, checkpoint: Path, **settings: object) -> list[str]:
+    """Of a test that writes to ``out``, or to its log folder; keys use __ for dots."""
     values = {key: value for key, value in TINY.items() if key.startswith("data.")} | {
         f"{EVALUATION}.count": 3,
         f"{EVALUATION}.figures": 0,
-        f"{EVALUATION}.output": out,
         "trainer.enable_progress_bar": "false",
         "trainer.logger": "false",
         "trainer.callbacks": "null",
-        "trainer.default_root_dir": out,
     }
+    if out is not None:
+        values |= {f"{EVALUATION}.output": out, "trainer.default_root_dir": out}
     values |= {key.replace("__", "."): value for key, value in settings.items()}
     configs = [f"--config={ROOT / name}" for name in CONFIGS]
     return ["test", *configs, f"--ckpt_path={checkpoint}", *options(values)]
@@ -83,24 +83,21 @@ def test_another_checkpoint_takes_nothing(killed: Path, tmp_path: Path) -> None:
     name = next(key for key, value in moved["state_dict"].items() if value.is_floating_point())
     moved["state_dict"][name] += 0.1
     torch.save(moved, tmp_path / "moved.ckpt")
-    logged = {
-        f"{EVALUATION}.output": "null",
-        "trainer.logger": json.dumps(
-            {
-                "class_path": "lightning.pytorch.loggers.CSVLogger",
-                "init_args": {"save_dir": str(tmp_path), "name": "logs"},
-            }
-        ),
+    logger = {
+        "class_path": "lightning.pytorch.loggers.CSVLogger",
+        "init_args": {"save_dir": str(tmp_path), "name": "logs"},
     }
+    logged = {"trainer__logger": json.dumps(logger)}
     killer = json.dumps([{"class_path": "lightning_runs.KillInTest", "init_args": {"after": 1}}])
-    lightning(
-        *arguments(tmp_path, checkpoint, **logged, **{"trainer.callbacks": killer}),
+    done = lightning(
+        *arguments(None, checkpoint, **logged, trainer__callbacks=killer),
         cwd=tmp_path,
         check=False,
     )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     kept = tmp_path / "logs" / "evaluation_progress"
     (first,) = kept.iterdir()
-    lightning(*arguments(tmp_path, tmp_path / "moved.ckpt", **logged), cwd=tmp_path)
+    lightning(*arguments(None, tmp_path / "moved.ckpt", **logged), cwd=tmp_path)
     assert list(kept.iterdir()) == [first]
-    lightning(*arguments(tmp_path, checkpoint, **logged), cwd=tmp_path)
+    lightning(*arguments(None, checkpoint, **logged), cwd=tmp_path)
     assert not kept.exists()
