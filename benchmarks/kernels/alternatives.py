@@ -30,10 +30,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from attention_ways import WAYS, Call, LayerCall, Way, inputs_of, reference
 from cpu import extra_memory_mb
 from inputs import HEADS, WIDTH
 from matplotlib.figure import Figure
-from rivals import WAYS, Call, LayerCall, Way, inputs_of, reference
 from torch import Tensor
 from tqdm import tqdm
 
