@@ -45,8 +45,9 @@ class SteadyMemory(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not self.onednn and self._before is None:
-            self._before = torch.backends.mkldnn.enabled
-            torch.backends.mkldnn.enabled = False
+            # A property of the module, which type checkers take for its descriptor.
+            self._before = bool(torch.backends.mkldnn.enabled)
+            torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()
@@ -58,7 +59,7 @@ class SteadyMemory(Callback):
 
     def _restore(self) -> None:
         if self._before is not None:
-            torch.backends.mkldnn.enabled = self._before
+            torch.backends.mkldnn.enabled = self._before  # type: ignore[assignment]
             self._before = None
 
     def on_train_batch_end(
