@@ -94,6 +94,17 @@ def combined_key(first: Tensor | int, *others: Tensor | int) -> Tensor:
     return key
 
 
+def key_of_numbers(numbers: Tensor, stream: int) -> Tensor:
+    """(B,) int64 keys of their own from the bits of (B,) random numbers, rounded to float32."""
+    bits = numbers.float().contiguous().view(torch.int32).long()
+    return combined_key(stream, bits)
+
+
+def uniform_of_normal(normal: Tensor) -> Tensor:
+    """(...) uniform numbers in [0, 1] of standard normal ones, by their distribution function."""
+    return 0.5 * (1 + (normal / math.sqrt(2)).erf())
+
+
 def _mix(bits: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64; ``>>`` keeps the sign, so the copies of it are cleared."""
     bits = (bits ^ ((bits >> 30) & (2**34 - 1))) * _MIX_1

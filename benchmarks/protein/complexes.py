@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from table import read
 from torch import Tensor
 
 from common.report.machine import describe_machine, machines_of
@@ -235,13 +236,6 @@ def report(options: argparse.Namespace) -> None:
             cells.append(f"{number(row['kept'], 2)}, {row['nearest']:.1f}, {row['clash']:.2f}")
         lines.append([f"{name} ({size})", *cells])
     print(markdown_table(head, lines))
-
-
-def read(file: Path) -> list[Row]:
-    """Rows of a file; none if it does not exist."""
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -35,13 +35,12 @@ from common.report.machine import describe_machine, machines_of
 from common.report.tables import markdown_table, to_json_lines
 from common.rng import generator_for
 from protein_cvae.data.cases import EvaluationCase
-from protein_cvae.evaluation.metrics import compare
 from protein_cvae.evaluation.score_protein import case_key
+from protein_cvae.evaluation.scores import score_conformers
 from protein_cvae.evaluation.tables import GROUPS, Row, mean
 from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.superposition import pairwise_rmsd
-from protein_cvae.geometry.validity import validity
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.sampling import decode, evaluating, repeat_item, standard_noise
 
@@ -77,24 +76,10 @@ def drawn(network: ProteinCVAE, case: EvaluationCase, count: int, seed: int, tai
 
 def scored(x: Tensor, case: EvaluationCase) -> Row:
     """Scores of conformers, ``_c`` of the core and ``_a`` of all residues."""
-    real = case.coordinates[:, :, CA]
-    judged, row = real[list(case.judged)], Row()
-    for mark, mask in (("c", case.core), ("a", None)):
-        if mark == "c" and mask is None:
-            continue
-        scores = compare(x[:, :, CA], judged, mask, reference=real)
-        row |= {f"{key}_{mark}": value for key, value in vars(scores).items()}
-    ensemble = case.prepared.ensemble
-    present = torch.ones(x.shape[:2], dtype=torch.bool)
-    found = validity(
-        x,
-        present,
-        ensemble.bonded,
-        ensemble.aatype,
-        chain=ensemble.chain_index,
-        number=ensemble.residue_numbers,
-    )
-    return row | found.summary()
+    scores, row = score_conformers(x, case), Row()
+    for mark, part in (("c", scores.core), ("a", scores.all)):
+        row |= {} if part is None else {f"{key}_{mark}": v for key, v in vars(part).items()}
+    return row | scores.validity
 
 
 def copied(case: EvaluationCase) -> Row:

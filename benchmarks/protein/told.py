@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from table import read
 from torch import Tensor
 
 from common.report.machine import describe_machine, machines_of
@@ -322,13 +323,6 @@ def mean(rows: Sequence[Row], key: str) -> float | None:
 
 def percent(met: Sequence[bool]) -> str:
     return f"{sum(met)} of {len(met)}"
-
-
-def read(path: Path) -> list[Row]:
-    """Rows of a file; none if it does not exist."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.rng import combined_key, counter_normal
+from common.rng import counter_normal, key_of_numbers, uniform_of_normal
 from protein_cvae.model.elastic import AMPLITUDE, NormalModes
 from protein_cvae.model.latents import Latents
 
@@ -164,9 +164,8 @@ class MotionChannel(nn.Module):
         middle, log_width = self.amplitude.detach()
         a = middle + log_width.exp() * noise.z_global[:, :1]
         a = a.clamp(-_AMPLITUDE_RANGE, _AMPLITUDE_RANGE)  # as where it is looked for
-        bits = noise.z_global[:, 0].float().contiguous().view(torch.int32).long()
-        numbers = counter_normal(combined_key(1, bits), modes.variance.shape[1], a.dtype)
-        uniform = 0.5 * (1 + (numbers / math.sqrt(2)).erf())
+        key = key_of_numbers(noise.z_global[:, 0], 1)
+        uniform = uniform_of_normal(counter_normal(key, modes.variance.shape[1], a.dtype))
         chance = self.scales(modes).log_weight.detach().exp().cumsum(-1)
         chosen = (uniform[..., None] > chance[..., :-1]).sum(-1)  # (B, 3L)
         offset = modes.variance.new_tensor(_OFFSETS)[chosen]
@@ -292,7 +291,7 @@ class RateSettings:
 
 def levels(normal: Tensor, rate: RateSettings) -> Tensor:
     """(B, 2) Å, noise of z_global and z_local, from (B, 3) standard normal numbers."""
-    uniform = 0.5 * (1 + (normal / math.sqrt(2)).erf())
+    uniform = uniform_of_normal(normal)
     level = rate.low * (rate.high / rate.low) ** uniform[:, :2]
     hidden = torch.full_like(level[:, 1], SILENT)
     local = torch.where(uniform[:, 2] < rate.silent, hidden, level[:, 1])

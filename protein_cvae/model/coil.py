@@ -25,7 +25,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from common.rng import combined_key, counter_normal
+from common.rng import counter_normal, key_of_numbers, uniform_of_normal
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.geometry.dihedrals import Torsions, backbone_dihedrals, peptide_mask
 from protein_cvae.geometry.frames import residue_frames, rotation_from_axis_angle
@@ -139,20 +139,25 @@ class CoilPrior(nn.Module):
         mask = condition.modes.mask
         q, log_kappa = self(batch, condition)
         link = peptide_mask(batch.bonded, mask)
-        key = combined_key(0, noise[:, 0].float().contiguous().view(torch.int32).long())
+        key = key_of_numbers(noise[:, 0], 0)
         length = mask.shape[1]
         drawn = counter_normal(key, 1 + _TRIES * length * 6, torch.float64)
-        threshold = _THRESHOLD[0] + (_THRESHOLD[1] - _THRESHOLD[0]) * _uniform(drawn[:, :1])
+        threshold = _THRESHOLD[0] + (_THRESHOLD[1] - _THRESHOLD[0]) * uniform_of_normal(
+            drawn[:, :1]
+        )
         tail = tails(q, link, mask, threshold)
         if not bool(tail.any()):
             return shift, turn
+        anchor = _anchors(tail, link)
+        share = (q / threshold).clamp_max(1)
         # Residues in order: padding only adds numbers at the end.
         each = drawn[:, 1:].view(len(mask), length, _TRIES, 6)
         best: tuple[Tensor, Tensor, Tensor] | None = None
         for numbers in each.unbind(2):
-            share = (q / threshold).clamp_max(1)
-            rotation, origin = self._rebuilt(batch, condition, share, log_kappa, tail, numbers)
-            rotation, origin = _carried(condition, rotation, origin, shift, turn, tail, link)
+            rotation, origin = self._rebuilt(
+                batch, condition, share, log_kappa, tail, anchor, numbers
+            )
+            rotation, origin = _carried(condition, rotation, origin, shift, turn, anchor)
             cost = _overlaps(condition, origin, shift, tail)
             if best is None:
                 best = rotation, origin, cost
@@ -180,6 +185,7 @@ class CoilPrior(nn.Module):
         share: Tensor,
         log_kappa: Tensor,
         tail: Tensor,
+        anchor: Tensor,
         numbers: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Frames (B, L, 3, 3), (B, L, 3) of the templates with other tails; float64."""
@@ -190,8 +196,10 @@ class CoilPrior(nn.Module):
         width = (-0.5 * log_kappa.double()).exp()
         phi = torsions.phi + width * numbers[..., 0]
         psi = torsions.psi + width * numbers[..., 1]
-        coil_phi, coil_psi = self._coil(kind, *(_uniform(numbers[..., k]) for k in (2, 3, 4)))
-        coiled = _uniform(numbers[..., 5]) < share
+        coil_phi, coil_psi = self._coil(
+            kind, *(uniform_of_normal(numbers[..., k]) for k in (2, 3, 4))
+        )
+        coiled = uniform_of_normal(numbers[..., 5]) < share
         phi = torch.where(tail, torch.where(coiled, coil_phi, phi), torsions.phi)
         psi = torch.where(tail, torch.where(coiled, coil_psi, psi), torsions.psi)
         bonds, _ = bond_geometry(template, batch.bonded, mask)
@@ -201,9 +209,8 @@ class CoilPrior(nn.Module):
         )
         rotation, origin = residue_frames(built, mask)
         # Each piece of chain onto a residue of it that kept its torsions.
-        anchor = _anchors(tail, peptide_mask(batch.bonded, mask), mask)
-        first, at = _at(rotation, anchor), _at(origin, anchor)
-        turn = _at(start[0], anchor) @ first.mT
+        turn = _at(start[0], anchor) @ _at(rotation, anchor).mT
+        at = _at(origin, anchor)
         origin = (turn @ (origin - at)[..., None])[..., 0] + _at(start[1], anchor)
         return turn @ rotation, origin
 
@@ -274,7 +281,7 @@ def tails(q: Tensor, link: Tensor, mask: Tensor, threshold: Tensor) -> Tensor:
     return mask & ((place < first.gather(1, piece)) | (place > last))
 
 
-def _anchors(tail: Tensor, link: Tensor, mask: Tensor) -> Tensor:
+def _anchors(tail: Tensor, link: Tensor) -> Tensor:
     """(B, L) int64, for each residue a residue of its piece that is in no tail, the nearest."""
     place = torch.arange(tail.shape[1], device=tail.device).expand_as(tail)
     follows = torch.cat([torch.zeros_like(link[:, :1]), link[:, :-1]], dim=1)
@@ -294,11 +301,9 @@ def _carried(
     origin: Tensor,
     shift: Tensor,
     turn: Tensor,
-    tail: Tensor,
-    link: Tensor,
+    anchor: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Frames of tails moved along with the residue they hang on."""
-    anchor = _anchors(tail, link, condition.modes.mask)
     base, at = _at(condition.rotation.double(), anchor), _at(condition.origin.double(), anchor)
     swung = base @ rotation_from_axis_angle(_at(turn.double(), anchor)) @ base.mT
     moved = at + (base @ _at(shift.double(), anchor)[..., None])[..., 0]
@@ -330,10 +335,6 @@ def _at(x: Tensor, index: Tensor) -> Tensor:
     """x (B, L, ...) at residues index (B, L)."""
     wide = index.view(*index.shape, *[1] * (x.dim() - 2)).expand_as(x)
     return x.gather(1, wide)
-
-
-def _uniform(normal: Tensor) -> Tensor:
-    return 0.5 * (1 + (normal / math.sqrt(2)).erf())
 
 
 def _basin_table() -> Tensor:
