@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from table import read
+from experiment import read
 from torch import Tensor
 
 from common.report.machine import describe_machine, machines_of

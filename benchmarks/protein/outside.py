@@ -30,7 +30,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from table import OUTSIDE, experiment, merged, read, read_cases
+from experiment import OUTSIDE, experiment, merged, read, read_cases
 from torch import Tensor
 
 from common.errors import MissingFile, UserError

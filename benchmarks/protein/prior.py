@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from table import UNTRAINED, merged, read, read_cases, read_model, untrained_network
+from experiment import UNTRAINED, merged, read, read_cases, read_model, untrained_network
 from torch import Tensor
 
 from common.report.machine import describe_machine, machines_of

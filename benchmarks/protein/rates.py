@@ -21,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from experiment import UNTRAINED, merged, read, read_cases, read_model, untrained_network
 from matplotlib.figure import Figure
-from table import UNTRAINED, merged, read, read_cases, read_model, untrained_network
 
 from common.report.figures import save_figure
 from common.report.machine import describe_machine, machines_of

@@ -27,9 +27,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from experiment import merged, read, read_cases, read_model, untrained_network
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
-from table import merged, read, read_cases, read_model, untrained_network
 from torch import Tensor
 
 from common.align import align

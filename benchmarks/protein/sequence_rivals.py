@@ -35,7 +35,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from table import merged, read, read_cases, read_model
+from experiment import merged, read, read_cases, read_model
 from torch import Tensor
 
 from common.errors import UserError

@@ -24,19 +24,25 @@ Ensembles made elsewhere are added by ``outside.py``.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml  # type: ignore[import-untyped]
-from jsonargparse import ArgumentParser
+from experiment import (
+    OUTSIDE,
+    UNTRAINED,
+    check_one_experiment,
+    experiment,
+    merged,
+    read,
+    read_cases,
+    read_model,
+    untrained_network,
+)
 from torch import Tensor
 
 from common.errors import UserError
@@ -44,9 +50,7 @@ from common.files.identity import tensor_hash
 from common.report.machine import describe_machine, machines_of
 from common.report.tables import to_json_lines
 from common.rng import generator_for
-from protein_cvae.data.cases import EvaluationCase, EvaluationCases
-from protein_cvae.data.datamodule import EnsembleDataModule
-from protein_cvae.data.record import read_record
+from protein_cvae.data.cases import EvaluationCase
 from protein_cvae.evaluation.baselines import (
     network_reconstruction,
     network_sampling,
@@ -74,10 +78,8 @@ from protein_cvae.geometry.refine import FinishOptions
 from protein_cvae.geometry.superposition import pairwise_rmsd
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.sampling import Finisher, repeat_item
-from protein_cvae.model.settings import NetworkSettings
-from protein_cvae.module import ProteinCVAEModule
 
-OURS, UNTRAINED, OUTSIDE = "ours", "untrained", "outside"
+OURS = "ours"
 # Of conformers, in the order of the table.  "resample" and "prior" come from the model.
 METHODS = {
     "real": "the real given models",
@@ -125,46 +127,6 @@ COLUMNS = {
 SAMPLERS = {"noise": noise_sampling, "network": network_sampling, "pca": pca_sampling}
 _BY_NETWORK = ("resample", "prior", "untrained resample", "untrained prior")
 RIVALS = tuple(name for name in METHODS if name not in _BY_NETWORK)
-
-
-def merged(paths: Sequence[Path]) -> dict[str, Any]:
-    """YAML files laid over each other: mappings are merged, everything else is replaced."""
-
-    def over(base: Any, new: Any) -> Any:
-        if isinstance(base, dict) and isinstance(new, dict):
-            return {**base, **{key: over(base.get(key), value) for key, value in new.items()}}
-        return new
-
-    result: dict[str, Any] = {}
-    for path in paths:
-        result = over(result, yaml.safe_load(path.read_text(encoding="utf-8")))
-    return result
-
-
-def read_cases(config: dict[str, Any]) -> tuple[EnsembleDataModule, EvaluationCases]:
-    """Set up the data module of a configuration; its cases."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(EnsembleDataModule, "data")
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # before 4.49
-    data: EnsembleDataModule = instantiate(parser.parse_object({"data": config["data"]})).data
-    data.setup("test")
-    return data, data.cases
-
-
-def read_model(path: Path, data: EnsembleDataModule, device: str) -> ProteinCVAEModule:
-    """The model of a checkpoint, which must not have learned from what is scored."""
-    data.check_record(read_record(path), resume=False)
-    module = ProteinCVAEModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    return module.to(device).eval()
-
-
-def untrained_network(config: dict[str, Any], seed: int, device: str) -> ProteinCVAE:
-    """The network that a configuration describes, with random weights."""
-    settings = NetworkSettings(**config["model"]["init_args"]["network"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = ProteinCVAE(settings)
-    return network.to(device).eval()
 
 
 class Rivals:
@@ -305,14 +267,6 @@ def run(options: argparse.Namespace) -> None:
             print(f"{case.group} {case.name} {maker}: {values} ({seconds:.0f} s)", flush=True)
 
 
-def experiment(
-    settings: EvaluationSettings, on_core: bool, data: EnsembleDataModule
-) -> dict[str, str]:
-    """What rows of one table have in common."""
-    chosen = {**asdict(settings), "core": on_core}
-    return {"settings": json.dumps(chosen), "split": data.split.digest}
-
-
 def report(options: argparse.Namespace) -> None:
     """Print the tables, per group.
 
@@ -365,34 +319,6 @@ def without_untrained(rows: Sequence[Row], ours: str) -> list[str]:
         for maker in (ours, UNTRAINED)
     }
     return [p for p in dict.fromkeys(proteins[ours]) if p not in proteins[UNTRAINED]]
-
-
-def check_one_experiment(rows: Sequence[Row], path: Path) -> None:
-    """Refuse rows that no one table can hold.
-
-    Raises:
-        ValueError: if so.
-    """
-    experiments = {(row["settings"], row["split"]) for row in rows}
-    if len(experiments) != 1:
-        raise UserError(
-            f"{path} holds {len(experiments)} experiments (settings or splits); use one folder for "
-            "each"
-        )
-    for maker in dict.fromkeys(row["maker"] for row in rows):
-        models = {row.get("weights") for row in rows if row["maker"] == maker}
-        if len(models) > 1:
-            raise UserError(
-                f"{path} holds {len(models)} models under the name {maker!r}; give each a --tag or "
-                "a folder of its own"
-            )
-
-
-def read(path: Path) -> list[Row]:
-    """Rows of a file; none if it does not exist."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -33,7 +33,7 @@ from results import FAILED, KEY, key_of, read_results
 from rivals.methods import METHODS, Installed
 from rivals.protocol import Slice, Task
 from runner import Runner
-from table import chosen_splits
+from splits import chosen_splits
 
 from common.errors import UserError
 from common.report.machine import describe_machine

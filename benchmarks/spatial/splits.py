@@ -7,6 +7,7 @@ gives become a split of their own, :func:`own_split`.
 
 from __future__ import annotations
 
+import argparse
 import glob
 import hashlib
 from collections.abc import Callable, Sequence
@@ -173,6 +174,10 @@ TOGETHER = {
 """Splits of one data set and one purpose, which a report also takes together."""
 
 
+OWN = "own"
+"""The split of a user's own slides."""
+
+
 def split_names(given: Sequence[str]) -> list[str]:
     """Names of splits from names of splits and of groups, each once, in the order given.
 
@@ -186,6 +191,28 @@ def split_names(given: Sequence[str]) -> list[str]:
             f"({', '.join(SPLITS)})"
         )
     return list(dict.fromkeys(s for name in given for s in GROUPS.get(name, (name,))))
+
+
+def chosen_splits(args: argparse.Namespace) -> dict[str, Folds]:
+    """Folds by split: those of ``--slides``, else of ``--splits``; ``--folds`` leaves some out.
+
+    Raises:
+        ValueError: on an unknown name, or where figures would be made (by any command but
+            ``report`` and ``splits``) of splits without choices and no ``--final``.
+    """
+    if args.slides:
+        return {OWN: own_split(args.slides)}
+    names = split_names(args.splits)
+    kept = [name for name in names if name in (*CONFIRMATION, *SHIFTS)]
+    if kept and args.command not in ("report", "splits") and not args.final:
+        raise UserError(
+            f"{', '.join(kept)}: no choice may be made on what these show (docs/protocol.md); "
+            "--final runs them, once, when everything is chosen"
+        )
+    return {
+        name: tuple(f for f in SPLITS[name] if not args.folds or f.name in args.folds)
+        for name in names
+    }
 
 
 def own_split(given: Sequence[str]) -> Folds:

@@ -41,7 +41,7 @@ from gate import subsets
 from options import OPTIONS
 from results import KEY, cell, key_of, read_results, report
 from runner import CONDITIONS, FRAME_ALONE, Runner
-from splits import CONFIRMATION, GROUPS, SHIFTS, SPLITS, Fold, Folds, own_split, split_names
+from splits import GROUPS, OWN, Fold, Folds, chosen_splits
 
 from common.errors import UserError
 from common.report.machine import describe_machine
@@ -56,29 +56,7 @@ from spatial_ipa.geometry.neighbours import neighbour_recall
 
 # Whether the rivals are given the outline step of our placement.
 _RIVAL_CONDITIONS = {"rivals": False, "rivals, outline": True}
-_OWN = "own"
 _ALL = "options"
-
-
-def chosen_splits(args: argparse.Namespace) -> dict[str, Folds]:
-    """Folds by split: those of ``--slides``, else of ``--splits``; ``--folds`` leaves some out.
-
-    Raises:
-        ValueError: on an unknown name, or splits without choices and no ``--final``.
-    """
-    if args.slides:
-        return {_OWN: own_split(args.slides)}
-    names = split_names(args.splits)
-    kept = [name for name in names if name in (*CONFIRMATION, *SHIFTS)]
-    if kept and args.command in ("run", "recall") and not args.final:
-        raise UserError(
-            f"{', '.join(kept)}: no choice may be made on what these show (docs/protocol.md); "
-            "--final runs them, once, when everything is chosen"
-        )
-    return {
-        name: tuple(f for f in SPLITS[name] if not args.folds or f.name in args.folds)
-        for name in names
-    }
 
 
 def chosen_conditions(given: Sequence[str]) -> list[str]:
@@ -210,7 +188,7 @@ def split_table(splits: Mapping[str, Folds], data: Path) -> str:
             content = "".join(slide.content_hash for slide in (*train, *test))
             rows.append(
                 [
-                    groups.get(split, _OWN), split, fold.name, _sizes(train), _sizes(test),
+                    groups.get(split, OWN), split, fold.name, _sizes(train), _sizes(test),
                     str(len(train[0].genes)), f"{_depth(train):.0f}", f"{_depth(test):.0f}",
                     hashlib.sha256(content.encode()).hexdigest()[:8],
                 ]

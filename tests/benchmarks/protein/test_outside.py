@@ -25,7 +25,6 @@ FIRST, SECOND = "simulated_0_0", "simulated_0_1"
 
 @pytest.fixture(scope="module")
 def outside(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
-    load_benchmark("protein/table")
     return load_benchmark("protein/outside")
 
 
@@ -120,13 +119,14 @@ def test_rows_are_those_of_the_coordinates_in_the_files(
 
 
 def test_rows_stand_in_the_table_of_ours_and_are_replaced(
+    load_benchmark: Callable[[str], ModuleType],
     outside: ModuleType,
     config: Path,
     cases: dict[str, EvaluationCase],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    table = outside.sys.modules["table"]
+    table = load_benchmark("protein/table")
     out, folder = tmp_path / "out", tmp_path / "made"
     folder.mkdir()
     table.main(["run", "--config", str(config), "--out", str(out), "--count", "3"])

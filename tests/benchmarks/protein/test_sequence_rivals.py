@@ -20,7 +20,6 @@ UNSEEN = ("simulated_0_1", "simulated_0_2")
 
 @pytest.fixture(scope="module")
 def rivals(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
-    load_benchmark("protein/table")
     return load_benchmark("protein/sequence_rivals")
 
 
