@@ -195,7 +195,7 @@ class ProteinCVAEModule(pl.LightningModule):
         coil = network.coil.nll(batch, condition)
         kl = kl_terms(network, posterior, condition, z, batch.weight, self.kl.free_bits)
         noise = network.noise(batch, self.seed, step, _PRIOR)
-        drawn = network.sample_prior(batch, condition, noise, tails=False)
+        drawn = network.sample_prior(batch, condition, noise, tails=False, level=level)
         free = geometry_terms(network.decode(batch, condition, drawn), batch, condition.mask)
 
         item = weighted(weights, fit, progress) * expected_error(level, condition.templated)

@@ -3,8 +3,8 @@
 Draws are numbered t = 0, 1, ... over all epochs.  Draw t belongs to ensemble t mod P, so every
 ensemble is drawn equally often however many models it has; with n = t div P it takes the next K of
 a random order of its training models, a new order when all have been taken.  Thus every training
-model is encoded at least once in each P ceil(M / K) draws.  Its template is another training model
-at random.
+model is encoded at least once in each P ceil(M / K) draws.  Its template is the central training
+model, in a share of the draws and unless it is that one itself, or another one at random.
 
 Within an epoch the draws come in a random order in which those of one step of all processes are of
 similar length, to limit padding.  Order and items depend on (seed, epoch, draw) only: with the same
@@ -80,9 +80,12 @@ class TrainingDraws(Dataset[ProteinBatch]):
         generator = numpy_generator_for(self.settings.seed, _ITEM, draw)
         items = []
         for place in self._places(draw):
-            # All three are always drawn, so that a dropout rate changes nothing else.
+            # All four are always drawn, so that a share changes nothing else.
             other = int(generator.integers(len(prepared.given) - 1))
             chosen = prepared.given[other + (other >= place)]
+            central = generator.random() < self.settings.central_templates
+            if central and prepared.central != prepared.given[place]:
+                chosen = prepared.central
             hide_template = generator.random() < self.settings.template_dropout
             hide_sequence = generator.random() < self.settings.sequence_dropout
             template = None if hide_template else chosen

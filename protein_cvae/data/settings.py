@@ -174,6 +174,8 @@ class DrawSettings:
             together.
         scaling: what changes with the number of processes (:mod:`common.training.scaling`).
         models_per_protein: conformers of each of them.
+        central_templates: share of training items whose template is the central model, as it is
+            in validation and about as it is in use; of the others it is any.
         template_dropout: share of training items without template.
         sequence_dropout: share of training items without the sequence modality.
         per_epoch: training draws per epoch over all processes, of ``models_per_protein``
@@ -188,6 +190,7 @@ class DrawSettings:
     batch_proteins: int = 4
     scaling: Scaling = "none"
     models_per_protein: int = 2
+    central_templates: float = 0.5
     template_dropout: float = 0.1
     sequence_dropout: float = 0.1
     per_epoch: int = 256
@@ -201,7 +204,11 @@ class DrawSettings:
             per_epoch=self.per_epoch,
             val_models_per_protein=self.val_models_per_protein or 1,
         )
-        check_shares(template_dropout=self.template_dropout, sequence_dropout=self.sequence_dropout)
+        check_shares(
+            central_templates=self.central_templates,
+            template_dropout=self.template_dropout,
+            sequence_dropout=self.sequence_dropout,
+        )
         check_scaling(self.scaling)
 
     def batch_of_process(self, world: int) -> int:

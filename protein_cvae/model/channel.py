@@ -24,7 +24,9 @@ starts from the mean motion,
 
     E[b_k | z_k] = Σ_m r_km v_km / (v_km + s²) z_k,   r_km ∝ π_km N(z_k; 0, v_km + s²),
 
-(Wiener's filter of each scale), and removes what noise it can.
+(Wiener's filter of each scale), and removes what noise it can.  The filter follows from the prior,
+which is fitted by the KL alone: errors of decoded conformers, taken into account there, too, would
+widen it until less was removed than there is.
 
 π depends on how soft and how collective a mode is among those of its protein (Brüschweiler 1995)
 and on nothing that would tell proteins apart.
@@ -47,6 +49,8 @@ from protein_cvae.model.latents import Latents
 TURN_NOISE = 1.0
 # Noise in Å of latents that are taken as they are, and of latents that hold nothing.
 CLEAN, SILENT = 0.02, 30.0
+# Å, noise of draws from the prior: the decoder repairs about as much.
+GENERATED = 0.1
 _SPECTRUM_FEATURES = 4
 _SPECTRUM_HIDDEN = 16
 # o_m, and the logits of π_m before training: hardly more than the law itself.
@@ -130,6 +134,7 @@ class MotionChannel(nn.Module):
         coefficients = self.coefficients(modes, z)
         noise = self.noise_variance(modes, z.level)
         scales = self.scales(modes)
+        scales = Scales(scales.variance, scales.log_weight.detach())
         a = most_probable_amplitude(coefficients, scales, noise, *self.amplitude.tolist())
         return modes.shift(scales.at(a).mean(coefficients, noise))
 
@@ -305,6 +310,17 @@ def expected_error(level: Tensor, templated: Tensor) -> Tensor:
     """
     noise = level.clamp_max(1.0).square().sum(1)
     return torch.where(templated, _LITTLE**2 / (_LITTLE**2 + noise), torch.ones_like(noise))
+
+
+def left_over(level: Tensor, templated: Tensor) -> Tensor:
+    """(B,) how far the decoder may correct a start that noise (B, 2) was removed from.
+
+    s / √(1 + s²) with s² = s_g² + s_l², so that of hardly any noise hardly anything is corrected
+    (the output scale of Karras et al. 2022, table 1, for data of 1 Å).  Of items without template
+    it is 1.
+    """
+    square = level.square().sum(1)
+    return torch.where(templated, (square / (1 + square)).sqrt(), torch.ones_like(square))
 
 
 def _inverse(x: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ Per layer, over chain edges and the kNN graph of the current CA:
 
     m_ij = φ_e(h_i, h_j, edge_ij),            edge_ij: how j lies in the frame of i
     h_i += φ_h(h_i, mean_j m_ij)
-    x_i += mean_j clamp(φ_x(m_ij)) (x_j − x_i) + R_i φ_v(h_i)
-    R_i ← R_i exp([φ_r(h_i)]×)
+    x_i += c (mean_j clamp(φ_x(m_ij)) (x_j − x_i) + R_i φ_v(h_i))
+    R_i ← R_i exp(c [φ_r(h_i)]×)
 
+c of each item says how far its start may be off (:func:`protein_cvae.model.channel.left_over`).
 Vectors are made only from differences and residue frames, so the output turns and moves with the
 start and mirror images are told apart.  N and C sit at ideal positions in the frame of their
 residue: N-CA, CA-C and their angle are exact.
@@ -55,9 +56,15 @@ class EquivariantLayer(nn.Module):
         nn.init.zeros_(self.share.bias)
 
     def forward(
-        self, h: Tensor, rotation: Tensor, x: Tensor, edges: EdgeList, separation: Tensor
+        self,
+        h: Tensor,
+        rotation: Tensor,
+        x: Tensor,
+        scale: Tensor,
+        edges: EdgeList,
+        separation: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """States (N, C), frames (N, 3, 3), CA (N, 3) in Å -> the same, updated."""
+        """States (N, C), frames (N, 3, 3), CA (N, 3) in Å -> the same, updated; c is (N, 1)."""
         at_dst, at_src = self.to_pair(self.norm(h)).chunk(2, dim=1)
         geometry = edge_features(rotation, x, edges)
         # index_select, not brackets: its backward adds in an order that threads do not change.
@@ -72,8 +79,8 @@ class EquivariantLayer(nn.Module):
         mixed, step = summed.split([message.shape[1], 3], dim=1)
         h = h + self.update(torch.cat([self.norm(h), mixed], dim=1))
         push, turn = self.motion(h).split(3, dim=1)
-        x = x + step + (rotation @ push[..., None])[..., 0] / ANGSTROM
-        return h, rotation @ rotation_from_axis_angle(turn), x
+        step = step + (rotation @ push[..., None])[..., 0] / ANGSTROM
+        return h, rotation @ rotation_from_axis_angle(scale * turn), x + scale * step
 
 
 class EquivariantDecoder(nn.Module):
@@ -100,6 +107,7 @@ class EquivariantDecoder(nn.Module):
         z: Tensor,
         rotation: Tensor,
         origin: Tensor,
+        scale: Tensor,
         mask: Tensor,
         chain_index: Tensor,
         residue_index: Tensor,
@@ -110,6 +118,7 @@ class EquivariantDecoder(nn.Module):
             z: (B, L, d_in).
             rotation: (B, L, 3, 3) start frames.
             origin: (B, L, 3) start CA, Å.
+            scale: (B,), c.
             mask: (B, L) bool.
             chain_index, residue_index: (B, L) int64.
 
@@ -122,9 +131,10 @@ class EquivariantDecoder(nn.Module):
         h = self.to_states(z).flatten(0, 1)[nodes]
         turn = rotation.reshape(-1, 3, 3)[nodes]
         x = origin.reshape(-1, 3)[nodes]
+        each = scale[:, None].expand(b, length).reshape(-1, 1)[nodes]
         for layer in self.layers:
             graph = chain.with_near(x, self.neighbors[1])
-            h, turn, x = layer(h, turn, x, graph.edges, graph.separation)
+            h, turn, x = layer(h, turn, x, each, graph.edges, graph.separation)
         atoms = atoms_from_frames(turn, x)  # (N, 3, 3)
         coordinates = atoms.new_zeros(b * length, 3, 3).index_copy(0, nodes, atoms)
         states = h.new_zeros(b * length, h.shape[1]).index_copy(0, nodes, h)

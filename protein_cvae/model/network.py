@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.rng import combined_key, counter_normal
+from common.rng import combined_key, counter_normal, key_of_numbers
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.geometry.frames import (
     residue_frames,
     rotation_from_6d,
     rotation_from_axis_angle,
 )
-from protein_cvae.model.channel import CLEAN, TURN_NOISE, MotionChannel
+from protein_cvae.model.channel import CLEAN, GENERATED, TURN_NOISE, MotionChannel, left_over
 from protein_cvae.model.coil import CoilPrior
 from protein_cvae.model.decoder import EquivariantDecoder
 from protein_cvae.model.elastic import normal_modes, refuse_other_latents
@@ -220,12 +220,16 @@ class ProteinCVAE(nn.Module):
     def noise(self, batch: ProteinBatch, seed: int, step: int, purpose: int) -> Latents:
         """Standard normal latents; an item's noise depends on itself and these numbers alone."""
         key = combined_key(seed, purpose, step, batch.protein, batch.model)
-        b, length = batch.mask.shape
+        length = batch.mask.shape[1]
         dtype = next(self.parameters()).dtype
         # z_global first and residues in order: padding only adds numbers at the end.
-        drawn = counter_normal(key, self.d_global + length * 6, dtype)
-        shift, turn = drawn[:, self.d_global :].view(b, length, 6).split(3, dim=-1)
-        return Latents(drawn[:, : self.d_global], shift, turn, drawn.new_zeros(b, 2))
+        return self._noise(counter_normal(key, self.d_global + length * 6, dtype))
+
+    def _noise(self, drawn: Tensor) -> Latents:
+        """Latents of (B, d_global + 6L) numbers."""
+        z_global, rest = drawn.tensor_split([self.d_global], dim=1)
+        shift, turn = rest.unflatten(1, (-1, 6)).split(3, dim=-1)
+        return Latents(z_global, shift, turn, drawn.new_zeros(len(drawn), 2))
 
     # -- prior ----------------------------------------------------------------------------------
 
@@ -251,8 +255,9 @@ class ProteinCVAE(nn.Module):
         noise: Latents,
         temperature: float = 1.0,
         tails: bool = True,
+        level: Tensor | None = None,
     ) -> Latents:
-        """A draw from p(z | sequence, template).
+        """A draw from p(z | sequence, template): a motion, seen through noise as in training.
 
         Args:
             batch: whose template is that of ``condition``.
@@ -260,6 +265,7 @@ class ProteinCVAE(nn.Module):
             noise: standard normal.
             temperature: scales the spread.
             tails: draw tails as coils where the model expects them.
+            level: (B, 2) Å, of the noise; ``GENERATED`` if omitted.
         """
         modes = condition.modes
         shift = self.channel.draw(modes, noise, temperature)
@@ -268,8 +274,12 @@ class ProteinCVAE(nn.Module):
         turn = torch.where(seen, turn, torch.zeros_like(turn))
         if tails and temperature > 0:
             shift, turn = self.coil.with_tails(batch, condition, shift, turn, noise.z_global)
-        level = torch.full_like(noise.level, CLEAN)
-        z = self.channel.split(modes, modes.coefficients(shift), turn, level)
+        if level is None:
+            level = torch.full_like(noise.level, GENERATED)
+        key = key_of_numbers(noise.z_global[:, 0], 2)
+        count = self.d_global + 6 * shift.shape[1]
+        through = self._noise(temperature * counter_normal(key, count, shift.dtype))
+        z = self.channel.code(modes, shift, turn, level, through)
         free = self.prior_free(condition).sample(noise.z_global, temperature)
         return self._either(condition, z, free)
 
@@ -279,7 +289,7 @@ class ProteinCVAE(nn.Module):
         """E[shift | z], (B, L, 3) Å, and E[turn | z, shift], (B, L, 3) radians."""
         shift = self.channel.received(condition.modes, z)
         prior = self.prior_turn(condition, shift)
-        variance = prior.log_var.exp()
+        variance = prior.log_var.detach().exp()  # fitted by the KL alone, as those of shifts
         noise = (TURN_NOISE * z.level[:, 1, None, None]).square()
         turn = prior.mean + (z.turn - prior.mean) * variance / (variance + noise)
         seen = condition.modes.mask[..., None]
@@ -313,7 +323,13 @@ class ProteinCVAE(nn.Module):
         turned = condition.rotation @ rotation_from_axis_angle(turn)
         rotation = torch.where(templated[..., None], turned, free_rotation)
         coordinates, states = self.decoder(
-            z, rotation, origin, condition.mask, batch.chain_index, batch.residue_index
+            z,
+            rotation,
+            origin,
+            left_over(latents.level, condition.templated),
+            condition.mask,
+            batch.chain_index,
+            batch.residue_index,
         )
         if self.sequence_prior is not None:
             states = self.sequence_prior(condition.c).mean
