@@ -35,7 +35,6 @@ from protein_cvae.evaluation.validation import (
     validation_scores,
 )
 from protein_cvae.generation.commands.request import Request, written
-from protein_cvae.model.channel import RateSettings, expected_error, levels
 from protein_cvae.model.kl import KLSettings, kl_terms, kl_values
 from protein_cvae.model.losses import (
     LossWeights,
@@ -46,6 +45,7 @@ from protein_cvae.model.losses import (
     weighted,
 )
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.rate import RateSettings, expected_error, levels
 from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.model.states import Posterior
 

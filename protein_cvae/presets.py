@@ -10,9 +10,9 @@ from typing import Literal
 
 from protein_cvae.data.settings import DrawSettings, Sources, SplitSettings, TimeBlocks
 from protein_cvae.evaluation.settings import EvaluationSettings
-from protein_cvae.model.channel import RateSettings
 from protein_cvae.model.kl import KLSettings
 from protein_cvae.model.losses import LossWeights
+from protein_cvae.model.rate import RateSettings
 from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.module import OptimizerSettings
 

@@ -28,11 +28,12 @@ from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.frames import residue_frames
 from protein_cvae.geometry.superposition import superpose_on_mean
-from protein_cvae.model.channel import CLEAN, SILENT, Scales, most_probable_amplitude
 from protein_cvae.model.elastic import normal_modes
 from protein_cvae.model.kl import item_kl
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.rate import CLEAN, SILENT
 from protein_cvae.model.sampling import evaluating
+from protein_cvae.model.scales import Scales, most_probable_amplitude
 
 OURS, GLOBAL_ALONE = "ours", "z_global alone"
 _NOISE = 7  # purpose of the random numbers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.errors import UserError
-from protein_cvae.model.channel import SILENT
+from protein_cvae.model.rate import SILENT
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from common.align import aligned_rmsd
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.evaluation.metrics import active_dimensions
 from protein_cvae.geometry.constants import CA
-from protein_cvae.model.channel import RateSettings
 from protein_cvae.model.kl import kl_terms, kl_values
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.losses import (
@@ -28,6 +27,7 @@ from protein_cvae.model.losses import (
     weighted,
 )
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.rate import RateSettings
 
 
 @dataclass(frozen=True, eq=False)

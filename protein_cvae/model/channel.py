@@ -35,31 +35,22 @@ and on nothing that would tell proteins apart.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
 from common.rng import counter_normal, key_of_numbers, uniform_of_normal
 from protein_cvae.model.elastic import AMPLITUDE, NormalModes
 from protein_cvae.model.latents import Latents
+from protein_cvae.model.scales import AMPLITUDE_RANGE, Scales, most_probable_amplitude
 
 # κ, radians per Å: noise of a turn beside that of a shift.
 TURN_NOISE = 1.0
-# Noise in Å of latents that are taken as they are, and of latents that hold nothing.
-CLEAN, SILENT = 0.02, 30.0
-# Å, noise of draws from the prior: the decoder repairs about as much.
-GENERATED = 0.1
 _SPECTRUM_FEATURES = 4
 _SPECTRUM_HIDDEN = 16
 # o_m, and the logits of π_m before training: hardly more than the law itself.
 _OFFSETS = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 _START = (-6.0, -3.0, 0.0, -3.0, -6.0, -9.0, -12.0)
-_AMPLITUDE_RANGE = 6.0
-_COARSE, _SECTIONS = 25, 24
-# Å, noise at which the errors of an item count half.
-_LITTLE = 0.2
 
 
 class MotionChannel(nn.Module):
@@ -168,7 +159,7 @@ class MotionChannel(nn.Module):
         """
         middle, log_width = self.amplitude.detach()
         a = middle + log_width.exp() * noise.z_global[:, :1]
-        a = a.clamp(-_AMPLITUDE_RANGE, _AMPLITUDE_RANGE)  # as where it is looked for
+        a = a.clamp(-AMPLITUDE_RANGE, AMPLITUDE_RANGE)  # as where it is looked for
         key = key_of_numbers(noise.z_global[:, 0], 1)
         uniform = uniform_of_normal(counter_normal(key, modes.variance.shape[1], a.dtype))
         chance = self.scales(modes).log_weight.detach().exp().cumsum(-1)
@@ -176,37 +167,6 @@ class MotionChannel(nn.Module):
         offset = modes.variance.new_tensor(_OFFSETS)[chosen]
         spread = modes.variance.sqrt() * (offset + AMPLITUDE * a).exp()
         return temperature * modes.shift(spread * modes.coefficients(noise.shift))
-
-
-@dataclass(frozen=True)
-class Scales:
-    """Mixtures of zero-mean normals of n coefficients.
-
-    Attributes:
-        variance: (B, n, M) Å²; 0 where there is no coefficient.
-        log_weight: (B, n, M).
-    """
-
-    variance: Tensor
-    log_weight: Tensor
-
-    def at(self, a: Tensor) -> Scales:
-        """At amplitudes a (B,)."""
-        return Scales(self.variance * (2 * AMPLITUDE * a).exp()[:, None, None], self.log_weight)
-
-    def log_density(self, z: Tensor, noise: Tensor) -> Tensor:
-        """(B, n) log density of z (B, n) Å, seen through noise of variance (B, n)."""
-        return self._joint(z, noise).logsumexp(-1)
-
-    def mean(self, z: Tensor, noise: Tensor) -> Tensor:
-        """(B, n) Å, of what is seen as z through noise; 0 where there is no coefficient."""
-        share = self._joint(z, noise).softmax(-1)
-        return (share * self.variance / (self.variance + noise[..., None])).sum(-1) * z
-
-    def _joint(self, z: Tensor, noise: Tensor) -> Tensor:
-        total = self.variance + noise[..., None]
-        normal = -0.5 * (z.square()[..., None] / total + (2 * math.pi * total).log())
-        return self.log_weight + normal
 
 
 def spectrum_features(modes: NormalModes) -> Tensor:
@@ -227,100 +187,6 @@ def spectrum_features(modes: NormalModes) -> Tensor:
     ]
     found = torch.stack(features, dim=-1)
     return torch.where(modes.variance[..., None] > 0, found, torch.zeros_like(found))
-
-
-@torch.no_grad()
-def most_probable_amplitude(
-    z: Tensor, scales: Scales, noise: Tensor, middle: float = 0.0, log_width: float = 0.0
-) -> Tensor:
-    """(B,) the a of largest Σ_k log p(z_k | a) + log N(a; α, β²): a grid, then golden sections.
-
-    Args:
-        z: (B, n) coefficients, Å.
-        scales: of their prior at a = 0; where the variance is 0 a coefficient does not count.
-        noise: (B, n) Å².
-        middle, log_width: α and log β.
-    """
-    dtype = z.dtype
-    z, noise = z.double(), noise.double()
-    scales = Scales(scales.variance.double(), scales.log_weight.double())
-    there = scales.variance[..., 0] > 0
-
-    def cost(a: Tensor) -> Tensor:  # (B,)
-        density = scales.at(a).log_density(z, noise)
-        own = 0.5 * ((a - middle) * math.exp(-log_width)).square()
-        return own - torch.where(there, density, 0.0).sum(1)
-
-    grid = torch.linspace(-_AMPLITUDE_RANGE, _AMPLITUDE_RANGE, _COARSE).tolist()
-    costs = torch.stack([cost(torch.full_like(z[:, 0], a)) for a in grid])
-    best = z.new_tensor(grid)[costs.argmin(0)]
-    step = 2 * _AMPLITUDE_RANGE / (_COARSE - 1)
-    low, high = best - step, best + step
-    ratio = (math.sqrt(5) - 1) / 2
-    for _ in range(_SECTIONS):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        falling = cost(left) > cost(right)
-        low, high = torch.where(falling, left, low), torch.where(falling, high, right)
-    return ((low + high) / 2).to(dtype)
-
-
-@dataclass(frozen=True)
-class RateSettings:
-    """Noise of the latents in training, Å; see the module's equations.
-
-    Attributes:
-        low, high: s of z_global and s of z_local are log-uniform between these.
-        silent: share of conformers whose z_local holds nothing.
-        judged: of validation, both latents.
-
-    Raises:
-        ValueError: on limits that are not 0 < low <= high, or a share outside [0, 1].
-    """
-
-    low: float = 0.02
-    high: float = 1.5
-    silent: float = 0.15
-    judged: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.low <= self.high <= SILENT:
-            raise UserError(
-                f"rate.low and rate.high must be 0 < low <= high <= {SILENT} Å, got {self.low} and "
-                f"{self.high}"
-            )
-        if not 0 <= self.silent <= 1:
-            raise UserError(f"rate.silent must lie in [0, 1], got {self.silent}")
-        if not 0 < self.judged <= SILENT:
-            raise UserError(f"rate.judged must lie in (0, {SILENT}] Å, got {self.judged}")
-
-
-def levels(normal: Tensor, rate: RateSettings) -> Tensor:
-    """(B, 2) Å, noise of z_global and z_local, from (B, 3) standard normal numbers."""
-    uniform = uniform_of_normal(normal)
-    level = rate.low * (rate.high / rate.low) ** uniform[:, :2]
-    hidden = torch.full_like(level[:, 1], SILENT)
-    local = torch.where(uniform[:, 2] < rate.silent, hidden, level[:, 1])
-    return torch.stack([level[:, 0], local], dim=1)
-
-
-def expected_error(level: Tensor, templated: Tensor) -> Tensor:
-    """(B,) weight of an item's errors, which grow with the noise (B, 2): 1 where there is little.
-
-    Of items without template it is 1.
-    """
-    noise = level.clamp_max(1.0).square().sum(1)
-    return torch.where(templated, _LITTLE**2 / (_LITTLE**2 + noise), torch.ones_like(noise))
-
-
-def left_over(level: Tensor, templated: Tensor) -> Tensor:
-    """(B,) how far the decoder may correct a start that noise (B, 2) was removed from.
-
-    s / √(1 + s²) with s² = s_g² + s_l², so that of hardly any noise hardly anything is corrected
-    (the output scale of Karras et al. 2022, table 1, for data of 1 Å).  Of items without template
-    it is 1.
-    """
-    square = level.square().sum(1)
-    return torch.where(templated, (square / (1 + square)).sqrt(), torch.ones_like(square))
 
 
 def _inverse(x: Tensor) -> Tensor:

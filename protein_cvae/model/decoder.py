@@ -7,7 +7,7 @@ Per layer, over chain edges and the kNN graph of the current CA:
     x_i += c (mean_j clamp(φ_x(m_ij)) (x_j − x_i) + R_i φ_v(h_i))
     R_i ← R_i exp(c [φ_r(h_i)]×)
 
-c of each item says how far its start may be off (:func:`protein_cvae.model.channel.left_over`).
+c of each item says how far its start may be off (:func:`protein_cvae.model.rate.left_over`).
 Vectors are made only from differences and residue frames, so the output turns and moves with the
 start and mirror images are told apart.  N and C sit at ideal positions in the frame of their
 residue: N-CA, CA-C and their angle are exact.

@@ -28,7 +28,7 @@ from protein_cvae.geometry.frames import (
     rotation_from_6d,
     rotation_from_axis_angle,
 )
-from protein_cvae.model.channel import CLEAN, GENERATED, TURN_NOISE, MotionChannel, left_over
+from protein_cvae.model.channel import TURN_NOISE, MotionChannel
 from protein_cvae.model.coil import CoilPrior
 from protein_cvae.model.decoder import EquivariantDecoder
 from protein_cvae.model.elastic import normal_modes, refuse_other_latents
@@ -42,6 +42,7 @@ from protein_cvae.model.features import (
 from protein_cvae.model.latents import Gaussian, GaussianHead, Latents
 from protein_cvae.model.layers import Trunk, masked_mean, perceptron, sinusoidal
 from protein_cvae.model.motion import SEEN, displacement, neighbor_shifts
+from protein_cvae.model.rate import CLEAN, GENERATED, left_over
 from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.model.states import Condition, Decoded, Posterior
 

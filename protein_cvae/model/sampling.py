@@ -24,9 +24,9 @@ from torch import Tensor
 from common.errors import UserError
 from protein_cvae.data.batch import ProteinBatch, collate
 from protein_cvae.data.prepared import PreparedEnsemble
-from protein_cvae.model.channel import CLEAN
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.rate import CLEAN
 from protein_cvae.model.states import Condition, Posterior
 
 # (coordinates (B, L, 3, 3), batch, mask (B, L)) -> coordinates with valid geometry.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 
 from protein_cvae.geometry.frames import rotation_from_axis_angle
 from protein_cvae.model.elastic import NormalModes, normal_modes
@@ -93,3 +95,9 @@ def dense_precision(x: np.ndarray, chain: np.ndarray) -> np.ndarray:
     w = np.diag(np.repeat(weight, 3))
     held = w @ motions @ np.linalg.inv(motions.T @ w @ motions) @ motions.T @ w
     return (q + stiffness.mean() * held) / 0.6
+
+
+def best_amplitude(cost: Callable[[float], float], low: float, high: float) -> float:
+    """Where a cost is least between two amplitudes, by SciPy."""
+    bounds, options = (low, high), {"xatol": 1e-9}
+    return float(minimize_scalar(cost, bounds=bounds, method="bounded", options=options).x)

@@ -45,11 +45,13 @@ def training_draws(
     template_dropout: float = 0.0,
     sequence_dropout: float = 0.0,
     seed: int = 0,
+    central: float = 0.0,
 ) -> TrainingDraws:
     """Draws of one process."""
     settings = DrawSettings(
         batch_proteins=per_step,
         models_per_protein=k,
+        central_templates=central,
         template_dropout=template_dropout,
         sequence_dropout=sequence_dropout,
         per_epoch=length,
@@ -75,6 +77,25 @@ def test_items_are_training_models_with_another_training_model_as_template(k: in
             assert template != model
             assert torch.equal(item.coordinates[i], prepared.ensemble.coordinates[model])
             assert torch.equal(item.template_mask[i], prepared.ensemble.mask[template])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_central_model_is_the_template_of_the_told_share_and_never_its_own(share: float):
+    plain, ours = training_draws(KNOWN, 300, 2), training_draws(KNOWN, 300, 2, central=share)
+    central = []
+    for index in range(300):
+        item, middle = ours[index], KNOWN[int(ours[index].protein[0])].central
+        pairs = zip(
+            item.model.tolist(), template_models(item), template_models(plain[index]), strict=True
+        )
+        for model, template, other in pairs:
+            assert template != model
+            if model != middle and other != middle:
+                central.append(template == middle)
+                assert template in (middle, other)
+    # More than 400 independent items: five standard deviations are 0.115 at 0.3.
+    assert len(central) > 400
+    assert np.mean(central) == pytest.approx(share, abs=0.12 * (0 < share < 1))
 
 
 def test_every_template_occurs() -> None:
@@ -124,11 +145,11 @@ def test_models_of_one_protein_are_drawn_equally_often() -> None:
 
 
 def test_draws_are_those_of_the_rule_written_out() -> None:
-    draws = training_draws(KNOWN, 24, 3, 1, 0.3, 0.3, seed=5)
+    draws = training_draws(KNOWN, 24, 3, 1, 0.3, 0.3, seed=5, central=0.4)
     for index in range(72):
         epoch, i = divmod(index, 24)
         t = int(draws.order(epoch)[i])
-        given = KNOWN[t % len(KNOWN)].given
+        given, middle = KNOWN[t % len(KNOWN)].given, KNOWN[t % len(KNOWN)].central
         cycle, group = divmod(t // len(KNOWN), -(-len(given) // 3))
         order = numpy_generator_for(5, 1, t % len(KNOWN), cycle).permutation(len(given))
         models = [given[order[(3 * group + j) % len(given)]] for j in range(3)]
@@ -136,6 +157,8 @@ def test_draws_are_those_of_the_rule_written_out() -> None:
         for model in models:
             others = [other for other in given if other != model]
             chosen = others[int(generator.integers(len(others)))]
+            if generator.random() < 0.4 and model != middle:
+                chosen = middle
             hidden, _ = generator.random() < 0.3, generator.random()
             templates.append(-1 if hidden else chosen)
         assert draws[index].model.tolist() == models

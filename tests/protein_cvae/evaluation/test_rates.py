@@ -26,9 +26,9 @@ from protein_cvae.evaluation.rates import (
     rate_points,
 )
 from protein_cvae.geometry.constants import CA
-from protein_cvae.model.channel import CLEAN, SILENT
 from protein_cvae.model.elastic import AMPLITUDE
 from protein_cvae.model.kl import kl_terms
+from protein_cvae.model.rate import CLEAN, SILENT
 
 
 @pytest.fixture(scope="module")

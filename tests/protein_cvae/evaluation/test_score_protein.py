@@ -23,8 +23,8 @@ from protein_cvae.evaluation.scores import (
     reconstruction,
     score_conformers,
 )
-from protein_cvae.model.channel import CLEAN
 from protein_cvae.model.kl import kl_terms
+from protein_cvae.model.rate import CLEAN
 
 
 @pytest.fixture(scope="module")

@@ -8,22 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from protein_modes import Chains, chains
-from scipy.optimize import minimize_scalar
+from protein_modes import Chains, best_amplitude, chains
 from scipy.stats import kstest
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from protein_cvae.model.channel import (
-    SILENT,
-    TURN_NOISE,
-    MotionChannel,
-    RateSettings,
-    Scales,
-    expected_error,
-    levels,
-    most_probable_amplitude,
-    spectrum_features,
-)
+from protein_cvae.model.channel import TURN_NOISE, MotionChannel, spectrum_features
 from protein_cvae.model.elastic import AMPLITUDE, NormalModes
 from protein_cvae.model.latents import Latents
 
@@ -52,11 +41,6 @@ def noise_of(given: Chains, d_global: int = GLOBAL) -> Latents:
         given.draw(items, d_global), given.draw(items, length, 3), given.draw(items, length, 3),
         torch.zeros(items, 2, dtype=torch.float64),
     )  # fmt: skip
-
-
-def best_amplitude(cost, low: float, high: float) -> float:
-    bounds, options = (low, high), {"xatol": 1e-9}
-    return float(minimize_scalar(cost, bounds=bounds, method="bounded", options=options).x)
 
 
 class Item:
@@ -246,23 +230,6 @@ def test_received_is_the_mean_of_the_motion_given_its_latents():
         assert float(found[item, it.count :].abs().sum()) < 1e-10
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 5.0, 100.0])
-@pytest.mark.parametrize("noise", [1e-6, 0.04])
-def test_most_probable_amplitude_is_that_of_scipy(size: float, noise: float):
-    """Of one scale, where the density is a plain normal one; absent coefficients do not count."""
-    base = torch.tensor([[[2.0], [1.0], [0.3], [0.0]]], dtype=torch.float64)
-    z = size * torch.tensor([[1.0, 0.4, -0.3, 5.0]], dtype=torch.float64)
-    scales = Scales(base, torch.zeros_like(base))
-    found = most_probable_amplitude(z, scales, torch.full_like(z, noise), 0.5, -0.3)
-
-    def cost(a: float) -> float:
-        v = base[0, :3, 0].numpy() * math.exp(2 * AMPLITUDE * a) + noise
-        nats = float(0.5 * (np.log(v) + z[0, :3].numpy() ** 2 / v).sum())
-        return nats + ((a - 0.5) / math.exp(-0.3)) ** 2 / 2
-
-    assert float(found) == pytest.approx(best_amplitude(cost, -6.5, 6.5), abs=1e-4)
-
-
 def test_draws_have_the_mixture_along_each_mode_and_a_log_normal_amplitude():
     given, made, count = chains(length=5, items=1), channel(2), 20_000
     modes = given.modes()
@@ -343,8 +310,7 @@ def test_a_protein_with_fewer_modes_than_z_global_holds_fills_it_with_zeros():
     assert float(on_local) == 0.0
 
 
-@pytest.mark.parametrize("what", ["kl", "received"])
-def test_gradients_of_the_prior_are_finite_with_absent_residues(what: str):
+def test_gradients_of_the_prior_are_finite_with_absent_residues():
     given, made = chains(), channel(learns=True)
     mask = given.mask.clone()
     mask[0] = False  # and an item without template
@@ -352,22 +318,19 @@ def test_gradients_of_the_prior_are_finite_with_absent_residues(what: str):
     modes = dataclasses.replace(given, mask=mask).modes()
     noise, s, shift = noise_of(given), level(2, 0.1, 0.3), given.draw(2, 12, 3)
     z = made.code(modes, shift, given.draw(2, 12, 3), s, noise)
-    # The amplitude is not learned from what is received.
-    if what == "kl":
-        out, learned = sum(x.sum() for x in made.kl(modes, shift, z)), ("spectrum", "amplitude")
-    else:
-        out, learned = made.received(modes, z).square().sum(), ("spectrum",)
-    out.backward()
+    sum(x.sum() for x in made.kl(modes, shift, z)).backward()
     for name, parameter in made.named_parameters():
-        if name.startswith(learned):
-            assert bool(parameter.grad.isfinite().all()), name
-            assert float(parameter.grad.abs().sum()) > 0, name
+        assert bool(parameter.grad.isfinite().all()), name
+        assert float(parameter.grad.abs().sum()) > 0, name
 
 
-def test_draws_do_not_pull_on_the_prior():
-    """Else the geometry of draws is best where they do not move, and the spread is lost."""
+def test_draws_and_what_is_received_do_not_pull_on_the_prior():
+    """Draws have the best geometry where they do not move; a wide prior lets noise through."""
     given, made = chains(), channel(learns=True)
-    assert not made.draw(given.modes(), noise_of(given)).requires_grad
+    modes, noise = given.modes(), noise_of(given)
+    assert not made.draw(modes, noise).requires_grad
+    z = made.code(modes, given.draw(2, 12, 3), given.draw(2, 12, 3), level(2, 0.1, 0.3), noise)
+    assert not made.received(modes, z).requires_grad
 
 
 def test_gradients_of_the_kl():
@@ -390,41 +353,3 @@ def test_gradients_of_the_kl():
         wanted = float(value(1e-4) - value(-1e-4)) / 2e-4
     assert found == pytest.approx(wanted, rel=1e-4)
     assert abs(found) > 1e-3
-
-
-def test_levels_are_log_uniform_and_a_share_is_silent():
-    rate = RateSettings(low=0.05, high=0.8, silent=0.25)
-    generator = torch.Generator().manual_seed(0)
-    drawn = levels(torch.randn(4000, 3, generator=generator, dtype=torch.float64), rate)
-    silent = drawn[:, 1] == SILENT
-    share = float(silent.double().mean())
-    assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 4000)
-    for values in (drawn[:, 0], drawn[~silent, 1]):
-        uniform = (values / 0.05).log() / math.log(0.8 / 0.05)
-        assert kstest(uniform.numpy(), "uniform").pvalue > 1e-3
-    # Both noises and silence are independent.
-    assert abs(np.corrcoef(drawn[~silent].log().numpy().T)[0, 1]) < 5 / math.sqrt(3000)
-
-
-def test_errors_count_less_where_noise_makes_them_and_fully_without_template():
-    s = torch.tensor([[1e-6, 1e-6], [0.2, 0.0], [1.0, 30.0], [1.0, 30.0]], dtype=torch.float64)
-    found = expected_error(s, torch.tensor([True, True, True, False]))
-    wanted = torch.tensor([1.0, 0.5, 0.04 / 2.04, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"low": 0.0}, "rate.low and rate.high"),
-        ({"low": 0.5, "high": 0.4}, "rate.low and rate.high"),
-        ({"high": 31.0}, "rate.low and rate.high"),
-        ({"silent": -0.1}, "rate.silent"),
-        ({"silent": 1.1}, "rate.silent"),
-        ({"judged": 0.0}, "rate.judged"),
-        ({"judged": 31.0}, "rate.judged"),
-    ],
-)
-def test_rates_out_of_range_are_refused(options: dict[str, float], message: str):
-    with pytest.raises(ValueError, match=message):
-        RateSettings(**options)

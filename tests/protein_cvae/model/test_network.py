@@ -131,6 +131,45 @@ def test_decoded_residues_are_ideal_and_of_l_hand():
     torch.testing.assert_close((c - ca).norm(dim=1), torch.full((24,), 1.525).double())
 
 
+def test_a_draw_is_a_motion_seen_through_the_noise_of_its_level():
+    """Draws of two levels hold the same motion and, apart from the level, the same noise."""
+    model, batch = small_model(), conformer(24, 0)
+    noise = model.noise(batch, 0, 0, 0)
+    with torch.no_grad():
+        condition = model.condition(batch)
+        modes = condition.modes
+
+        def drawn(s: float) -> tuple[torch.Tensor, torch.Tensor]:
+            level = torch.full((1, 2), s, dtype=torch.float64)
+            z = model.sample_prior(batch, condition, noise, tails=False, level=level)
+            assert torch.equal(z.level, level)
+            return model.channel.coefficients(modes, z), z.turn
+
+        first, second, third = drawn(0.1), drawn(0.3), drawn(0.5)
+        still = model.channel.draw(modes, noise)
+    for low, middle, high in zip(first, second, third, strict=True):
+        torch.testing.assert_close(middle - low, high - middle, **TOLERANCE)
+        assert 0.8 < float((middle - low).square().mean().sqrt()) / 0.2 < 1.2  # κ is 1 rad/Å
+    motion = first[0] - (third[0] - first[0]) / 4
+    torch.testing.assert_close(motion, modes.coefficients(still), **TOLERANCE)
+
+
+def test_the_decoder_corrects_as_far_as_the_noise_reaches():
+    model, batch = small_model(), conformer(24, 0)
+    moved_by = []
+    with torch.no_grad():
+        condition = model.condition(batch)
+        for s in (1e-9, 1e-3, 1.0):
+            z = dataclasses.replace(
+                latents(model, batch), level=torch.full((1, 2), s, dtype=torch.float64)
+            )
+            shift, _ = model.received(condition, z)
+            start = condition.origin + (condition.rotation @ shift[..., None])[..., 0]
+            ca = model.decode(batch, condition, z).coordinates[:, :, 1]
+            moved_by.append(float((ca - start).norm(dim=-1).mean()))
+    assert moved_by[0] < 1e-6 < moved_by[1] < 0.01 * moved_by[2]
+
+
 @pytest.mark.parametrize("templated", [True, False])
 def test_padding_and_neighbours_in_the_batch_change_nothing(templated):
     model = small_model()
