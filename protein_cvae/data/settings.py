@@ -190,7 +190,7 @@ class DrawSettings:
     batch_proteins: int = 4
     scaling: Scaling = "none"
     models_per_protein: int = 2
-    central_templates: float = 0.5
+    central_templates: float = 0.75
     template_dropout: float = 0.1
     sequence_dropout: float = 0.1
     per_epoch: int = 256

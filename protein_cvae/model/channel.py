@@ -11,11 +11,12 @@ mean the same on every protein, and z_local what remains at each residue.  The p
 coefficient b_k = u_kᵀ w of mode k is a mixture of scales, which has heavy tails (Andrews and
 Mallows 1974),
 
-    p(b_k | a) = Σ_m π_km N(0, v_km),   v_km = e^{2 τ a + 2 o_m} σ_k²,   a ~ N(α, β²),
+    p(b_k | a) = Σ_m π_km N(0, v_km),   v_km = e^{2 τ a + 2 o_m} σ_k²,   a ~ N(α_L, β²),
+    α_L = α + α' log(L / 100),
 
-π, α and β learned, o_m fixed; so that of z_k is Σ_m π_km N(0, v_km + s²), and
+π, α, α' and β learned, o_m fixed; so that of z_k is Σ_m π_km N(0, v_km + s²), and
 
-    KL = E_q Σ_k [log N(z_k; b_k, s²) − log p(z_k | a)] + ½ (a − α)² / β² + log β
+    KL = E_q Σ_k [log N(z_k; b_k, s²) − log p(z_k | a)] + ½ (a − α_L)² / β² + log β
 
 is taken at the draw, with the most probable amplitude a in place of its posterior.  This is the
 information on the motion that passes, in nats: none for s → ∞ (for one scale, the rate of a
@@ -28,8 +29,8 @@ starts from the mean motion,
 which is fitted by the KL alone: errors of decoded conformers, taken into account there, too, would
 widen it until less was removed than there is.
 
-π depends on how soft and how collective a mode is among those of its protein (Brüschweiler 1995)
-and on nothing that would tell proteins apart.
+π depends on how soft and how collective a mode is among those of its protein (Brüschweiler 1995),
+on how loose the residues are that it moves, and on nothing that would tell proteins apart.
 """
 
 from __future__ import annotations
@@ -46,11 +47,18 @@ from protein_cvae.model.scales import AMPLITUDE_RANGE, Scales, most_probable_amp
 
 # κ, radians per Å: noise of a turn beside that of a shift.
 TURN_NOISE = 1.0
-_SPECTRUM_FEATURES = 4
+# Share of β in draws from one structure.  β is the width over proteins; conformers of one differ by
+# 0.2 to 0.4 of it, and how wide theirs is nobody knows: all of β spread them too far.
+WITHIN = 0.6
+_SPECTRUM_FEATURES = 5
 _SPECTRUM_HIDDEN = 16
 # o_m, and the logits of π_m before training: hardly more than the law itself.
 _OFFSETS = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 _START = (-6.0, -3.0, 0.0, -3.0, -6.0, -9.0, -12.0)
+# What is learned of the amplitude counts in these, so that equal steps lead there as soon as to π.
+_UNIT = 4.0
+# log(L / 100) is cut at these, about 20 and 250 residues: beyond them nothing was learned.
+_LENGTHS = (-1.6, 0.9)
 
 
 class MotionChannel(nn.Module):
@@ -69,13 +77,20 @@ class MotionChannel(nn.Module):
         self.spectrum = nn.Sequential(
             nn.Linear(_SPECTRUM_FEATURES, _SPECTRUM_HIDDEN), nn.GELU(), last
         )
-        self.amplitude = nn.Parameter(torch.zeros(2))  # α, log β
+        self.amplitude = nn.Parameter(torch.zeros(3))  # α, log β, α' in units of _UNIT
+        self.within = WITHIN
 
     def scales(self, modes: NormalModes) -> Scales:
         """The prior of each mode at the median amplitude."""
         offsets = modes.variance.new_tensor(_OFFSETS)
         variance = modes.variance[..., None] * (2 * offsets).exp()
         return Scales(variance, self.spectrum(spectrum_features(modes)).log_softmax(-1))
+
+    def amplitudes(self, modes: NormalModes) -> tuple[Tensor, Tensor]:
+        """(B,) mean and () log width of the amplitude."""
+        middle, log_width, slope = _UNIT * self.amplitude
+        count = modes.mask.sum(1).clamp_min(1).to(modes.variance)
+        return middle + slope * (count / 100).log().clamp(*_LENGTHS), log_width
 
     def noise_variance(self, modes: NormalModes, level: Tensor) -> Tensor:
         """(B, 3L) Å², s² along each mode; ``level`` (B, 2) is (s_g, s_l)."""
@@ -126,7 +141,7 @@ class MotionChannel(nn.Module):
         noise = self.noise_variance(modes, z.level)
         scales = self.scales(modes)
         scales = Scales(scales.variance, scales.log_weight.detach())
-        a = most_probable_amplitude(coefficients, scales, noise, *self.amplitude.tolist())
+        a = most_probable_amplitude(coefficients, scales, noise, *self.amplitudes(modes))
         return modes.shift(scales.at(a).mean(coefficients, noise))
 
     def kl(self, modes: NormalModes, shift: Tensor, z: Latents) -> tuple[Tensor, Tensor]:
@@ -141,12 +156,12 @@ class MotionChannel(nn.Module):
         noise = self.noise_variance(modes, z.level)
         drawn = self.coefficients(modes, z)
         scales = self.scales(modes)
-        a = most_probable_amplitude(drawn, scales, noise, *self.amplitude.tolist())
+        middle, log_width = self.amplitudes(modes)
+        a = most_probable_amplitude(drawn, scales, noise, middle, log_width)
         gap = (drawn - modes.coefficients(shift)).square() / noise
         each = -0.5 * (gap + (2 * math.pi * noise).log()) - scales.at(a).log_density(drawn, noise)
         each = torch.where(modes.variance > 0, each, torch.zeros_like(each))
         first = modes.softest(self.d_global)
-        middle, log_width = self.amplitude
         on_a = 0.5 * ((a - middle) * (-log_width).exp()).square() + log_width
         return each[:, first].sum(1) + on_a, each[:, ~first].sum(1)
 
@@ -157,8 +172,8 @@ class MotionChannel(nn.Module):
         follow from its bits.  Without gradient: still conformers have the best geometry, and what
         is scored of a draw would make it stand still.
         """
-        middle, log_width = self.amplitude.detach()
-        a = middle + log_width.exp() * noise.z_global[:, :1]
+        middle, log_width = (x.detach() for x in self.amplitudes(modes))
+        a = middle[:, None] + self.within * log_width.exp() * noise.z_global[:, :1]
         a = a.clamp(-AMPLITUDE_RANGE, AMPLITUDE_RANGE)  # as where it is looked for
         key = key_of_numbers(noise.z_global[:, 0], 1)
         uniform = uniform_of_normal(counter_normal(key, modes.variance.shape[1], a.dtype))
@@ -170,20 +185,27 @@ class MotionChannel(nn.Module):
 
 
 def spectrum_features(modes: NormalModes) -> Tensor:
-    """(B, 3L, 4) of each mode: log σ, its place among the modes, its collectivity, log L.
+    """(B, 3L, 5) of each mode: log σ, its place, its collectivity, log L, and its looseness.
 
-    Collectivity is e^H / L with H the entropy of the shares of the residues in the mode.
+    Collectivity is e^H / L with H the entropy of the shares of the residues in the mode.  Looseness
+    is the mean, by these shares, of log m_i less its median, m_i Å² the mean square fluctuation of
+    residue i in the elastic network.
     """
     count = modes.mask.sum(1).clamp_min(1).to(modes.variance)  # (B,)
     place = torch.arange(1, modes.variance.shape[1] + 1, device=count.device).to(count)
     share = modes.vectors.square().unflatten(1, (-1, 3)).sum(2)  # (B, L, 3L)
     entropy = -(share * share.clamp_min(1e-12).log()).sum(1)
     wide = count[:, None].expand_as(entropy)
+    seen = modes.mask
+    loose = (share * modes.variance[:, None]).sum(-1).clamp_min(1e-8).log()  # (B, L)
+    middle = torch.where(seen, loose, loose.new_tensor(torch.nan)).nanmedian(1, keepdim=True).values
+    loose = torch.where(seen, loose - middle, torch.zeros_like(loose))
     features = [
         0.5 * modes.variance.clamp_min(1e-8).log(),
         (place / (3 * wide)).log(),
         entropy.exp() / wide,
         (wide / 100).log(),
+        (share * loose[..., None]).sum(1),
     ]
     found = torch.stack(features, dim=-1)
     return torch.where(modes.variance[..., None] > 0, found, torch.zeros_like(found))

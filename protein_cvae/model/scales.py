@@ -51,7 +51,11 @@ class Scales:
 
 @torch.no_grad()
 def most_probable_amplitude(
-    z: Tensor, scales: Scales, noise: Tensor, middle: float = 0.0, log_width: float = 0.0
+    z: Tensor,
+    scales: Scales,
+    noise: Tensor,
+    middle: Tensor | float = 0.0,
+    log_width: Tensor | float = 0.0,
 ) -> Tensor:
     """(B,) the a of largest Σ_k log p(z_k | a) + log N(a; α, β²): a grid, then golden sections.
 
@@ -59,7 +63,7 @@ def most_probable_amplitude(
         z: (B, n) coefficients, Å.
         scales: of their prior at a = 0; where the variance is 0 a coefficient does not count.
         noise: (B, n) Å².
-        middle, log_width: α and log β.
+        middle, log_width: α_L, (B,) or one for all, and log β.
     """
     dtype = z.dtype
     z, noise = z.double(), noise.double()
@@ -68,7 +72,7 @@ def most_probable_amplitude(
 
     def cost(a: Tensor) -> Tensor:  # (B,)
         density = scales.at(a).log_density(z, noise)
-        own = 0.5 * ((a - middle) * math.exp(-log_width)).square()
+        own = 0.5 * ((a - middle) * math.exp(-float(log_width))).square()
         return own - torch.where(there, density, 0.0).sum(1)
 
     grid = torch.linspace(-AMPLITUDE_RANGE, AMPLITUDE_RANGE, _COARSE).tolist()
