@@ -11,14 +11,18 @@ from typing import Any
 import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser
+from torch import Tensor
 
 from common.errors import UserError
-from protein_cvae.data.cases import EvaluationCases
+from protein_cvae.data.cases import EvaluationCase, EvaluationCases
 from protein_cvae.data.datamodule import EnsembleDataModule
 from protein_cvae.data.record import read_record
 from protein_cvae.evaluation.settings import EvaluationSettings
 from protein_cvae.evaluation.tables import Row
+from protein_cvae.generation.finisher import geometry_finisher
+from protein_cvae.geometry.refine import FinishOptions
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.sampling import repeat_item
 from protein_cvae.model.settings import NetworkSettings
 from protein_cvae.module import ProteinCVAEModule
 
@@ -64,6 +68,16 @@ def untrained_network(config: dict[str, Any], seed: int, device: str) -> Protein
         torch.manual_seed(seed)
         network = ProteinCVAE(settings)
     return network.to(device).eval()
+
+
+def finished(x: Tensor, case: EvaluationCase, options: FinishOptions | None = None) -> Tensor:
+    """Conformers (K, L, 3, 3), Å, of a case with valid geometry."""
+    finish, item = geometry_finisher(options=options), case.item()
+    parts = []
+    for part in x.split(32):
+        batch = repeat_item(item, len(part))
+        parts.append(finish(part, batch, batch.mask))
+    return torch.cat(parts)
 
 
 def experiment(

@@ -5,47 +5,70 @@
     python benchmarks/protein/prior.py report --out runs/prior
 
 Each maker draws conformers from the central given model of a protein and its sequence, finishes
-them, and is scored against the judged models as in ``table.py``; what differs is the weights
-alone:
+them, and is scored against the judged models as in ``table.py``:
 
+* ``the structure``: the given central model itself, copied (the trivial row; it has no spread);
 * ``untrained``: the network of the configuration with random weights, whose prior is the elastic
   network of the template: the closed-form part alone;
+* ``untrained, whole width``: the same with amplitudes of the whole width β instead of the share of
+  it that draws take (``protein_cvae.model.channel.WITHIN``), the law of the protocol;
 * ``trained``;
 * ``trained, no tails``: the same without the coils of the tails;
-* ``the structure``: the given central model itself, copied (the trivial row; it has no spread).
+* with ``--told``, elastic networks that are told what nobody has who has one structure, the spread
+  of the given models, of the core or of all residues, about the template or about their medoid.
 
-``run`` appends the rows of one protein at once; what is there is skipped.  ``report`` prints a
-table per group, and the ratio of each trained maker to the untrained one: geometric mean over
-proteins and 95 % interval (bootstrap over proteins, 10,000 draws).
+``run`` appends what is missing of one protein at once.  ``report`` takes the mean over the seeds of
+each protein first; it prints a table per group, the standard deviation of the trained rows over
+seeds, and ratios to an untrained row: geometric mean over proteins and 95 % interval (bootstrap
+over proteins, 10,000 draws).
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from experiment import UNTRAINED, merged, read, read_cases, read_model, untrained_network
+from experiment import (
+    UNTRAINED,
+    finished,
+    merged,
+    read,
+    read_cases,
+    read_model,
+    untrained_network,
+)
 from torch import Tensor
 
 from common.report.machine import describe_machine, machines_of
 from common.report.tables import markdown_table, to_json_lines
 from common.rng import generator_for
 from protein_cvae.data.cases import EvaluationCase
+from protein_cvae.evaluation.baselines import network_sampling
 from protein_cvae.evaluation.score_protein import case_key
 from protein_cvae.evaluation.scores import score_conformers
 from protein_cvae.evaluation.tables import GROUPS, Row, mean
 from protein_cvae.generation.finisher import geometry_finisher
 from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.superposition import pairwise_rmsd
+from protein_cvae.model.channel import WITHIN
 from protein_cvae.model.network import ProteinCVAE
 from protein_cvae.model.sampling import decode, evaluating, repeat_item, standard_noise
 
 TRAINED, NO_TAILS, COPIED = "trained", "trained, no tails", "the structure"
-MAKERS = (COPIED, UNTRAINED, TRAINED, NO_TAILS)
+LAW = f"{UNTRAINED}, whole width"
+# Which residues' spread is told, and whether the centre is the medoid.
+TOLD = {
+    "told core, about the template": (True, False),
+    "told all, about the template": (False, False),
+    "told core, about the medoid": (True, True),
+    "told all, about the medoid": (False, True),
+}
+MAKERS = (COPIED, UNTRAINED, LAW, TRAINED, NO_TAILS, *TOLD)
 _COLUMNS = {
     "min_rmsd_c": "minRMSD c",
     "min_rmsd_a": "minRMSD a",
@@ -59,7 +82,7 @@ _COLUMNS = {
     "clash": "clash",
     "torn": "torn",
 }
-_RATIOS = ("min_rmsd_c", "min_rmsd_a", "precision_a")
+_RATIOS = ("min_rmsd_c", "min_rmsd_a", "precision_c", "precision_a")
 _BOOTSTRAP = 10_000
 
 
@@ -95,46 +118,86 @@ def copied(case: EvaluationCase) -> Row:
     return row
 
 
+def told(case: EvaluationCase, count: int, seed: int, of_core: bool, medoid: bool) -> Tensor:
+    """(K, L, 3, 3) finished conformers of an elastic network as wide as the given models."""
+    given = case.coordinates[list(case.given)]
+    weights = torch.ones(given.shape[1])
+    if of_core and case.core is not None:
+        weights = case.core.float()
+    generator = generator_for(seed, case_key(case.name))
+    centre = None if medoid else case.coordinates[case.prepared.central]
+    return finished(network_sampling(given, weights, count, generator, centre), case)
+
+
+def makers(options: argparse.Namespace, case: EvaluationCase) -> dict[str, Callable[[], Row]]:
+    """How the row of each maker is found."""
+    count, seed = options.count, options.seed
+    untrained, trained = options.untrained, options.trained
+
+    def of(network: ProteinCVAE, tails: bool = True, within: float = WITHIN) -> Row:
+        network.channel.within = within
+        return scored(drawn(network, case, count, seed, tails), case)
+
+    found: dict[str, Callable[[], Row]] = {
+        COPIED: lambda: copied(case),
+        UNTRAINED: lambda: of(untrained),
+        LAW: lambda: of(untrained, within=1.0),
+        TRAINED: lambda: of(trained),
+        NO_TAILS: lambda: of(trained, tails=False),
+    }
+    for name, which in TOLD.items() if options.told else ():
+        found[name] = partial(lambda w: scored(told(case, count, seed, *w), case), which)
+    return found
+
+
 def run(options: argparse.Namespace) -> None:
     """Append what is missing to results.jsonl."""
     torch.set_num_threads(options.threads)
     config = merged(options.config)
     data, cases = read_cases(config)
-    untrained = untrained_network(config, options.seed, options.device)
-    trained = read_model(options.ckpt, data, options.device).model
+    options.untrained = untrained_network(config, options.seed, options.device)
+    options.trained = read_model(options.ckpt, data, options.device).model
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.jsonl"
     key = {"tag": options.tag, "count": options.count, "seed": options.seed}
-    done = {(row["protein"], *(row[name] for name in key)) for row in read(path)}
+    done = {(row["protein"], row["maker"], *(row[name] for name in key)) for row in read(path)}
     for case in cases:
         if options.proteins and case.name not in options.proteins:
             continue
-        if (case.name, *key.values()) in done:
-            continue
-        found = {COPIED: copied(case)}
-        for maker, network, tails in (
-            (UNTRAINED, untrained, True),
-            (TRAINED, trained, True),
-            (NO_TAILS, trained, False),
-        ):
-            x = drawn(network, case, options.count, options.seed, tails)
-            found[maker] = scored(x, case)
+        wanted = {
+            maker: make
+            for maker, make in makers(options, case).items()
+            if (not options.makers or maker in options.makers)
+            and (case.name, maker, *key.values()) not in done
+        }
         rows = [
-            {"kind": "prior", **case.head, "maker": maker, **key, **row}
+            {"kind": "prior", **case.head, "maker": maker, **key, **make()}
             | {"machine": describe_machine()}
-            for maker, row in found.items()
+            for maker, make in wanted.items()
         ]
         with path.open("a", encoding="utf-8") as file:
             file.write(to_json_lines(rows, escape=True))
-        values = (f"{m} {r['min_rmsd_a']:.2f}" for m, r in found.items())
+        values = (f"{row['maker']} {row['min_rmsd_a']:.2f}" for row in rows)
         print(f"{case.group} {case.name}: {', '.join(values)}", flush=True)
 
 
-def ratio(rows: Sequence[Row], maker: str, key: str) -> tuple[float, float, float]:
-    """Geometric mean over proteins of a score over the untrained network's, and its interval."""
+def over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """One row of each protein and maker: means over the seeds of what is a number."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["protein"], row["maker"]), []).append(row)
+    found = []
+    for mine in groups.values():
+        numbers = [k for k, v in mine[0].items() if isinstance(v, float)]
+        found.append(mine[0] | {k: mean(mine, k) for k in numbers})
+    return found
+
+
+def ratio(rows: Sequence[Row], maker: str, key: str, base: str) -> tuple[float, float, float]:
+    """Geometric mean over proteins of a score over that of ``base``, and its interval."""
     by = {(row["protein"], row["maker"]): row.get(key) for row in rows}
     names = {row["protein"] for row in rows}
-    pairs = [(by.get((name, maker)), by.get((name, UNTRAINED))) for name in sorted(names)]
+    pairs = [(by.get((name, maker)), by.get((name, base))) for name in sorted(names)]
     logs = np.array([math.log(a / b) for a, b in pairs if a and b])
     if len(logs) == 0:
         return math.nan, math.nan, math.nan
@@ -144,31 +207,57 @@ def ratio(rows: Sequence[Row], maker: str, key: str) -> tuple[float, float, floa
 
 
 def report(options: argparse.Namespace) -> None:
-    """Print the tables of one tag."""
-    rows = [r for r in read(options.out / "results.jsonl") if r["tag"] == options.tag]
+    """Print the tables of the tags asked for, or of all."""
+    rows = [r for r in read(options.out / "results.jsonl") if r["tag"] in options.tags]
     if options.proteins:
         rows = [row for row in rows if row["protein"] in options.proteins]
     print(f"{machines_of(rows)}\n")
     for group, title in GROUPS.items():
-        mine = [row for row in rows if row["group"] == group]
-        if not mine:
+        each = [row for row in rows if row["group"] == group]
+        if not each:
             continue
-        print(f"### {title} ({len({row['protein'] for row in mine})})\n")
+        mine = over_seeds(each)
+        seeds = {row["tag"] for row in each}
+        proteins = {row["protein"] for row in mine}
+        print(f"### {title} ({len(proteins)} proteins, {len(seeds)} seeds)\n")
+        there = [maker for maker in MAKERS if any(row["maker"] == maker for row in mine)]
         body = []
-        for maker in MAKERS:
+        for maker in there:
             chosen = [row for row in mine if row["maker"] == maker]
-            body.append([maker, *(f"{mean(chosen, key):.3g}" for key in _COLUMNS)])
-        print(f"{markdown_table(['conformers', *_COLUMNS.values()], body)}\n")
+            spread = [row["spread_ratio_a"] for row in chosen if "spread_ratio_a" in row]
+            inside = sum(0.5 <= value <= 2 for value in spread)
+            cells = [f"{mean(chosen, key):.3g}" for key in _COLUMNS]
+            body.append([maker, *cells, f"{inside} of {len(spread)}" if spread else ""])
+        heads = ["conformers", *_COLUMNS.values(), "spread a in 0.5 to 2"]
+        print(f"{markdown_table(heads, body)}\n")
         body = []
-        for maker in (TRAINED, NO_TAILS):
-            cells = [ratio(mine, maker, key) for key in _RATIOS]
-            body.append([maker, *(f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in cells)])
-        heads = [f"{_COLUMNS[key]} over untrained" for key in _RATIOS]
-        print(f"{markdown_table(['', *heads], body)}\n")
-        for maker in (UNTRAINED, TRAINED):
-            chosen = [row for row in mine if row["maker"] == maker]
-            inside = [0.5 <= row["spread_ratio_a"] <= 2 for row in chosen]
-            print(f"{maker}: spread ratio a within 0.5 to 2: {sum(inside)} of {len(inside)}\n")
+        for base in (UNTRAINED, LAW):
+            for maker in there:
+                if maker in (COPIED, base):
+                    continue
+                cells = [ratio(mine, maker, key, base) for key in _RATIOS]
+                shown = [f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in cells]
+                body.append([maker, base, *shown])
+        print(f"{markdown_table(['', 'over', *(_COLUMNS[key] for key in _RATIOS)], body)}\n")
+        if len(seeds) > 1:
+            heads = ["over seeds", *(_COLUMNS[key] for key in _RATIOS)]
+            print(f"{markdown_table(heads, seed_rows(each))}\n")
+
+
+def seed_rows(rows: Sequence[Row]) -> list[list[str]]:
+    """Of the trained makers mean and standard deviation over seeds of the mean over proteins."""
+    body = []
+    for maker in (TRAINED, NO_TAILS):
+        cells = []
+        for key in _RATIOS:
+            tags = dict.fromkeys(row["tag"] for row in rows if row["maker"] == maker)
+            means = [
+                mean([r for r in rows if (r["tag"], r["maker"]) == (tag, maker)], key)
+                for tag in tags
+            ]
+            cells.append(f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}")
+        body.append([maker, *cells])
+    return body
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -177,6 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, action="append", help="as for lightning; repeatable")
     parser.add_argument("--ckpt", type=Path, help="trained model")
     parser.add_argument("--tag", default="seed 0", help="name of this model in the results")
+    parser.add_argument("--tags", nargs="+", help="of report: models, seeds of one training")
+    parser.add_argument("--told", action="store_true", help="elastic networks told the spread, too")
+    parser.add_argument("--makers", nargs="+", choices=MAKERS, metavar="MAKER", help="only these")
     parser.add_argument("--out", type=Path, default=Path("runs/protein_prior"))
     parser.add_argument("--proteins", nargs="+", help="names; all if omitted")
     parser.add_argument("--count", type=int, default=100)
@@ -186,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.command == "run" and not (options.config and options.ckpt):
         parser.error("run needs --config and --ckpt")
+    options.tags = options.tags or [options.tag]
     {"run": run, "report": report}[options.command](options)
 
 

@@ -37,6 +37,7 @@ from experiment import (
     UNTRAINED,
     check_one_experiment,
     experiment,
+    finished,
     merged,
     read,
     read_cases,
@@ -77,7 +78,6 @@ from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.refine import FinishOptions
 from protein_cvae.geometry.superposition import pairwise_rmsd
 from protein_cvae.model.network import ProteinCVAE
-from protein_cvae.model.sampling import Finisher, repeat_item
 
 OURS = "ours"
 # Of conformers, in the order of the table.  "resample" and "prior" come from the model.
@@ -174,13 +174,7 @@ class Rivals:
     def treated(self, x: Tensor, treatment: str) -> Tensor:
         """Through our projection alone ("constraints") or our whole output layer ("finish")."""
         options = FinishOptions(steps=0) if treatment == "constraints" else None
-        finish: Finisher = geometry_finisher(options=options)
-        item = self.case.item()
-        parts = []
-        for part in x.split(32):
-            batch = repeat_item(item, len(part))
-            parts.append(finish(part, batch, batch.mask))
-        return torch.cat(parts)
+        return finished(x, self.case, options)
 
 
 def rival_rows(

@@ -46,14 +46,20 @@ def pca_sampling(
 
 
 def network_sampling(
-    training: Tensor, weights: Tensor, count: int, generator: torch.Generator
+    training: Tensor,
+    weights: Tensor,
+    count: int,
+    generator: torch.Generator,
+    centre: Tensor | None = None,
 ) -> Tensor:
-    """Thermal motion of an elastic network about the medoid, as wide as the training models.
+    """Thermal motion of an elastic network about ``centre``, as wide as the training models.
 
-    As wide where the weight is positive: by all residues the tails decide.
+    As wide where the weight is positive: by all residues the tails decide.  The centre (L, 3, 3) is
+    the medoid of the training models by all CA if omitted.
     """
     ca, used = training[:, :, CA], weights > 0
-    centre = training[pairwise_rmsd(ca, ca).sum(1).argmin()]
+    if centre is None:
+        centre = training[pairwise_rmsd(ca, ca).sum(1).argmin()]
     variance, modes = network_modes(centre[:, CA])
     variance, modes = variance[:NETWORK_MODES], modes[:, :NETWORK_MODES]
     draws = _normal((count, len(variance)), training, generator) * variance.sqrt()

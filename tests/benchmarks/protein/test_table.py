@@ -8,61 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
-import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-
-from protein_cvae.data.datamodule import EnsembleDataModule
-from protein_cvae.data.record import DATA_KEY
-from protein_cvae.data.settings import SimulationSettings, SplitSettings
-from protein_cvae.model.settings import NetworkSettings
-from protein_cvae.module import ProteinCVAEModule
 
 
 @pytest.fixture(scope="module")
 def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
     return load_benchmark("protein/table")
-
-
-SIMULATION = {"num_proteins": 2, "num_models": 6, "min_length": 24, "max_length": 26}
-SIZES = NetworkSettings(
-    width=16, layers=1, condition_layers=1, heads=2, feed_forward=16, d_global=4,
-    hidden=8, decoder_layers=1, chain_neighbors=2, spatial_neighbors=4,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "config.yaml"
-    data = {
-        "class_path": "protein_cvae.EnsembleDataModule",
-        "init_args": {"simulate": SIMULATION, "split": {"families_held_out": ["simulated_0_1"]}},
-    }
-    model = {"class_path": "ignored", "init_args": {"network": asdict(SIZES)}}
-    path.write_text(yaml.safe_dump({"data": data, "model": model}))
-    return path
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a model that has been trained for no step, with the split of other data to refuse."""
-    folder = tmp_path_factory.mktemp("model")
-    data = EnsembleDataModule(
-        simulate=SimulationSettings(**SIMULATION), split=SplitSettings(("simulated_0_1",))
-    )
-    data.setup("fit")
-    module = ProteinCVAEModule(SIZES)
-    torch.save(
-        {
-            "state_dict": module.state_dict(),
-            "hyper_parameters": dict(module.hparams),
-            "pytorch-lightning_version": pl.__version__,
-            DATA_KEY: data.record(),
-        },
-        folder / "model.ckpt",
-    )
-    return folder / "model.ckpt"
 
 
 def test_rivals_and_model_in_one_table_and_again_for_nothing(
@@ -132,7 +85,7 @@ def test_the_untrained_network_is_that_of_the_configuration(
     """Random weights of its own seed, judged by the very code that judges a checkpoint."""
     settings = table.merged([config])
     first, again, other = (table.untrained_network(settings, seed, "cpu") for seed in (3, 3, 4))
-    assert first.settings == SIZES
+    assert asdict(first.settings) == settings["model"]["init_args"]["network"]
     weights = [torch.cat([p.flatten() for p in n.parameters()]) for n in (first, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])

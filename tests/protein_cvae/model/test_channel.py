@@ -54,7 +54,8 @@ class Item:
         scales = made.scales(modes)
         self.variance = scales.variance[item, : self.count]
         self.weight = scales.log_weight[item, : self.count].exp()
-        self.middle, self.log_width = made.amplitude.tolist()
+        middle, log_width = made.amplitudes(modes)
+        self.middle, self.log_width = float(middle[item]), float(log_width)
 
     def along(self, shift: torch.Tensor) -> torch.Tensor:
         return self.vectors.T @ shift.flatten()
@@ -97,19 +98,41 @@ def test_features_of_the_spectrum_are_those_of_its_text():
     given = chains()
     modes = given.modes()
     found = spectrum_features(modes)
+    square = modes.vectors.square() * modes.variance[:, None]
+    fluctuation = square.unflatten(1, (-1, 3)).sum((2, 3)).numpy()
     for item in range(2):
         count, n = int(given.rows(item).sum()), int(given.mask[item].sum())
         for k in (0, 3, count - 1):
             share = modes.vectors[item, :, k].numpy().reshape(-1, 3) ** 2
             share = share.sum(1)[given.mask[item].numpy()]
+            loose = np.log(fluctuation[item][given.mask[item].numpy()])
+            middle = sorted(loose)[(len(loose) - 1) // 2]  # the lower of two
             wanted = [
                 0.5 * math.log(float(modes.variance[item, k])),
                 math.log((k + 1) / (3 * n)),
                 math.exp(-(share * np.log(share)).sum()) / n,
                 math.log(n / 100),
+                float((share * (loose - middle)).sum()),
             ]
             np.testing.assert_allclose(found[item, k].numpy(), wanted, rtol=1e-8)
         assert float(found[item, count:].abs().sum()) == 0.0
+
+
+def test_the_amplitude_follows_the_length_within_what_was_learned():
+    made = channel()
+    lengths = (12, 30, 60, 300, 400)
+    found = []
+    for length in lengths:
+        one = torch.ones(1, length, dtype=torch.bool)
+        modes = dataclasses.replace(
+            chains(items=1).modes(), mask=one, variance=torch.ones(1, 3 * length).double()
+        )
+        found.append(float(made.amplitudes(modes)[0]))
+    middle, _, slope = (4.0 * made.amplitude).tolist()
+    places = [max(min(math.log(n / 100), 0.9), -1.6) for n in lengths]
+    assert found == pytest.approx([middle + slope * x for x in places], rel=1e-12)
+    assert found[0] != found[1] != found[2]
+    assert found[3] == found[4]
 
 
 def test_latents_hold_the_coefficients_of_all_modes():
@@ -184,7 +207,7 @@ def test_nothing_passes_much_noise():
     z = made.code(modes, shift, given.draw(2, 12, 3), level(2, 1e6, 1e6), noise_of(given))
     on_global, on_local = made.kl(modes, shift, z)
     # The amplitude is then the middle one, whose term is log β.
-    wanted = made.amplitude[1].expand(2)
+    wanted = made.amplitudes(modes)[1].expand(2)
     torch.testing.assert_close(on_global, wanted, rtol=0, atol=1e-4)
     torch.testing.assert_close(on_local, torch.zeros_like(on_local), rtol=0, atol=1e-4)
     # The prior variance over 1e12 Å² of noise of 1e6 Å.
@@ -243,7 +266,7 @@ def test_draws_have_the_mixture_along_each_mode_and_a_log_normal_amplitude():
     cooler = made.draw(modes.expand(count), noise, temperature=0.5)
     torch.testing.assert_close(cooler, 0.5 * drawn)
     it = Item(made, modes, level(1, 0.1, 0.1), 0)
-    a = it.middle + math.exp(it.log_width) * noise.z_global[:, 0]
+    a = it.middle + made.within * math.exp(it.log_width) * noise.z_global[:, 0]
     along = modes.expand(count).coefficients(drawn) * (-AMPLITUDE * a).exp()[:, None]
     prior = it.prior(0.0, noisy=False)
     # Probabilities of a mixture's draws are uniform.
