@@ -3,8 +3,9 @@
     python benchmarks/kernels/training_step.py --slides 'DATA/her2st/A[1-3].h5ad' --out runs/step
 
 Embeds the slides by the principal components of their expression (width 128, as the encoder's),
-draws minisets as ``configs/spatial_ipa/laptop.yaml`` does, and times whole steps (miniset, forward,
-losses, backward, AdamW) on every backend of :mod:`common.sparse`, in turns and on the same batches.
+regresses positions on them, where the network starts (``form: points``), draws minisets as
+``configs/spatial_ipa/laptop.yaml`` does, and times whole steps (miniset, forward, losses, backward,
+AdamW) on every backend of :mod:`common.sparse`, in turns and on the same batches.
 Losses and gradients of the backends must agree first.  Then one profiled step of the default
 backend says where its time goes: wall time by part, and processor time by operation.
 """
@@ -16,6 +17,7 @@ import glob
 import statistics
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,16 +56,20 @@ _KINDS = {
 
 
 def embedded(paths: list[str]) -> list[EmbeddedSlide]:
+    """Slides by the principal components of their expression, started at a linear regression."""
     slides = read_slides(paths)
     panel = gene_panel(slides)
     matrices = [normalise(reindex(s, panel)[0], logged=s.is_logged) for s in slides]
     h, _ = pca_features(matrices, matrices[0], 128, 0)
     scale = np.sqrt(np.concatenate(h).var(axis=0).mean())
-    return [
-        EmbeddedSlide(s.name, (x / scale).astype(np.float32), s.xy)
-        for s, x in zip(slides, h, strict=True)
-        if s.xy is not None
-    ]
+    found = []
+    for slide, x in zip(slides, h, strict=True):
+        if slide.xy is not None:
+            x, xy = (x / scale).astype(np.float32), slide.xy - slide.xy.mean(0)
+            xy = xy / np.sqrt((xy**2).sum(1).mean())
+            start = x @ np.linalg.lstsq(x, xy, rcond=None)[0]
+            found.append(EmbeddedSlide(slide.name, x, slide.xy, start=start.astype(np.float32)))
+    return found
 
 
 def loss_of(module: SpatialIPAModule, batch: Miniset) -> tuple[Tensor, dict[str, float]]:
@@ -77,9 +83,8 @@ def loss_of(module: SpatialIPAModule, batch: Miniset) -> tuple[Tensor, dict[str,
     assert module.gate is not None
     gate = module.gate(batch.h, edges)
     mark()
-    layout = module.model(
-        batch.h, edges, gate, batch.target.graph, batch.num_graphs, batch.start_noise
-    )
+    graphs = batch.target.graph, batch.num_graphs
+    layout = module.model(batch.h, edges, gate, *graphs, batch.start_noise, batch.start)
     mark()
     terms = geometry_terms(layout.x, batch.target)
     kl = loss_gate(gate, edges, batch.wanted, batch.target).mean()
@@ -118,7 +123,7 @@ def agree(module: SpatialIPAModule, batch: Miniset, backends: list[Backend]) -> 
             raise AssertionError(f"{backend}: loss and gradients are off by {error:.1e}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time one training step of spatial_ipa.")
     parser.add_argument("--slides", nargs="+", required=True, help="h5ad files, or glob patterns")
     parser.add_argument("--batch-size", type=int, default=4)
@@ -128,7 +133,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="timed steps a backend")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="folder for the JSON file")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", module="lightning")
     paths = sorted(path for pattern in args.slides for path in glob.glob(pattern))

@@ -25,6 +25,7 @@ from common.errors import UserError
 from common.graph.edges import EdgeList
 from common.sparse import edge_softmax, neighbor_attention
 from spatial_ipa.geometry.walks import squared_distance
+from spatial_ipa.model.edge_perceptron import edge_perceptron
 from spatial_ipa.model.network import Attention, Layout, NetworkSettings, RecycledNetwork
 from spatial_ipa.model.recycle import Recycle
 from spatial_ipa.model.similarity import (
@@ -84,7 +85,7 @@ class PointAttention(nn.Module):
 
     def evidence(self, features: Tensor, gate: Tensor | None) -> Tensor:
         """(E, H) the part of the logits that no recycle changes."""
-        logit = features[:, :1] * self.sharpness + self.mlp(features)
+        logit = features[:, :1] * self.sharpness + edge_perceptron(self.mlp, features)
         if gate is None:
             return logit
         assert self.beta is not None, "built without a gate"

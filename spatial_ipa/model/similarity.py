@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.graph.edges import EdgeList
-from common.sparse.segments.blockwise import gather_dot
+from common.sparse import edge_dot
 from spatial_ipa.geometry.gauge import graph_mean
 from spatial_ipa.geometry.walks import squared_distance
 
@@ -28,8 +28,8 @@ _FLOOR = 1e-6
 @torch.no_grad()
 def cosines(h: Tensor, edges: EdgeList) -> Tensor:
     """(E,) cosine of h_i and h_j of each edge (j, i); no gradient passes to ``h`` (N, d)."""
-    unit = torch.nn.functional.normalize(h, dim=1)
-    return gather_dot(unit, unit, edges)
+    unit = torch.nn.functional.normalize(h, dim=1)[:, None]
+    return edge_dot(unit, unit, edges)[:, 0]
 
 
 @torch.no_grad()

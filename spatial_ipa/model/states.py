@@ -8,8 +8,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from common.graph.edges import EdgeList
-from common.sparse import attention_weights
-from common.sparse.segments.blockwise import gather_dot
+from common.sparse import attention_weights, edge_dot
 from spatial_ipa.model.block import Attended, IPALiteBlock
 from spatial_ipa.model.network import Attention, Layout, NetworkSettings, RecycledNetwork
 from spatial_ipa.model.pair_bias import PairBias
@@ -58,7 +57,7 @@ class StatesModel(RecycledNetwork):
         _, q, k, _, single, bias, distance = self.attended(at)
         beta = self.settings.beta
         weights = attention_weights(q, k, at.edges, gate=single, beta=beta, bias=bias)
-        qk = gather_dot(q, k, at.edges) / q.shape[-1] ** 0.5
+        qk = edge_dot(q, k, at.edges) / q.shape[-1] ** 0.5
         logits = qk if single is None else qk + beta * single[:, None]
         logits = logits if bias is None else logits + bias
         return Attention(weights, logits, qk if self.settings.qk else None, distance)
