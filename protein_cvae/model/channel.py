@@ -47,9 +47,10 @@ from protein_cvae.model.scales import AMPLITUDE_RANGE, Scales, most_probable_amp
 
 # κ, radians per Å: noise of a turn beside that of a shift.
 TURN_NOISE = 1.0
-# Share of β in draws from one structure.  β is the width over proteins; conformers of one differ by
-# 0.2 to 0.4 of it, and how wide theirs is nobody knows: all of β spread them too far.
-WITHIN = 0.6
+# Of draws from one structure: their share of β and of α.  β is the width over proteins; conformers
+# of one differ by 0.2 to 0.4 of it.  α is that of all residues; the tails of draws are drawn anew,
+# and with all of α the core of known families was 1.7 times as wide as it is.
+WITHIN, CORE = 0.6, 0.57
 _SPECTRUM_FEATURES = 5
 _SPECTRUM_HIDDEN = 16
 # o_m, and the logits of π_m before training: hardly more than the law itself.
@@ -78,7 +79,7 @@ class MotionChannel(nn.Module):
             nn.Linear(_SPECTRUM_FEATURES, _SPECTRUM_HIDDEN), nn.GELU(), last
         )
         self.amplitude = nn.Parameter(torch.zeros(3))  # α, log β, α' in units of _UNIT
-        self.within = WITHIN
+        self.within, self.core = WITHIN, CORE
 
     def scales(self, modes: NormalModes) -> Scales:
         """The prior of each mode at the median amplitude."""
@@ -86,11 +87,11 @@ class MotionChannel(nn.Module):
         variance = modes.variance[..., None] * (2 * offsets).exp()
         return Scales(variance, self.spectrum(spectrum_features(modes)).log_softmax(-1))
 
-    def amplitudes(self, modes: NormalModes) -> tuple[Tensor, Tensor]:
-        """(B,) mean and () log width of the amplitude."""
+    def amplitudes(self, modes: NormalModes, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(B,) mean and () log width of the amplitude; ``share`` is that of α."""
         middle, log_width, slope = _UNIT * self.amplitude
         count = modes.mask.sum(1).clamp_min(1).to(modes.variance)
-        return middle + slope * (count / 100).log().clamp(*_LENGTHS), log_width
+        return share * middle + slope * (count / 100).log().clamp(*_LENGTHS), log_width
 
     def noise_variance(self, modes: NormalModes, level: Tensor) -> Tensor:
         """(B, 3L) Å², s² along each mode; ``level`` (B, 2) is (s_g, s_l)."""
@@ -172,7 +173,7 @@ class MotionChannel(nn.Module):
         follow from its bits.  Without gradient: still conformers have the best geometry, and what
         is scored of a draw would make it stand still.
         """
-        middle, log_width = (x.detach() for x in self.amplitudes(modes))
+        middle, log_width = (x.detach() for x in self.amplitudes(modes, self.core))
         a = middle[:, None] + self.within * log_width.exp() * noise.z_global[:, :1]
         a = a.clamp(-AMPLITUDE_RANGE, AMPLITUDE_RANGE)  # as where it is looked for
         key = key_of_numbers(noise.z_global[:, 0], 1)

@@ -266,7 +266,11 @@ def test_draws_have_the_mixture_along_each_mode_and_a_log_normal_amplitude():
     cooler = made.draw(modes.expand(count), noise, temperature=0.5)
     torch.testing.assert_close(cooler, 0.5 * drawn)
     it = Item(made, modes, level(1, 0.1, 0.1), 0)
-    a = it.middle + made.within * math.exp(it.log_width) * noise.z_global[:, 0]
+    middle = float(made.amplitudes(modes, made.core)[0])
+    a = middle + made.within * math.exp(it.log_width) * noise.z_global[:, 0]
+    # Not all of α and β, which are wider.
+    assert 0 < made.within < 1
+    assert it.middle - middle == pytest.approx(4.0 * float(made.amplitude[0]) * (1 - made.core))
     along = modes.expand(count).coefficients(drawn) * (-AMPLITUDE * a).exp()[:, None]
     prior = it.prior(0.0, noisy=False)
     # Probabilities of a mixture's draws are uniform.
