@@ -248,9 +248,11 @@ def seed_rows(rows: Sequence[Row]) -> list[list[str]]:
     """Of the trained makers mean and standard deviation over seeds of the mean over proteins."""
     body = []
     for maker in (TRAINED, NO_TAILS):
+        tags = dict.fromkeys(row["tag"] for row in rows if row["maker"] == maker)
+        if len(tags) < 2:
+            continue
         cells = []
         for key in _RATIOS:
-            tags = dict.fromkeys(row["tag"] for row in rows if row["maker"] == maker)
             means = [
                 mean([r for r in rows if (r["tag"], r["maker"]) == (tag, maker)], key)
                 for tag in tags
