@@ -161,10 +161,9 @@ def sample_prior(
 
 @torch.no_grad()
 def motion(network: ProteinCVAE, batch: ProteinBatch, latents: Latents) -> tuple[Tensor, Tensor]:
-    """The whole motion that latents of K conformers code: shift (K, L, 3) Å, turn (K, L, 3)."""
+    """The mean motion given K latents, without their noise: shift (K, L, 3) Å, turn (K, L, 3)."""
     _check_single(batch)
-    modes = network.condition(batch).modes.expand(len(latents))
-    return modes.shift(network.channel.coefficients(modes, latents)), latents.turn
+    return network.received(network.condition(batch).repeat(len(latents)), latents)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from protein_batches import (
 )
 
 from protein_cvae.data.batch import ProteinBatch, collate
+from protein_cvae.model import sampling
 from protein_cvae.model.kl import ItemKL, item_kl
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
@@ -152,6 +153,23 @@ def test_a_draw_is_a_motion_seen_through_the_noise_of_its_level():
         assert 0.8 < float((middle - low).square().mean().sqrt()) / 0.2 < 1.2  # κ is 1 rad/Å
     motion = first[0] - (third[0] - first[0]) / 4
     torch.testing.assert_close(motion, modes.coefficients(still), **TOLERANCE)
+
+
+def test_the_motion_of_latents_is_what_was_coded_with_less_noise_than_they_carry():
+    model, batch = small_model(), conformer(24, 0)
+    with torch.no_grad():
+        condition = model.condition(batch)
+        modes, seen = condition.modes, condition.modes.mask[..., None]
+        shift = model.channel.draw(modes, model.noise(batch, 0, 0, 0))
+        turn = model.prior_turn(condition, shift).mean * seen
+        clean = sampling.motion(model, batch, sampling.coded(model, batch, shift, turn))
+        level = torch.full((1, 2), 0.5, dtype=torch.float64)
+        z = model.channel.code(modes, shift, turn, level, model.noise(batch, 1, 0, 0))
+        noisy = sampling.motion(model, batch, z)
+        carried = modes.shift(model.channel.coefficients(modes, z)), z.turn
+    for wanted, close, found, raw in zip((shift, turn), clean, noisy, carried, strict=True):
+        assert float((close - wanted).norm(dim=-1).mean()) < 0.02
+        assert float((found - wanted).norm()) < 0.8 * float((raw - wanted).norm())
 
 
 def test_the_decoder_corrects_as_far_as_the_noise_reaches():
