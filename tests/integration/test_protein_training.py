@@ -119,7 +119,7 @@ def test_two_ranks_go_on_exactly_in_mid_epoch(tmp_path: Path) -> None:
     The last epoch is not the best one, so the export and last.ckpt are of different epochs.
     """
     # A learning rate that spoils the second epoch.
-    hasty = {"model.init_args.optimizer.lr": 0.1, "model.init_args.optimizer.lr_final": 0.1}
+    hasty = {"model.init_args.optimizer.lr": 0.3, "model.init_args.optimizer.lr_final": 0.3}
     settings = {f"{DATA}.draws.batch_proteins": 2} | hasty
     whole, resumed = resumed_on_two_ranks(fit_arguments, "protein_cvae", tmp_path, settings)
     assert torch.load(last(whole), weights_only=True)["global_step"] == 4
