@@ -129,10 +129,11 @@ def told(case: EvaluationCase, count: int, seed: int, of_core: bool, medoid: boo
     return finished(network_sampling(given, weights, count, generator, centre), case)
 
 
-def makers(options: argparse.Namespace, case: EvaluationCase) -> dict[str, Callable[[], Row]]:
+def makers(
+    options: argparse.Namespace, case: EvaluationCase, untrained: ProteinCVAE, trained: ProteinCVAE
+) -> dict[str, Callable[[], Row]]:
     """How the row of each maker is found."""
     count, seed = options.count, options.seed
-    untrained, trained = options.untrained, options.trained
 
     def of(network: ProteinCVAE, tails: bool = True, within: float = WITHIN) -> Row:
         network.channel.within = within
@@ -155,8 +156,8 @@ def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     config = merged(options.config)
     data, cases = read_cases(config)
-    options.untrained = untrained_network(config, options.seed, options.device)
-    options.trained = read_model(options.ckpt, data, options.device).model
+    untrained = untrained_network(config, options.seed, options.device)
+    trained = read_model(options.ckpt, data, options.device).model
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.jsonl"
     key = {"tag": options.tag, "count": options.count, "seed": options.seed}
@@ -166,7 +167,7 @@ def run(options: argparse.Namespace) -> None:
             continue
         wanted = {
             maker: make
-            for maker, make in makers(options, case).items()
+            for maker, make in makers(options, case, untrained, trained).items()
             if (not options.makers or maker in options.makers)
             and (case.name, maker, *key.values()) not in done
         }
@@ -207,7 +208,7 @@ def ratio(rows: Sequence[Row], maker: str, key: str, base: str) -> tuple[float, 
 
 
 def report(options: argparse.Namespace) -> None:
-    """Print the tables of the tags asked for, or of all."""
+    """Print the tables of ``--tags``, or of ``--tag``."""
     rows = [r for r in read(options.out / "results.jsonl") if r["tag"] in options.tags]
     if options.proteins:
         rows = [row for row in rows if row["protein"] in options.proteins]
@@ -231,14 +232,15 @@ def report(options: argparse.Namespace) -> None:
         heads = ["conformers", *_COLUMNS.values(), "spread a in 0.5 to 2"]
         print(f"{markdown_table(heads, body)}\n")
         body = []
-        for base in (UNTRAINED, LAW):
+        for base in (maker for maker in (UNTRAINED, LAW) if maker in there):
             for maker in there:
                 if maker in (COPIED, base):
                     continue
                 cells = [ratio(mine, maker, key, base) for key in _RATIOS]
                 shown = [f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in cells]
                 body.append([maker, base, *shown])
-        print(f"{markdown_table(['', 'over', *(_COLUMNS[key] for key in _RATIOS)], body)}\n")
+        if body:
+            print(f"{markdown_table(['', 'over', *(_COLUMNS[key] for key in _RATIOS)], body)}\n")
         if len(seeds) > 1:
             heads = ["over seeds", *(_COLUMNS[key] for key in _RATIOS)]
             print(f"{markdown_table(heads, seed_rows(each))}\n")

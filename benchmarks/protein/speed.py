@@ -36,7 +36,7 @@ from unittest.mock import patch
 
 import lightning.pytorch as pl
 import torch
-import yaml  # type: ignore[import-untyped]
+from experiment import merged
 from jsonargparse import ArgumentParser
 
 import protein_cvae.module
@@ -136,20 +136,6 @@ class StepTimes(pl.Callback):
             self.parts.append(dict(self.watch.seconds))
         self.watch.seconds = dict.fromkeys(PARTS, 0.0)
         self.start = self.mark
-
-
-def merged(paths: Sequence[Path]) -> dict[str, Any]:
-    """YAML files laid over each other: mappings are merged, everything else is replaced."""
-
-    def over(base: Any, new: Any) -> Any:
-        if isinstance(base, dict) and isinstance(new, dict):
-            return {**base, **{key: over(base.get(key), value) for key, value in new.items()}}
-        return new
-
-    result: dict[str, Any] = {}
-    for path in paths:
-        result = over(result, yaml.safe_load(path.read_text(encoding="utf-8")))
-    return result
 
 
 def read(options: argparse.Namespace) -> tuple[ProteinCVAEModule, EnsembleDataModule]:

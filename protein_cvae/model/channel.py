@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from common.rng import counter_normal, key_of_numbers, uniform_of_normal
-from protein_cvae.model.elastic import AMPLITUDE, NormalModes
+from protein_cvae.model.elastic import AMPLITUDE, NUM_FEATURES, NormalModes
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.scales import AMPLITUDE_RANGE, Scales, most_probable_amplitude
 
@@ -51,7 +51,6 @@ TURN_NOISE = 1.0
 # of one differ by 0.2 to 0.4 of it.  α is that of all residues; the tails of draws are drawn anew,
 # and with all of α the core of known families was 1.7 times as wide as it is.
 WITHIN, CORE = 0.6, 0.57
-_SPECTRUM_FEATURES = 5
 _SPECTRUM_HIDDEN = 16
 # o_m, and the logits of π_m before training: hardly more than the law itself.
 _OFFSETS = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
@@ -63,7 +62,7 @@ _LENGTHS = (-1.6, 0.9)
 
 
 class MotionChannel(nn.Module):
-    """Codes motion, and gives back its most probable value; see the module's equations.
+    """Codes motion, and gives back its mean given the latents; see the module's equations.
 
     Args:
         d_global: modes in z_global; of a protein with fewer the rest is 0.
@@ -75,17 +74,15 @@ class MotionChannel(nn.Module):
         last = nn.Linear(_SPECTRUM_HIDDEN, len(_OFFSETS))
         nn.init.zeros_(last.weight)
         last.bias = nn.Parameter(torch.tensor(_START))
-        self.spectrum = nn.Sequential(
-            nn.Linear(_SPECTRUM_FEATURES, _SPECTRUM_HIDDEN), nn.GELU(), last
-        )
+        self.spectrum = nn.Sequential(nn.Linear(NUM_FEATURES, _SPECTRUM_HIDDEN), nn.GELU(), last)
         self.amplitude = nn.Parameter(torch.zeros(3))  # α, log β, α' in units of _UNIT
         self.within, self.core = WITHIN, CORE
 
     def scales(self, modes: NormalModes) -> Scales:
-        """The prior of each mode at the median amplitude."""
+        """The prior of each mode at a = 0."""
         offsets = modes.variance.new_tensor(_OFFSETS)
         variance = modes.variance[..., None] * (2 * offsets).exp()
-        return Scales(variance, self.spectrum(spectrum_features(modes)).log_softmax(-1))
+        return Scales(variance, self.spectrum(modes.features).log_softmax(-1))
 
     def amplitudes(self, modes: NormalModes, share: float = 1.0) -> tuple[Tensor, Tensor]:
         """(B,) mean and () log width of the amplitude; ``share`` is that of α."""
@@ -136,12 +133,12 @@ class MotionChannel(nn.Module):
         first = z.z_global[:, :kept] * modes.variance[:, :kept].sqrt()
         return torch.cat([first, modes.coefficients(z.shift)[:, kept:]], dim=1)
 
+    @torch.no_grad()
     def received(self, modes: NormalModes, z: Latents) -> Tensor:
-        """(B, L, 3) Å, E[w | z]."""
+        """(B, L, 3) Å, E[w | z]; without gradient, as the module says."""
         coefficients = self.coefficients(modes, z)
         noise = self.noise_variance(modes, z.level)
         scales = self.scales(modes)
-        scales = Scales(scales.variance, scales.log_weight.detach())
         a = most_probable_amplitude(coefficients, scales, noise, *self.amplitudes(modes))
         return modes.shift(scales.at(a).mean(coefficients, noise))
 
@@ -166,6 +163,7 @@ class MotionChannel(nn.Module):
         on_a = 0.5 * ((a - middle) * (-log_width).exp()).square() + log_width
         return each[:, first].sum(1) + on_a, each[:, ~first].sum(1)
 
+    @torch.no_grad()
     def draw(self, modes: NormalModes, noise: Latents, temperature: float = 1.0) -> Tensor:
         """(B, L, 3) Å of standard normal ``noise``: w from its prior.
 
@@ -173,43 +171,16 @@ class MotionChannel(nn.Module):
         follow from its bits.  Without gradient: still conformers have the best geometry, and what
         is scored of a draw would make it stand still.
         """
-        middle, log_width = (x.detach() for x in self.amplitudes(modes, self.core))
+        middle, log_width = self.amplitudes(modes, self.core)
         a = middle[:, None] + self.within * log_width.exp() * noise.z_global[:, :1]
         a = a.clamp(-AMPLITUDE_RANGE, AMPLITUDE_RANGE)  # as where it is looked for
         key = key_of_numbers(noise.z_global[:, 0], 1)
         uniform = uniform_of_normal(counter_normal(key, modes.variance.shape[1], a.dtype))
-        chance = self.scales(modes).log_weight.detach().exp().cumsum(-1)
+        chance = self.scales(modes).log_weight.exp().cumsum(-1)
         chosen = (uniform[..., None] > chance[..., :-1]).sum(-1)  # (B, 3L)
         offset = modes.variance.new_tensor(_OFFSETS)[chosen]
         spread = modes.variance.sqrt() * (offset + AMPLITUDE * a).exp()
         return temperature * modes.shift(spread * modes.coefficients(noise.shift))
-
-
-def spectrum_features(modes: NormalModes) -> Tensor:
-    """(B, 3L, 5) of each mode: log σ, its place, its collectivity, log L, and its looseness.
-
-    Collectivity is e^H / L with H the entropy of the shares of the residues in the mode.  Looseness
-    is the mean, by these shares, of log m_i less its median, m_i Å² the mean square fluctuation of
-    residue i in the elastic network.
-    """
-    count = modes.mask.sum(1).clamp_min(1).to(modes.variance)  # (B,)
-    place = torch.arange(1, modes.variance.shape[1] + 1, device=count.device).to(count)
-    share = modes.vectors.square().unflatten(1, (-1, 3)).sum(2)  # (B, L, 3L)
-    entropy = -(share * share.clamp_min(1e-12).log()).sum(1)
-    wide = count[:, None].expand_as(entropy)
-    seen = modes.mask
-    loose = (share * modes.variance[:, None]).sum(-1).clamp_min(1e-8).log()  # (B, L)
-    middle = torch.where(seen, loose, loose.new_tensor(torch.nan)).nanmedian(1, keepdim=True).values
-    loose = torch.where(seen, loose - middle, torch.zeros_like(loose))
-    features = [
-        0.5 * modes.variance.clamp_min(1e-8).log(),
-        (place / (3 * wide)).log(),
-        entropy.exp() / wide,
-        (wide / 100).log(),
-        (share * loose[..., None]).sum(1),
-    ]
-    found = torch.stack(features, dim=-1)
-    return torch.where(modes.variance[..., None] > 0, found, torch.zeros_like(found))
 
 
 def _inverse(x: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,8 @@ _CHAIN = (2.0, 1.0, 0.5)
 _NEAREST = 2.5
 # S, Å² per unit of stiffness.
 _SCALE = 0.6
+NUM_FEATURES = 5
+"""Number of :attr:`NormalModes.features`."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,33 @@ class NormalModes:
         """(B, L) Å² along each axis at the median amplitude, mean over axes."""
         variance = self._apply(self.vectors.square(), self.variance)
         return variance.unflatten(1, (-1, 3)).mean(2)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """(B, 3L, 5) of each mode: log σ, its place, its collectivity, log L, and its looseness.
+
+        Collectivity is e^H / L with H the entropy of the shares of the residues in the mode.
+        Looseness is the mean, by these shares, of log m_i less its median, m_i Å² the fluctuation
+        of residue i (:meth:`residue_variance`).
+        """
+        seen, variance = self.mask, self.variance
+        count = seen.sum(1).clamp_min(1).to(variance)  # (B,)
+        place = torch.arange(1, variance.shape[1] + 1, device=count.device).to(count)
+        share = self.vectors.square().unflatten(1, (-1, 3)).sum(2)  # (B, L, 3L)
+        entropy = -(share * share.clamp_min(1e-12).log()).sum(1)
+        wide = count[:, None].expand_as(entropy)
+        loose = self.residue_variance().clamp_min(1e-8).log()  # (B, L)
+        known = torch.where(seen, loose, loose.new_tensor(torch.nan))
+        loose = torch.where(seen, loose - known.nanmedian(1, keepdim=True).values, 0.0)
+        features = [
+            0.5 * variance.clamp_min(1e-8).log(),
+            (place / (3 * wide)).log(),
+            entropy.exp() / wide,
+            (wide / 100).log(),
+            (share * loose[..., None]).sum(1),
+        ]
+        found = torch.stack(features, dim=-1)
+        return torch.where(variance[..., None] > 0, found, torch.zeros_like(found))
 
     def expand(self, count: int) -> NormalModes:
         """Those of the one item ``count`` times (views, no copies)."""

@@ -20,7 +20,7 @@ _LITTLE = 0.2
 
 @dataclass(frozen=True)
 class RateSettings:
-    """Noise of the latents in training, Å; see the module's equations.
+    """Noise of the latents in training, Å (:mod:`protein_cvae.model.channel`).
 
     Attributes:
         low, high: s of z_global and s of z_local are log-uniform between these.

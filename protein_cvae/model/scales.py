@@ -65,14 +65,14 @@ def most_probable_amplitude(
         noise: (B, n) Å².
         middle, log_width: α_L, (B,) or one for all, and log β.
     """
-    dtype = z.dtype
+    dtype, precision = z.dtype, math.exp(-float(log_width))
     z, noise = z.double(), noise.double()
     scales = Scales(scales.variance.double(), scales.log_weight.double())
     there = scales.variance[..., 0] > 0
 
     def cost(a: Tensor) -> Tensor:  # (B,)
         density = scales.at(a).log_density(z, noise)
-        own = 0.5 * ((a - middle) * math.exp(-float(log_width))).square()
+        own = 0.5 * ((a - middle) * precision).square()
         return own - torch.where(there, density, 0.0).sum(1)
 
     grid = torch.linspace(-AMPLITUDE_RANGE, AMPLITUDE_RANGE, _COARSE).tolist()

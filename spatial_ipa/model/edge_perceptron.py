@@ -37,26 +37,22 @@ class _Blocks(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
         out = x.new_empty(len(x), len(w2))
-        for rows in _blocks(x):
-            torch.mm(functional.gelu(torch.addmm(b1, x[rows], w1.mT)), w2.mT, out=out[rows])
+        for rows, made in zip(x.split(_ROWS), out.split(_ROWS), strict=True):
+            torch.mm(functional.gelu(torch.addmm(b1, rows, w1.mT)), w2.mT, out=made)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
-        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        dx = []
         dw1, db1, dw2 = torch.zeros_like(w1), torch.zeros_like(b1), torch.zeros_like(w2)
-        for rows in _blocks(x):
-            hidden = torch.addmm(b1, x[rows], w1.mT)
-            dw2.addmm_(grad[rows].mT, functional.gelu(hidden))
-            back = torch.ops.aten.gelu_backward(grad[rows] @ w2, hidden)
-            dw1.addmm_(back.mT, x[rows])
+        for rows, at in zip(x.split(_ROWS), grad.split(_ROWS), strict=True):
+            hidden = torch.addmm(b1, rows, w1.mT)
+            dw2.addmm_(at.mT, functional.gelu(hidden))
+            back = torch.ops.aten.gelu_backward(at @ w2, hidden)
+            dw1.addmm_(back.mT, rows)
             db1 += back.sum(0)
-            if dx is not None:
-                torch.mm(back, w1, out=dx[rows])
-        return dx, dw1, db1, dw2
-
-
-def _blocks(x: Tensor) -> list[slice]:
-    return [slice(start, start + _ROWS) for start in range(0, len(x), _ROWS)]
+            if ctx.needs_input_grad[0]:
+                dx.append(back @ w1)
+        return torch.cat(dx) if dx else None, dw1, db1, dw2

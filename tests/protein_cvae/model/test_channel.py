@@ -12,7 +12,7 @@ from protein_modes import Chains, best_amplitude, chains
 from scipy.stats import kstest
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from protein_cvae.model.channel import TURN_NOISE, MotionChannel, spectrum_features
+from protein_cvae.model.channel import TURN_NOISE, MotionChannel
 from protein_cvae.model.elastic import AMPLITUDE, NormalModes
 from protein_cvae.model.latents import Latents
 
@@ -97,7 +97,7 @@ def test_the_prior_starts_near_the_elastic_network_and_its_weights_add_up():
 def test_features_of_the_spectrum_are_those_of_its_text():
     given = chains()
     modes = given.modes()
-    found = spectrum_features(modes)
+    found = modes.features
     square = modes.vectors.square() * modes.variance[:, None]
     fluctuation = square.unflatten(1, (-1, 3)).sum((2, 3)).numpy()
     for item in range(2):
