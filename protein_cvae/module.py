@@ -203,10 +203,17 @@ class ProteinCVAEModule(pl.LightningModule):
         item = item + weights.prior_geometry * weighted(weights, free, progress)
         without = torch.full_like(batch.weight, weights.untemplated)
         loss = batch_mean(item * torch.where(condition.templated, 1.0, without), batch.weight)
-        loss = loss + kl.penalty(weights, factor)
+        width = network.channel.mismatch(condition.modes, batch.core, posterior.shift, noise)
+        # Of one weight that nothing else moves: it needs no factor.
+        loss = loss + kl.penalty(weights, factor) + batch_mean(width, batch.weight)
         size = len(batch)
         self.log("train/loss", loss, batch_size=size, prog_bar=True)
-        found = fit | shape | {f"prior_{k}": v for k, v in free.items()} | {"coil": coil}
+        found = (
+            fit
+            | shape
+            | {f"prior_{k}": v for k, v in free.items()}
+            | {"coil": coil, "width": width}
+        )
         values = means(found, batch.weight) | kl_values(kl)
         self.log_dict({f"train/{k}": v for k, v in values.items()}, batch_size=size)
         self.log("train/kl_weight", factor, batch_size=size)

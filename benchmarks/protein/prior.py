@@ -86,14 +86,18 @@ _RATIOS = ("min_rmsd_c", "min_rmsd_a", "precision_c", "precision_a")
 _BOOTSTRAP = 10_000
 
 
-def drawn(network: ProteinCVAE, case: EvaluationCase, count: int, seed: int, tails: bool) -> Tensor:
+def drawn(
+    network: ProteinCVAE, case: EvaluationCase, count: int, seed: int, tails: bool, within: float
+) -> Tensor:
     """(K, L, 3, 3) finished conformers from the central given model."""
     item = case.item().to(network.device)
     generator = generator_for(seed, case_key(case.name))
     with evaluating(network):
         condition = network.condition(item).repeat(count)
         noise = standard_noise(network, item.length, count, generator)
-        z = network.sample_prior(repeat_item(item, count), condition, noise, 1.0, tails)
+        z = network.sample_prior(
+            repeat_item(item, count), condition, noise, tails=tails, within=within
+        )
         return decode(network, item, z, geometry_finisher()).float().cpu()
 
 
@@ -136,8 +140,7 @@ def makers(
     count, seed = options.count, options.seed
 
     def of(network: ProteinCVAE, tails: bool = True, within: float = WITHIN) -> Row:
-        network.channel.within = within
-        return scored(drawn(network, case, count, seed, tails), case)
+        return scored(drawn(network, case, count, seed, tails, within), case)
 
     found: dict[str, Callable[[], Row]] = {
         COPIED: lambda: copied(case),

@@ -45,6 +45,7 @@ from protein_cvae.geometry.constants import CA
 from protein_cvae.geometry.superposition import pairwise_rmsd, superpose_on_mean
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.rate import CLEAN
 from protein_cvae.model.sampling import decode, evaluating, posterior_means, resample, sample_prior
 
 _COLUMNS = {
@@ -132,7 +133,7 @@ def _mixture(case, network, means, count, generator):  # type: ignore[no-untyped
 def _network(case, network, means, count, generator):  # type: ignore[no-untyped-def]
     fitted = combined(means, gaussian(len(means), count, generator))
     item = case.item().to(network.device)
-    drawn = sample_prior(network, item, count, generator)
+    drawn = sample_prior(network, item, count, generator, level=CLEAN)
     centre = means.map(lambda z: z.mean(0, keepdim=True))
     # As wide as the models are, by the mean square of z_global.
     ours = (means.z_global - centre.z_global).square().sum(1).mean()

@@ -34,6 +34,7 @@ from protein_cvae.geometry.constants import CA
 from protein_cvae.model.channel import TURN_NOISE
 from protein_cvae.model.latents import Latents
 from protein_cvae.model.network import ProteinCVAE
+from protein_cvae.model.rate import CLEAN
 from protein_cvae.model.sampling import decode, evaluating, sample_prior
 
 Unit = Literal["prior", "posterior"]
@@ -160,7 +161,7 @@ def latent_effects(
     with evaluating(network):
         condition = network.condition(item)
         start = network.posterior_mean(condition, network.encode(item, condition))
-        drawn = sample_prior(network, item, options.draws, generator)
+        drawn = sample_prior(network, item, options.draws, generator, level=CLEAN)
         spread = condition.modes.variance[:, : network.d_global].sqrt()
         wide = torch.where(spread > 0, _NOISE / spread.clamp_min(1e-12), torch.zeros_like(spread))
         short = network.d_global - wide.shape[1]

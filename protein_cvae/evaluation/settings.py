@@ -15,7 +15,7 @@ class EvaluationSettings:
     Attributes:
         count: conformers generated in each mode, per protein.
         bandwidth: of the draws over an ensemble, in [0, 1].
-        temperature: of the draws; 1 is what was learned.
+        temperature: factor on the spread of the draws.
         noise: s of both latents where held-out models are reconstructed, Å.
         rates: s of the points of the rate-distortion curve, Å; none for no curve.
         threshold: RMSD below which a real model counts as covered, Å.

@@ -69,7 +69,7 @@ class GenerateOptions:
         mode: see the module.
         count: conformers.
         model: number of a model, as the file numbers it; None for the central one.
-        temperature: factor on the spread; 1 is what was learned.
+        temperature: factor on the spread of the draws.
         bandwidth: of mode ``resample``, in [0, 1]: 0 repeats the models, 1 is a Gaussian.
         seed: of the draws.
         finish: make the geometry valid; False gives the decoder's own output.
@@ -251,16 +251,16 @@ def _draw(
         return sampling.resample(
             means, options.count, generator, options.bandwidth, options.temperature
         )
-    draw = sampling.sample_prior
     if options.mode == "around":
-        draw = sampling.sample_around
         number = options.model
         chosen = prepared.central
         if number is not None:
             chosen = prepared.ensemble.model_numbers.index(number)
         batch = prepared.item(chosen, prepared.central).to(batch.device)
-    parts = [
-        draw(network, batch, min(_CHUNK, options.count - first), generator, options.temperature)
-        for first in range(0, options.count, _CHUNK)
-    ]
+
+    def draw(count: int) -> Latents:
+        make = sampling.sample_around if options.mode == "around" else sampling.sample_prior
+        return make(network, batch, count, generator, options.temperature)
+
+    parts = [draw(min(_CHUNK, options.count - first)) for first in range(0, options.count, _CHUNK)]
     return Latents.cat(parts)

@@ -14,7 +14,8 @@ Mallows 1974),
     p(b_k | a) = Σ_m π_km N(0, v_km),   v_km = e^{2 τ a + 2 o_m} σ_k²,   a ~ N(α_L, β²),
     α_L = α + α' log(L / 100),
 
-π, α, α' and β learned, o_m fixed; so that of z_k is Σ_m π_km N(0, v_km + s²), and
+π, α, α' and β learned, o_m fixed, log(L / 100) cut where little is known; so that of z_k is
+Σ_m π_km N(0, v_km + s²), and
 
     KL = E_q Σ_k [log N(z_k; b_k, s²) − log p(z_k | a)] + ½ (a − α_L)² / β² + log β
 
@@ -28,6 +29,13 @@ starts from the mean motion,
 (Wiener's filter of each scale), and removes what noise it can.  The filter follows from the prior,
 which is fitted by the KL alone: errors of decoded conformers, taken into account there, too, would
 widen it until less was removed than there is.
+
+Draws are made of the same mixture at amplitudes a ~ N(α_L + δ, (0.6 β)²).  β is the width over
+proteins, conformers of one differ by 0.2 to 0.4 of it; and α is that of all residues, so that
+tails, which are drawn by other means, decide it: with δ = 0 the core of known families was 1.7
+times as wide as it is.  δ is learned from how far the ordered core C of a known protein moves,
+
+    ½ (log m(w) − log m(w'))²,   m(w) = Σ_{i ∈ C} |w_i|²,   w' a draw.
 
 π depends on how soft and how collective a mode is among those of its protein (Brüschweiler 1995),
 on how loose the residues are that it moves, and on nothing that would tell proteins apart.
@@ -47,10 +55,8 @@ from protein_cvae.model.scales import AMPLITUDE_RANGE, Scales, most_probable_amp
 
 # κ, radians per Å: noise of a turn beside that of a shift.
 TURN_NOISE = 1.0
-# Of draws from one structure: their share of β and of α.  β is the width over proteins; conformers
-# of one differ by 0.2 to 0.4 of it.  α is that of all residues; the tails of draws are drawn anew,
-# and with all of α the core of known families was 1.7 times as wide as it is.
-WITHIN, CORE = 0.6, 0.57
+WITHIN = 0.6
+"""Share of β in the amplitudes of draws."""
 _SPECTRUM_HIDDEN = 16
 # o_m, and the logits of π_m before training: hardly more than the law itself.
 _OFFSETS = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
@@ -59,6 +65,7 @@ _START = (-6.0, -3.0, 0.0, -3.0, -6.0, -9.0, -12.0)
 _UNIT = 4.0
 # log(L / 100) is cut at these, about 20 and 250 residues: beyond them nothing was learned.
 _LENGTHS = (-1.6, 0.9)
+_STILL = 1e-4  # Å², so that a conformer that is its template has a logarithm
 
 
 class MotionChannel(nn.Module):
@@ -76,7 +83,7 @@ class MotionChannel(nn.Module):
         last.bias = nn.Parameter(torch.tensor(_START))
         self.spectrum = nn.Sequential(nn.Linear(NUM_FEATURES, _SPECTRUM_HIDDEN), nn.GELU(), last)
         self.amplitude = nn.Parameter(torch.zeros(3))  # α, log β, α' in units of _UNIT
-        self.within, self.core = WITHIN, CORE
+        self.narrower = nn.Parameter(torch.zeros(()))  # δ in units of _UNIT
 
     def scales(self, modes: NormalModes) -> Scales:
         """The prior of each mode at a = 0."""
@@ -84,11 +91,11 @@ class MotionChannel(nn.Module):
         variance = modes.variance[..., None] * (2 * offsets).exp()
         return Scales(variance, self.spectrum(modes.features).log_softmax(-1))
 
-    def amplitudes(self, modes: NormalModes, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        """(B,) mean and () log width of the amplitude; ``share`` is that of α."""
+    def amplitudes(self, modes: NormalModes) -> tuple[Tensor, Tensor]:
+        """(B,) mean and () log width of the amplitude."""
         middle, log_width, slope = _UNIT * self.amplitude
         count = modes.mask.sum(1).clamp_min(1).to(modes.variance)
-        return share * middle + slope * (count / 100).log().clamp(*_LENGTHS), log_width
+        return middle + slope * (count / 100).log().clamp(*_LENGTHS), log_width
 
     def noise_variance(self, modes: NormalModes, level: Tensor) -> Tensor:
         """(B, 3L) Å², s² along each mode; ``level`` (B, 2) is (s_g, s_l)."""
@@ -164,15 +171,21 @@ class MotionChannel(nn.Module):
         return each[:, first].sum(1) + on_a, each[:, ~first].sum(1)
 
     @torch.no_grad()
-    def draw(self, modes: NormalModes, noise: Latents, temperature: float = 1.0) -> Tensor:
+    def draw(
+        self,
+        modes: NormalModes,
+        noise: Latents,
+        temperature: float = 1.0,
+        within: float = WITHIN,
+    ) -> Tensor:
         """(B, L, 3) Å of standard normal ``noise``: w from its prior.
 
-        The first number of the noise of z_global sets the amplitude; those that choose the scales
-        follow from its bits.  Without gradient: still conformers have the best geometry, and what
-        is scored of a draw would make it stand still.
+        The first number of the noise of z_global sets the amplitude, of width ``within`` β; those
+        that choose the scales follow from its bits.
         """
-        middle, log_width = self.amplitudes(modes, self.core)
-        a = middle[:, None] + self.within * log_width.exp() * noise.z_global[:, :1]
+        middle, log_width = self.amplitudes(modes)
+        middle = middle + _UNIT * self.narrower
+        a = middle[:, None] + within * log_width.exp() * noise.z_global[:, :1]
         a = a.clamp(-AMPLITUDE_RANGE, AMPLITUDE_RANGE)  # as where it is looked for
         key = key_of_numbers(noise.z_global[:, 0], 1)
         uniform = uniform_of_normal(counter_normal(key, modes.variance.shape[1], a.dtype))
@@ -181,6 +194,25 @@ class MotionChannel(nn.Module):
         offset = modes.variance.new_tensor(_OFFSETS)[chosen]
         spread = modes.variance.sqrt() * (offset + AMPLITUDE * a).exp()
         return temperature * modes.shift(spread * modes.coefficients(noise.shift))
+
+    def mismatch(self, modes: NormalModes, core: Tensor, shift: Tensor, noise: Latents) -> Tensor:
+        """(B,) ½ (log m(w) − log m(w'))² of shifts w and of a draw w'; only δ has a gradient.
+
+        Args:
+            modes: of the templates.
+            core: (B, L) bool, the residues of m.
+            shift: (B, L, 3) Å, w.
+            noise: standard normal, of w'.
+        """
+        part = (core & modes.mask)[..., None].to(shift)
+
+        def log_square(x: Tensor) -> Tensor:
+            return ((x * part).square().sum((1, 2)) + _STILL).log()
+
+        gap = log_square(shift) - log_square(self.draw(modes, noise))
+        # log m(w') goes with 2 τ δ; a draw has no gradient.
+        change = 2 * AMPLITUDE * _UNIT * (self.narrower - self.narrower.detach())
+        return 0.5 * (gap.detach() - change).square()
 
 
 def _inverse(x: Tensor) -> Tensor:

@@ -248,3 +248,11 @@ def refuse_other_latents(
             "longer: motion is now coded in the normal modes of the template "
             "(protein_cvae/model/channel.py); train the model anew"
         )
+    for name, own in module.state_dict().items():
+        there = state_dict.get(prefix + name)
+        if name.startswith("channel.") and (there is None or there.shape != own.shape):
+            found = "has no" if there is None else f"has {tuple(there.shape)} of"
+            raise UserError(
+                f"the checkpoint {found} {name}, which this version has as {tuple(own.shape)}: the "
+                "prior of the motion has changed since (CHANGELOG.md); train the model anew"
+            )

@@ -28,7 +28,7 @@ from protein_cvae.geometry.frames import (
     rotation_from_6d,
     rotation_from_axis_angle,
 )
-from protein_cvae.model.channel import TURN_NOISE, MotionChannel
+from protein_cvae.model.channel import TURN_NOISE, WITHIN, MotionChannel
 from protein_cvae.model.coil import CoilPrior
 from protein_cvae.model.decoder import EquivariantDecoder
 from protein_cvae.model.elastic import normal_modes, refuse_other_latents
@@ -257,6 +257,7 @@ class ProteinCVAE(nn.Module):
         temperature: float = 1.0,
         tails: bool = True,
         level: Tensor | None = None,
+        within: float = WITHIN,
     ) -> Latents:
         """A draw from p(z | sequence, template): a motion, seen through noise as in training.
 
@@ -266,20 +267,26 @@ class ProteinCVAE(nn.Module):
             noise: standard normal.
             temperature: scales the spread.
             tails: draw tails as coils where the model expects them.
-            level: (B, 2) Å, of the noise; ``GENERATED`` if omitted.
+            level: (B, 2) Å, of the noise; if omitted ``GENERATED``, less for a temperature below 1.
+            within: share of the amplitude's width over proteins.
+
+        Without gradient to the priors of the motion: still conformers have the best geometry, and
+        what is scored of a draw would make it stand still.
         """
         modes = condition.modes
-        shift = self.channel.draw(modes, noise, temperature)
+        with torch.no_grad():
+            shift = self.channel.draw(modes, noise, temperature, within)
+            turn = self.prior_turn(condition, shift).sample(noise.turn, temperature)
         seen = condition.templated[:, None, None] & condition.mask[..., None]
-        turn = self.prior_turn(condition, shift).sample(noise.turn, temperature)
         turn = torch.where(seen, turn, torch.zeros_like(turn))
         if tails and temperature > 0:
             shift, turn = self.coil.with_tails(batch, condition, shift, turn, noise.z_global)
         if level is None:
-            level = torch.full_like(noise.level, GENERATED)
+            least = max(CLEAN, min(temperature, 1.0) * GENERATED)
+            level = torch.full_like(noise.level, least)
         key = key_of_numbers(noise.z_global[:, 0], 2)
         count = self.d_global + 6 * shift.shape[1]
-        through = self._noise(temperature * counter_normal(key, count, shift.dtype))
+        through = self._noise(counter_normal(key, count, shift.dtype)) if temperature > 0 else None
         z = self.channel.code(modes, shift, turn, level, through)
         free = self.prior_free(condition).sample(noise.z_global, temperature)
         return self._either(condition, z, free)

@@ -151,12 +151,19 @@ def sample_prior(
     count: int,
     generator: torch.Generator,
     temperature: float = 1.0,
+    level: float | None = None,
 ) -> Latents:
-    """Draws from p(z | sequence, template); the template of ``batch`` may be withheld."""
+    """Draws from p(z | sequence, template); the template of ``batch`` may be withheld.
+
+    ``level`` Å is the noise they are seen through, as of
+    :meth:`~protein_cvae.model.network.ProteinCVAE.sample_prior`.
+    """
     _check_single(batch)
     condition = network.condition(batch).repeat(count)
     noise = standard_noise(network, batch.length, count, generator)
-    return network.sample_prior(repeat_item(batch, count), condition, noise, temperature)
+    through = None if level is None else torch.full_like(noise.level, level)
+    items = repeat_item(batch, count)
+    return network.sample_prior(items, condition, noise, temperature, level=through)
 
 
 @torch.no_grad()

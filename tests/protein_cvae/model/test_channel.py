@@ -12,7 +12,7 @@ from protein_modes import Chains, best_amplitude, chains
 from scipy.stats import kstest
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from protein_cvae.model.channel import TURN_NOISE, MotionChannel
+from protein_cvae.model.channel import TURN_NOISE, WITHIN, MotionChannel
 from protein_cvae.model.elastic import AMPLITUDE, NormalModes
 from protein_cvae.model.latents import Latents
 
@@ -266,11 +266,9 @@ def test_draws_have_the_mixture_along_each_mode_and_a_log_normal_amplitude():
     cooler = made.draw(modes.expand(count), noise, temperature=0.5)
     torch.testing.assert_close(cooler, 0.5 * drawn)
     it = Item(made, modes, level(1, 0.1, 0.1), 0)
-    middle = float(made.amplitudes(modes, made.core)[0])
-    a = middle + made.within * math.exp(it.log_width) * noise.z_global[:, 0]
-    # Not all of α and β, which are wider.
-    assert 0 < made.within < 1
-    assert it.middle - middle == pytest.approx(4.0 * float(made.amplitude[0]) * (1 - made.core))
+    middle = it.middle + 4.0 * float(made.narrower)
+    assert abs(middle - it.middle) > 0.1
+    a = middle + WITHIN * math.exp(it.log_width) * noise.z_global[:, 0]
     along = modes.expand(count).coefficients(drawn) * (-AMPLITUDE * a).exp()[:, None]
     prior = it.prior(0.0, noisy=False)
     # Probabilities of a mixture's draws are uniform.
@@ -346,6 +344,7 @@ def test_gradients_of_the_prior_are_finite_with_absent_residues():
     noise, s, shift = noise_of(given), level(2, 0.1, 0.3), given.draw(2, 12, 3)
     z = made.code(modes, shift, given.draw(2, 12, 3), s, noise)
     sum(x.sum() for x in made.kl(modes, shift, z)).backward()
+    made.mismatch(modes, mask, shift, noise).sum().backward()
     for name, parameter in made.named_parameters():
         assert bool(parameter.grad.isfinite().all()), name
         assert float(parameter.grad.abs().sum()) > 0, name
@@ -360,22 +359,51 @@ def test_draws_and_what_is_received_do_not_pull_on_the_prior():
     assert not made.received(modes, z).requires_grad
 
 
+def test_draws_become_as_wide_as_what_moves_in_the_core():
+    """δ alone is fitted, by the gap of log mean squares; a tail outside the core does not count."""
+    given, made = chains(length=8, items=1), channel(2, learns=True)
+    count, modes = 4_000, given.modes()
+    many = modes.expand(count)
+    generator = torch.Generator().manual_seed(3)
+
+    def noise() -> Latents:
+        shapes = ((count, 2), (count, 8, 3), (count, 8, 3), (count, 2))
+        drawn = (torch.randn(x, generator=generator, dtype=torch.float64) for x in shapes)
+        return Latents(*drawn)
+
+    core = modes.mask.clone()
+    core[:, 6:] = False
+    assert bool(core.any())
+    real = 3.0 * made.draw(many, noise())  # three times as wide as δ says, the tail far more
+    real[:, 6:] += 40.0
+    loss = made.mismatch(many, core.expand(count, -1), real, noise())
+    loss.mean().backward()
+    assert [x is made.narrower for x in made.parameters() if x.grad is not None] == [True]
+    # Of ½ g² with log m linear in δ: one step of Newton is the mean gap, log 9 over 2 τ.
+    step = -float(made.narrower.grad) / (2 * AMPLITUDE * 4.0) ** 2
+    assert 4.0 * step == pytest.approx(math.log(9) / (2 * AMPLITUDE), abs=0.05)
+    still = made.mismatch(many, torch.zeros_like(core).expand(count, -1), real, noise())
+    assert float(still.detach().abs().max()) == 0  # no core, nothing asked
+
+
 def test_gradients_of_the_kl():
     """Through the most probable amplitude too, at which its own slope is 0."""
     given, made = chains(length=6, items=2), channel(4, learns=True)
     modes, s, shift = given.modes(), level(2, 0.3, 0.4), given.draw(2, 6, 3)
     z = made.code(modes, shift, given.draw(2, 6, 3), s, noise_of(given, 4))
-    starts = [x.detach().clone() for x in made.parameters()]
+    learned = [x for x in made.parameters() if x is not made.narrower]  # that is of draws alone
+    starts = [x.detach().clone() for x in learned]
     generator = torch.Generator().manual_seed(2)
     ways = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in starts]
 
     def value(step: float) -> torch.Tensor:
-        for x, start, way in zip(made.parameters(), starts, ways, strict=True):
+        for x, start, way in zip(learned, starts, ways, strict=True):
             x.data = start + step * way
         return sum(x.sum() for x in made.kl(modes, shift, z))
 
     value(0.0).backward()
-    found = sum(float((x.grad * w).sum()) for x, w in zip(made.parameters(), ways, strict=True))
+    assert made.narrower.grad is None
+    found = sum(float((x.grad * w).sum()) for x, w in zip(learned, ways, strict=True))
     with torch.no_grad():
         wanted = float(value(1e-4) - value(-1e-4)) / 2e-4
     assert found == pytest.approx(wanted, rel=1e-4)

@@ -155,6 +155,52 @@ def test_a_draw_is_a_motion_seen_through_the_noise_of_its_level():
     torch.testing.assert_close(motion, modes.coefficients(still), **TOLERANCE)
 
 
+@pytest.mark.parametrize(("temperature", "noise_of_it"), [(0.5, 0.05), (1.0, 0.1), (2.0, 0.1)])
+def test_latents_carry_the_noise_that_their_level_says_at_every_temperature(
+    temperature: float, noise_of_it: float
+):
+    model, batch = small_model(), conformer(24, 0)
+    noise = model.noise(batch, 0, 0, 0)
+    with torch.no_grad():
+        condition = model.condition(batch)
+        z = model.sample_prior(batch, condition, noise, temperature, tails=False)
+        shift = model.channel.draw(condition.modes, noise, temperature)
+        found = model.channel.coefficients(condition.modes, z)
+    torch.testing.assert_close(z.level, torch.full_like(z.level, noise_of_it))
+    carried = (found - condition.modes.coefficients(shift)).square().mean().sqrt()
+    assert 0.7 < float(carried) / noise_of_it < 1.3
+
+
+def test_no_temperature_is_the_template():
+    model, batch = small_model(), conformer(24, 0)
+    with torch.no_grad():
+        condition = model.condition(batch)
+        z = model.sample_prior(batch, condition, model.noise(batch, 0, 0, 0), temperature=0.0)
+        shift, _ = model.received(condition, z)
+    assert float(shift.abs().max()) == 0
+
+
+def test_draws_do_not_pull_on_the_priors_of_the_motion():
+    model, batch = small_model(), conformer(24, 0)
+    condition = model.condition(batch)
+    z = model.sample_prior(batch, condition, model.noise(batch, 0, 0, 0), tails=False)
+    assert condition.c.requires_grad
+    assert not z.shift.requires_grad
+    assert not z.turn.requires_grad
+
+
+@pytest.mark.parametrize("name", ["channel.narrower", "channel.amplitude"])
+def test_weights_of_another_form_of_the_prior_are_refused_by_name(name: str):
+    model = small_model()
+    weights = model.state_dict()
+    weights[name] = torch.zeros(7)
+    with pytest.raises(ValueError, match=rf"{name}.*train the model anew"):
+        small_model().load_state_dict(weights)
+    del weights[name]
+    with pytest.raises(ValueError, match=rf"has no {name}"):
+        small_model().load_state_dict(weights)
+
+
 def test_the_motion_of_latents_is_what_was_coded_with_less_noise_than_they_carry():
     model, batch = small_model(), conformer(24, 0)
     with torch.no_grad():
