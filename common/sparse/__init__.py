@@ -5,6 +5,7 @@
 :func:`attention_weights`   its weights (E, H), for diagnostics
 :func:`edge_softmax`        softmax over the in-edges of each node, and :func:`edge_log_softmax`
 :func:`edge_gate`           perceptron on pair features that are never built
+:func:`edge_perceptron`     narrow perceptron over the features of edges
 :func:`spmm`                weighted adjacency times a dense matrix
 :func:`weighted_sum`        the same for several heads, or of rows that edges have
 :func:`edge_dot`            products of the rows at both ends of an edge, or at its end and its own
@@ -22,6 +23,7 @@ them, with the arguments of PyG's, are in :mod:`common.sparse.nn`.
 from common.sparse.attention.op import attention_weights, neighbor_attention
 from common.sparse.backends import Backend, backend_for, use_backend
 from common.sparse.gate.op import edge_gate
+from common.sparse.perceptron.op import edge_perceptron
 from common.sparse.segments.heads import edge_dot, weighted_sum
 from common.sparse.segments.op import edge_log_softmax, edge_softmax, spmm
 
@@ -32,6 +34,7 @@ __all__ = [
     "edge_dot",
     "edge_gate",
     "edge_log_softmax",
+    "edge_perceptron",
     "edge_softmax",
     "neighbor_attention",
     "spmm",

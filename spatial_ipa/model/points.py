@@ -23,9 +23,8 @@ from torch.nn import functional
 
 from common.errors import UserError
 from common.graph.edges import EdgeList
-from common.sparse import edge_softmax, neighbor_attention
+from common.sparse import edge_perceptron, edge_softmax, neighbor_attention
 from spatial_ipa.geometry.walks import squared_distance
-from spatial_ipa.model.edge_perceptron import edge_perceptron
 from spatial_ipa.model.network import Attention, Layout, NetworkSettings, RecycledNetwork
 from spatial_ipa.model.recycle import Recycle
 from spatial_ipa.model.similarity import (
@@ -85,15 +84,15 @@ class PointAttention(nn.Module):
 
     def evidence(self, features: Tensor, gate: Tensor | None) -> Tensor:
         """(E, H) the part of the logits that no recycle changes."""
-        logit = features[:, :1] * self.sharpness + edge_perceptron(self.mlp, features)
+        first, _, last = self.mlp
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        learned = edge_perceptron(features, first.weight, first.bias, last.weight)
+        logit = features[:, :1] * self.sharpness + learned
         if gate is None:
             return logit
         assert self.beta is not None, "built without a gate"
         return logit + gate[:, None] * self.beta
-
-    def logits(self, evidence: Tensor, x: Tensor, edges: EdgeList) -> Tensor:
-        """(E, H) logits at the positions x (N, 2)."""
-        return evidence + self.distance_term(x, edges)
 
     def distance_term(self, x: Tensor, edges: EdgeList) -> Tensor:
         """(E, H) the part of the logits that positions give."""
@@ -102,9 +101,9 @@ class PointAttention(nn.Module):
 
     def forward(self, evidence: Tensor, x: Tensor, edges: EdgeList) -> Tensor:
         empty = x.new_empty(x.shape[0], self.heads, 0)  # there are no states
-        bias = self.logits(evidence, x, edges)
+        gamma = functional.softplus(self.gamma)
         w_x = self.alpha[:, None, None] * torch.eye(2, dtype=x.dtype, device=x.device)
-        _, step = neighbor_attention(empty, empty, empty, x, edges, w_x, bias=bias)
+        _, step = neighbor_attention(empty, empty, empty, x, edges, w_x, bias=evidence, gamma=gamma)
         return x + step
 
 

@@ -23,7 +23,8 @@ def neighbor_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """``out`` (N, H, D) and ``dx`` (N, C), as the plain form."""
     # The inputs have one dtype; mixed precision inside would differ between forward and backward.
     with torch.autocast(inputs.edges.src.device.type, enabled=False):
-        return _Attention.apply(*inputs)
+        *arguments, _ = inputs.folded()
+        return _Attention.apply(*arguments)
 
 
 def _per_head(ptr: Tensor, col: Tensor, weight: Tensor, values: Sequence[Tensor]) -> Tensor:
@@ -38,7 +39,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        q, k, v, x, edges, w_x, gate, beta, bias = AttentionInputs(*arguments)
+        q, k, v, x, edges, w_x, gate, beta, bias = arguments
         logits = gather_dot(q, k, edges) / max(q.shape[-1], 1) ** 0.5
         if gate is not None:
             logits += beta * gate[:, None]

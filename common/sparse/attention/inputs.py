@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,6 +22,20 @@ class AttentionInputs(NamedTuple):
     gate: Tensor | None  # (E,)
     beta: float
     bias: Tensor | None  # (E, H)
+    gamma: Tensor | None = None  # (H,)
+
+    def folded(self) -> AttentionInputs:
+        """The same with the distances in the bias, for forms that know none."""
+        if self.gamma is None:
+            return self
+        term = distance_logits(self.x, self.edges, self.gamma)
+        return self._replace(bias=term if self.bias is None else self.bias + term, gamma=None)
+
+
+def distance_logits(x: Tensor, edges: EdgeList, gamma: Tensor) -> Tensor:
+    """(E, H) -gamma_h |x_j - x_i|^2."""
+    gap = x.index_select(0, edges.src) - x.index_select(0, edges.dst)
+    return -gamma * gap.square().sum(1, keepdim=True)
 
 
 class Operands(NamedTuple):
@@ -53,6 +67,13 @@ class Result(NamedTuple):
 
 def operands_of(inputs: AttentionInputs) -> Operands:
     """The reverse CSR is built only if a gradient will read it."""
-    q, k, v, x, edges, w_x, gate, beta, bias = inputs
+    q, k, v, x, edges, w_x, gate, beta, bias, _ = inputs
     reverse = reverse_if_needed(edges, q, k, v, x, w_x, gate, bias)
     return Operands(q, k, v, x, edges.src, edges.dst, edges.ptr, *reverse, w_x, gate, beta, bias)
+
+
+def point_operands_of(inputs: AttentionInputs) -> tuple[Any, ...]:
+    """The same for the operator of attention without states, which knows distances."""
+    _, _, _, x, edges, w_x, gate, beta, bias, gamma = inputs
+    reverse = reverse_if_needed(edges, x, w_x, gate, bias, gamma)
+    return x, edges.src, edges.dst, edges.ptr, *reverse, w_x, gate, beta, bias, gamma

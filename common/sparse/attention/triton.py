@@ -26,6 +26,7 @@ _OPERANDS = (
 
 def neighbor_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """``out`` (N, H, D) and ``dx`` (N, C), as the plain form."""
+    inputs = inputs.folded()
     width = inputs.q.shape[2]
     if width == 0:  # blocks of a program hold one value or more
         empty = inputs.x.new_zeros(*inputs.q.shape[:2], 1)

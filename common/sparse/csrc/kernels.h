@@ -43,6 +43,33 @@ struct AttentionGradArgs {
   T *dx;  // (N, C)
 };
 
+// Attention without states: logits are beta gate_e + bias_eh - gamma_h |x_j - x_i|^2.
+template <class T, class I>
+struct PointArgs {
+  int64_t heads, coords;  // H, C
+  T beta;
+  const I *src;  // (E)
+  const int64_t *ptr;  // (N + 1)
+  const T *x;  // (N, C)
+  const T *w_x;  // (H, C, C)
+  const T *gate;  // (E) or null
+  const T *bias;  // (E, H) or null
+  const T *gamma;  // (H) or null
+  T *dx;  // (N, C)
+  T *lse, *moment;  // as in AttentionArgs
+};
+
+template <class T, class I>
+struct PointGradArgs {
+  PointArgs<T, I> fwd;  // lse and moment are read here
+  const T *grad_dx;  // (N, C)
+  T *pull;  // (E, C) gradient of x_j - x_i
+  T *dgate;  // (E) or null
+  T *dbias;  // (E, H) or null
+  T *dgamma;  // (N, H) part of each row, or null
+  T *dx;  // (N, C) part of the destinations, minus the sum of pull
+};
+
 template <class T, class I>
 struct GateArgs {
   int64_t features, hidden;  // padded F and M
@@ -70,12 +97,38 @@ struct GateGradArgs {
   T *dw_in, *dw_mid, *db_mid, *dw_out, *db_out;  // added to, in the layouts above
 };
 
+template <class T>
+struct PerceptronArgs {
+  int64_t features, hidden, outputs;  // F, M, H
+  const T *x;  // (rows, F)
+  const T *w1, *b1;  // (M, F), (M)
+  const T *w2;  // (H, M)
+  T *out;  // (rows, H)
+};
+
+template <class T>
+struct PerceptronGradArgs {
+  PerceptronArgs<T> fwd;
+  const T *grad;  // (rows, H)
+  T *dx;  // (rows, F), or null when x needs none
+  T *dw1, *db1, *dw2;  // added to
+};
+
 template <class T, class I>
 struct Kernels {
   // Rows [begin, end) are destinations, for attention_grad_src sources.
   void (*attention)(const AttentionArgs<T, I>&, int64_t begin, int64_t end);
   void (*attention_grad_dst)(const AttentionGradArgs<T, I>&, int64_t begin, int64_t end);
   void (*attention_grad_src)(const AttentionGradArgs<T, I>&, int64_t begin, int64_t end);
+  void (*points)(const PointArgs<T, I>&, int64_t begin, int64_t end);
+  void (*points_grad)(const PointGradArgs<T, I>&, int64_t begin, int64_t end);
+  // out[r] += sum over p in ptr[r]..ptr[r+1] of values[perm[p]], rows of `width`.
+  void (*add_edges)(
+      const int64_t* ptr, const I* perm, const T* values, T* out, int64_t width, int64_t begin,
+      int64_t end);
+  // Rows [begin, end); `scratch` has perceptron_scratch(...) elements.
+  void (*perceptron)(const PerceptronArgs<T>&, int64_t begin, int64_t end, T* scratch);
+  void (*perceptron_grad)(const PerceptronGradArgs<T>&, int64_t begin, int64_t end, T* scratch);
   // Edges [begin, end); `scratch` has gate_scratch(...) elements.
   void (*gate)(const GateArgs<T, I>&, int64_t begin, int64_t end, T* scratch);
   void (*gate_grad)(const GateGradArgs<T, I>&, int64_t begin, int64_t end, T* scratch);
@@ -101,6 +154,10 @@ struct Kernels {
 
 inline int64_t gate_scratch(int64_t features, int64_t hidden) {
   return kTile * (4 * features + 4 * hidden);
+}
+
+inline int64_t perceptron_scratch(int64_t features, int64_t hidden, int64_t outputs) {
+  return kTile * (features + 2 * hidden + outputs);
 }
 
 // The table for this processor; the variable EDGEWISE_CPU_CAPABILITY (default, avx2, avx512)

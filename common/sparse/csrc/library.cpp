@@ -18,6 +18,15 @@ STABLE_TORCH_LIBRARY(edgewise, m) {
         "Tensor x, Tensor src, Tensor dst, Tensor ptr, Tensor rev_ptr, Tensor rev_edge, "
         "Tensor w_x, Tensor? gate, float beta, Tensor? bias, Tensor out, Tensor lse, "
         "Tensor moment) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("points(Tensor x, Tensor src, Tensor dst, Tensor ptr, Tensor rev_ptr, Tensor rev_edge, "
+        "Tensor w_x, Tensor? gate, float beta, Tensor? bias, Tensor? gamma) "
+        "-> (Tensor, Tensor, Tensor)");
+  m.def("points_backward(Tensor grad, Tensor x, Tensor src, Tensor dst, Tensor ptr, "
+        "Tensor rev_ptr, Tensor rev_edge, Tensor w_x, Tensor? gate, float beta, Tensor? bias, "
+        "Tensor? gamma, Tensor lse, Tensor moment) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("perceptron(Tensor x, Tensor w1, Tensor b1, Tensor w2) -> Tensor");
+  m.def("perceptron_backward(Tensor grad, Tensor x, Tensor w1, Tensor b1, Tensor w2, "
+        "bool need_x) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("edge_gate(Tensor at_dst, Tensor at_src, Tensor h, Tensor src, Tensor dst, Tensor ptr, "
         "Tensor w_in, Tensor w_mid, Tensor b_mid, Tensor w_out, Tensor b_out) -> Tensor");
   m.def("edge_gate_backward(Tensor grad, Tensor at_dst, Tensor at_src, Tensor h, Tensor src, "
@@ -37,6 +46,10 @@ STABLE_TORCH_LIBRARY(edgewise, m) {
 STABLE_TORCH_LIBRARY_IMPL(edgewise, CPU, m) {
   m.impl("attention", TORCH_BOX(&edgewise::attention));
   m.impl("attention_backward", TORCH_BOX(&edgewise::attention_backward));
+  m.impl("points", TORCH_BOX(&edgewise::points));
+  m.impl("points_backward", TORCH_BOX(&edgewise::points_backward));
+  m.impl("perceptron", TORCH_BOX(&edgewise::perceptron));
+  m.impl("perceptron_backward", TORCH_BOX(&edgewise::perceptron_backward));
   m.impl("edge_gate", TORCH_BOX(&edgewise::edge_gate));
   m.impl("edge_gate_backward", TORCH_BOX(&edgewise::edge_gate_backward));
   m.impl("gather_sum", TORCH_BOX(&edgewise::gather_sum));

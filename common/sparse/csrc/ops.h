@@ -23,6 +23,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
     const std::optional<Tensor>& gate, double beta, const std::optional<Tensor>& bias,
     const Tensor& out, const Tensor& lse, const Tensor& moment);
 
+std::tuple<Tensor, Tensor, Tensor> points(
+    const Tensor& x, const Tensor& src, const Tensor& dst, const Tensor& ptr,
+    const Tensor& rev_ptr, const Tensor& rev_edge, const Tensor& w_x,
+    const std::optional<Tensor>& gate, double beta, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& gamma);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> points_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& src, const Tensor& dst, const Tensor& ptr,
+    const Tensor& rev_ptr, const Tensor& rev_edge, const Tensor& w_x,
+    const std::optional<Tensor>& gate, double beta, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& gamma, const Tensor& lse, const Tensor& moment);
+
+Tensor perceptron(const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& w2);
+std::tuple<Tensor, Tensor, Tensor, Tensor> perceptron_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& w2,
+    bool need_x);
+
 Tensor edge_gate(
     const Tensor& at_dst, const Tensor& at_src, const Tensor& h, const Tensor& src,
     const Tensor& dst, const Tensor& ptr, const Tensor& w_in, const Tensor& w_mid,

@@ -1,7 +1,7 @@
-"""A small perceptron over the features of every edge, without its hidden layer in memory.
+"""The perceptron in PyTorch by blocks of rows; once differentiable.
 
-Over 80,000 edges a hidden layer of 32 is 10 MB, written and read several times a step; a block of
-rows stays in the processor's cache, and the backward pass computes it anew.
+Over 80,000 edges a hidden layer of 32 is 10 MB, written and read several times a step; that of a
+block stays in the processor's cache, and the backward pass computes it anew.
 """
 
 from __future__ import annotations
@@ -9,27 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _ROWS = 4096
 
 
-def edge_perceptron(layers: nn.Sequential, features: Tensor) -> Tensor:
-    """``layers(features)``, by blocks of rows on the CPU; differentiable once there.
-
-    Args:
-        layers: Linear with a bias, GELU, Linear without.
-        features: (E, F) of the type of the weights.
-    """
-    first, _, last = layers
-    assert isinstance(first, nn.Linear)
-    assert isinstance(last, nn.Linear)
-    if features.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        out: Tensor = layers(features)
-        return out
-    return _Blocks.apply(features, first.weight, first.bias, last.weight)
+def edge_perceptron(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor) -> Tensor:
+    """As the plain form."""
+    with torch.autocast(x.device.type, enabled=False):
+        return _Blocks.apply(x, w1, b1, w2)
 
 
 class _Blocks(torch.autograd.Function):

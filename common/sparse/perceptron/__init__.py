@@ -1,0 +1,1 @@
+"""A perceptron over the features of every edge."""
