@@ -203,7 +203,7 @@ class ProteinCVAEModule(pl.LightningModule):
         item = item + weights.prior_geometry * weighted(weights, free, progress)
         without = torch.full_like(batch.weight, weights.untemplated)
         loss = batch_mean(item * torch.where(condition.templated, 1.0, without), batch.weight)
-        width = network.channel.mismatch(condition.modes, batch.core, posterior.shift, noise)
+        width = network.channel.mismatch(condition.modes, batch.core, posterior.shift)
         # Of one weight that nothing else moves: it needs no factor.
         loss = loss + kl.penalty(weights, factor) + batch_mean(width, batch.weight)
         size = len(batch)

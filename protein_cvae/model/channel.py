@@ -35,7 +35,8 @@ proteins, conformers of one differ by 0.2 to 0.4 of it; and α is that of all re
 tails, which are drawn by other means, decide it: with δ = 0 the core of known families was 1.7
 times as wide as it is.  δ is learned from how far the ordered core C of a known protein moves,
 
-    ½ (log m(w) − log m(w'))²,   m(w) = Σ_{i ∈ C} |w_i|²,   w' a draw.
+    ½ (log m(w) − log E m(w'))²,   m(w) = Σ_{i ∈ C} |w_i|²,   w' drawn,
+    E m(w') = e^{2 τ (α_L + δ) + 2 (0.6 τ β)²} Σ_k Σ_{i ∈ C} |u_ki|² Σ_m π_km e^{2 o_m} σ_k².
 
 π depends on how soft and how collective a mode is among those of its protein (Brüschweiler 1995),
 on how loose the residues are that it moves, and on nothing that would tell proteins apart.
@@ -65,7 +66,7 @@ _START = (-6.0, -3.0, 0.0, -3.0, -6.0, -9.0, -12.0)
 _UNIT = 4.0
 # log(L / 100) is cut at these, about 20 and 250 residues: beyond them nothing was learned.
 _LENGTHS = (-1.6, 0.9)
-_STILL = 1e-4  # Å², so that a conformer that is its template has a logarithm
+_STILL = 1e-6  # Å²
 
 
 class MotionChannel(nn.Module):
@@ -195,24 +196,27 @@ class MotionChannel(nn.Module):
         spread = modes.variance.sqrt() * (offset + AMPLITUDE * a).exp()
         return temperature * modes.shift(spread * modes.coefficients(noise.shift))
 
-    def mismatch(self, modes: NormalModes, core: Tensor, shift: Tensor, noise: Latents) -> Tensor:
-        """(B,) ½ (log m(w) − log m(w'))² of shifts w and of a draw w'; only δ has a gradient.
+    def mismatch(self, modes: NormalModes, core: Tensor, shift: Tensor) -> Tensor:
+        """(B,) ½ (log m(w) − log E m(w'))² of shifts w; only δ has a gradient.
 
         Args:
             modes: of the templates.
             core: (B, L) bool, the residues of m.
             shift: (B, L, 3) Å, w.
-            noise: standard normal, of w'.
         """
-        part = (core & modes.mask)[..., None].to(shift)
-
-        def log_square(x: Tensor) -> Tensor:
-            return ((x * part).square().sum((1, 2)) + _STILL).log()
-
-        gap = log_square(shift) - log_square(self.draw(modes, noise))
-        # log m(w') goes with 2 τ δ; a draw has no gradient.
-        change = 2 * AMPLITUDE * _UNIT * (self.narrower - self.narrower.detach())
-        return 0.5 * (gap.detach() - change).square()
+        with torch.no_grad():
+            part = (core & modes.mask).to(shift)
+            moved = (shift.square().sum(2) * part).sum(1)
+            scales = self.scales(modes)
+            middle, log_width = self.amplitudes(modes)
+            each = (scales.variance * scales.log_weight.exp()).sum(-1)  # (B, 3L), at a = 0
+            expected = (each * modes.inside(part)).sum(1)
+            wide = 2 * AMPLITUDE * middle + 2 * (WITHIN * AMPLITUDE * log_width.exp()).square()
+            # What does not move, as where there is no core, says nothing.
+            known = (moved > _STILL) & (expected > _STILL)
+            gap = moved.clamp_min(_STILL).log() - expected.clamp_min(_STILL).log() - wide
+        gap = gap - 2 * AMPLITUDE * _UNIT * self.narrower
+        return torch.where(known, 0.5 * gap.square(), torch.zeros_like(gap))
 
 
 def _inverse(x: Tensor) -> Tensor:

@@ -95,6 +95,10 @@ class NormalModes:
         variance = self._apply(self.vectors.square(), self.variance)
         return variance.unflatten(1, (-1, 3)).mean(2)
 
+    def inside(self, residues: Tensor) -> Tensor:
+        """(B, 3L) share of each mode that lies in ``residues`` (B, L), 1 or 0."""
+        return self._apply(self.vectors.square().mT, residues.repeat_interleave(3, dim=1))
+
     @cached_property
     def features(self) -> Tensor:
         """(B, 3L, 5) of each mode: log σ, its place, its collectivity, log L, and its looseness.

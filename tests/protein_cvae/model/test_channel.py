@@ -344,7 +344,7 @@ def test_gradients_of_the_prior_are_finite_with_absent_residues():
     noise, s, shift = noise_of(given), level(2, 0.1, 0.3), given.draw(2, 12, 3)
     z = made.code(modes, shift, given.draw(2, 12, 3), s, noise)
     sum(x.sum() for x in made.kl(modes, shift, z)).backward()
-    made.mismatch(modes, mask, shift, noise).sum().backward()
+    made.mismatch(modes, mask, shift).sum().backward()
     for name, parameter in made.named_parameters():
         assert bool(parameter.grad.isfinite().all()), name
         assert float(parameter.grad.abs().sum()) > 0, name
@@ -360,30 +360,29 @@ def test_draws_and_what_is_received_do_not_pull_on_the_prior():
 
 
 def test_draws_become_as_wide_as_what_moves_in_the_core():
-    """δ alone is fitted, by the gap of log mean squares; a tail outside the core does not count."""
+    """δ alone is fitted, and a tail outside the core does not count."""
     given, made = chains(length=8, items=1), channel(2, learns=True)
-    count, modes = 4_000, given.modes()
+    count, modes = 40_000, given.modes()
     many = modes.expand(count)
     generator = torch.Generator().manual_seed(3)
-
-    def noise() -> Latents:
-        shapes = ((count, 2), (count, 8, 3), (count, 8, 3), (count, 2))
-        drawn = (torch.randn(x, generator=generator, dtype=torch.float64) for x in shapes)
-        return Latents(*drawn)
-
+    shapes = ((count, 2), (count, 8, 3), (count, 8, 3), (count, 2))
+    drawn = (torch.randn(x, generator=generator, dtype=torch.float64) for x in shapes)
     core = modes.mask.clone()
     core[:, 6:] = False
     assert bool(core.any())
-    real = 3.0 * made.draw(many, noise())  # three times as wide as δ says, the tail far more
-    real[:, 6:] += 40.0
-    loss = made.mismatch(many, core.expand(count, -1), real, noise())
-    loss.mean().backward()
+    draws = made.draw(many, Latents(*drawn))
+    mean_square = float((draws * core[..., None]).square().sum((1, 2)).mean())
+    real = given.draw(1, 8, 3)
+    real = real * (9 * mean_square / (real * core[..., None]).square().sum()).sqrt()
+    real[:, 6:] += 40.0  # a core three times as wide as draws, and a tail far away
+    made.mismatch(modes, core, real).sum().backward()
     assert [x is made.narrower for x in made.parameters() if x.grad is not None] == [True]
-    # Of ½ g² with log m linear in δ: one step of Newton is the mean gap, log 9 over 2 τ.
+    # ½ g² with g linear in δ: one step of Newton is the gap, log 9 over 2 τ.
     step = -float(made.narrower.grad) / (2 * AMPLITUDE * 4.0) ** 2
-    assert 4.0 * step == pytest.approx(math.log(9) / (2 * AMPLITUDE), abs=0.05)
-    still = made.mismatch(many, torch.zeros_like(core).expand(count, -1), real, noise())
-    assert float(still.detach().abs().max()) == 0  # no core, nothing asked
+    assert 4.0 * step == pytest.approx(math.log(9) / (2 * AMPLITUDE), abs=0.03)
+    # Nothing is asked where there is no core, or nothing moves.
+    for where, what in ((torch.zeros_like(core), real), (core, torch.zeros_like(real))):
+        assert float(made.mismatch(modes, where, what).detach().abs().max()) == 0
 
 
 def test_gradients_of_the_kl():
