@@ -190,7 +190,9 @@ class MotionChannel(nn.Module):
         a = a.clamp(-AMPLITUDE_RANGE, AMPLITUDE_RANGE)  # as where it is looked for
         key = key_of_numbers(noise.z_global[:, 0], 1)
         uniform = uniform_of_normal(counter_normal(key, modes.variance.shape[1], a.dtype))
-        chance = self.scales(modes).log_weight.exp().cumsum(-1)
+        # A product, since cumsum of floats is refused on CUDA where results must repeat.
+        below = torch.ones(len(_OFFSETS), len(_OFFSETS)).to(a).triu()
+        chance = self.scales(modes).log_weight.exp() @ below
         chosen = (uniform[..., None] > chance[..., :-1]).sum(-1)  # (B, 3L)
         offset = modes.variance.new_tensor(_OFFSETS)[chosen]
         spread = modes.variance.sqrt() * (offset + AMPLITUDE * a).exp()

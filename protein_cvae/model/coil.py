@@ -220,7 +220,8 @@ class CoilPrior(nn.Module):
         """φ, ψ of uniform numbers: which cell of the table, and where in it."""
         mass = self.table.double() / _basin_mass(self.table.double())[:, :, None]
         mass = (self.basins.double().softmax(1)[:, :, None] * mass).sum(1)  # (6, cells)
-        limits = mass.cumsum(1)
+        # On the CPU: cumsum of floats is refused on CUDA where results must repeat.
+        limits = mass.cpu().cumsum(1).to(mass.device)
         limits = limits / limits[:, -1:]
         index = torch.zeros_like(kind)
         for number in range(len(CLASS_NAMES)):

@@ -114,8 +114,10 @@ class NormalModes:
         entropy = -(share * share.clamp_min(1e-12).log()).sum(1)
         wide = count[:, None].expand_as(entropy)
         loose = self.residue_variance().clamp_min(1e-8).log()  # (B, L)
-        known = torch.where(seen, loose, loose.new_tensor(torch.nan))
-        loose = torch.where(seen, loose - known.nanmedian(1, keepdim=True).values, 0.0)
+        # The lower median; by a sort, since median is refused on CUDA where results must repeat.
+        ranked = torch.where(seen, loose, torch.inf).sort(1).values
+        middle = ranked.gather(1, (seen.sum(1, keepdim=True) - 1).clamp_min(0) // 2)
+        loose = torch.where(seen, loose - middle, 0.0)
         features = [
             0.5 * variance.clamp_min(1e-8).log(),
             (place / (3 * wide)).log(),
