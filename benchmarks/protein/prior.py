@@ -44,6 +44,8 @@ from experiment import (
 )
 from torch import Tensor
 
+from common.errors import UserError
+from common.files.identity import tensor_hash
 from common.report.machine import describe_machine, machines_of
 from common.report.tables import markdown_table, to_json_lines
 from common.rng import generator_for
@@ -154,6 +156,21 @@ def makers(
     return found
 
 
+def check_one_model(rows: Sequence[Row], tag: str, model: dict[str, str], path: Path) -> None:
+    """Refuse rows of another model or split under the same tag.
+
+    Raises:
+        ValueError: if there are any.
+    """
+    for row in rows:
+        other = [k for k, v in model.items() if row["tag"] == tag and row.get(k, v) != v]
+        if other:
+            raise UserError(
+                f"{path} holds rows of other {' and '.join(other)} under the tag {tag!r}; give "
+                "--tag or --out of its own"
+            )
+
+
 def run(options: argparse.Namespace) -> None:
     """Append what is missing to results.jsonl."""
     torch.set_num_threads(options.threads)
@@ -164,7 +181,10 @@ def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.jsonl"
     key = {"tag": options.tag, "count": options.count, "seed": options.seed}
-    done = {(row["protein"], row["maker"], *(row[name] for name in key)) for row in read(path)}
+    model = {"weights": tensor_hash(trained.state_dict()), "split": data.split.digest}
+    found = read(path)
+    check_one_model(found, options.tag, model, path)
+    done = {(row["protein"], row["maker"], *(row[name] for name in key)) for row in found}
     for case in cases:
         if options.proteins and case.name not in options.proteins:
             continue
@@ -175,7 +195,7 @@ def run(options: argparse.Namespace) -> None:
             and (case.name, maker, *key.values()) not in done
         }
         rows = [
-            {"kind": "prior", **case.head, "maker": maker, **key, **make()}
+            {"kind": "prior", **case.head, "maker": maker, **key, **model, **make()}
             | {"machine": describe_machine()}
             for maker, make in wanted.items()
         ]

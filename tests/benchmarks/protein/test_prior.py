@@ -37,6 +37,9 @@ def test_every_maker_has_a_row_once_and_seeds_are_taken_together(
     prior.main([*run, "--tag", "a", "--told"])
     prior.main([*run, "--tag", "b", "--seed", "1", "--makers", prior.TRAINED, prior.NO_TAILS])
     rows = rows_of(tmp_path)
+    assert len({(r["weights"], r["split"]) for r in rows}) == 1
+    with pytest.raises(ValueError, match="rows of other weights under the tag 'a'"):
+        prior.check_one_model(rows, "a", {"weights": "other", "split": rows[0]["split"]}, tmp_path)
     makers = {(row["tag"], row["maker"]) for row in rows}
     of_b = (prior.TRAINED, prior.NO_TAILS)
     assert makers == {*(("a", m) for m in prior.MAKERS), *(("b", m) for m in of_b)}
