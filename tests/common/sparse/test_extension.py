@@ -15,7 +15,14 @@ from sparse_problems import needs_extension
 from torch import Tensor
 
 from common.graph.edges import EdgeList
-from common.sparse import edge_gate, edge_softmax, extension, neighbor_attention, spmm
+from common.sparse import (
+    edge_gate,
+    edge_perceptron,
+    edge_softmax,
+    extension,
+    neighbor_attention,
+    spmm,
+)
 
 EDGES = EdgeList.from_edge_index(torch.tensor([[0, 1, 2, 2], [1, 0, 0, 2]]), 4)
 
@@ -35,6 +42,10 @@ def test_operators_pass_the_checks_of_torch_library() -> None:
     attention = (q, q, q, x, *graph, rev_ptr, rev_edge, w_x)
     torch.library.opcheck(ops.attention.default, (*attention, gate, 2.0, bias))
     torch.library.opcheck(ops.attention.default, (*attention, None, 1.0, None))
+    points, gamma = (x, *graph, rev_ptr, rev_edge, w_x), draw(2).requires_grad_()
+    torch.library.opcheck(ops.points.default, (*points, gate, 2.0, bias, gamma))
+    torch.library.opcheck(ops.points.default, (*points, None, 1.0, None, None))
+    torch.library.opcheck(ops.perceptron.default, (dense, draw(5, 3), draw(5), draw(2, 5)))
     torch.library.opcheck(ops.spmm.default, (gate, *graph, rev_ptr, rev_edge, dense))
     torch.library.opcheck(ops.log_softmax.default, (bias, EDGES.ptr))
     weights = [draw(*s).requires_grad_() for s in ((5, 6), (5, 5), (5,), (1, 5), (1,))]
@@ -46,11 +57,16 @@ def test_torch_compile_takes_the_operators_whole() -> None:
     """Without a graph break; values and gradients are those of eager mode."""
 
     def total(values: list[Tensor]) -> Tensor:
-        q, k, v, x, w_x, h, *layers = values
+        q, k, v, x, w_x, h, gamma, w_in, b_in, w_out, *layers = values
         gate = edge_gate(h, edges, *layers)
+        bias = edge_perceptron(h[edges.src] - h[edges.dst], w_in, b_in, w_out)
+        empty = q[..., :0].detach()
+        _, moved = neighbor_attention(
+            empty, empty, empty, x, edges, w_x, gate=gate, bias=bias, gamma=gamma
+        )
         out, dx = neighbor_attention(2 * q, k, v, x, edges, w_x, gate=gate)
         walk = spmm(edge_softmax(gate, edges), edges, dx)
-        return out.square().sum() + walk.square().sum()
+        return out.square().sum() + walk.square().sum() + moved.square().sum()
 
     rng = torch.Generator().manual_seed(0)
     edges = EdgeList.from_edge_index(torch.randint(0, 9, (2, 60), generator=rng), 9)
@@ -59,6 +75,8 @@ def test_torch_compile_takes_the_operators_whole() -> None:
         (9, 2),
         (2, 2, 2),
         (9, 3),
+        (2,),
+        *[(4, 3), (4,), (2, 4)],
         (5, 12),
         (5,),
         (5, 5),
