@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from common.rng import counter_normal, key_of_numbers, uniform_of_normal
 from protein_cvae.data.batch import ProteinBatch
 from protein_cvae.geometry.dihedrals import Torsions, backbone_dihedrals, peptide_mask
-from protein_cvae.geometry.frames import residue_frames, rotation_from_axis_angle
+from protein_cvae.geometry.frames import residue_frames
 from protein_cvae.geometry.internal import bond_geometry
 from protein_cvae.geometry.nerf import build_backbone
 from protein_cvae.geometry.ramachandran import (
@@ -39,6 +39,7 @@ from protein_cvae.geometry.ramachandran import (
 from protein_cvae.model.layers import perceptron
 from protein_cvae.model.motion import axis_angle
 from protein_cvae.model.states import Condition
+from protein_cvae.model.tails import anchors, at_place, carried, overlaps, tails
 from protein_cvae.residues import ALPHABET, UNKNOWN
 
 _CYS = ALPHABET.index("C")
@@ -54,7 +55,6 @@ _START = (-3.0, 3.2)
 _KAPPA_RANGE = (0.0, 7.0)  # of log κ
 _THRESHOLD = (0.2, 1.0)
 _TRIES = 3
-_OVERLAP = 3.9  # Å between CA three or more residues apart
 
 
 class CoilPrior(nn.Module):
@@ -148,7 +148,7 @@ class CoilPrior(nn.Module):
         tail = tails(q, link, mask, threshold)
         if not bool(tail.any()):
             return shift, turn
-        anchor = _anchors(tail, link)
+        anchor = anchors(tail, link)
         share = (q / threshold).clamp_max(1)
         # Residues in order: padding only adds numbers at the end.
         each = drawn[:, 1:].view(len(mask), length, _TRIES, 6)
@@ -157,8 +157,8 @@ class CoilPrior(nn.Module):
             rotation, origin = self._rebuilt(
                 batch, condition, share, log_kappa, tail, anchor, numbers
             )
-            rotation, origin = _carried(condition, rotation, origin, shift, turn, anchor)
-            cost = _overlaps(condition, origin, shift, tail)
+            rotation, origin = carried(condition, rotation, origin, shift, turn, anchor)
+            cost = overlaps(condition, origin, shift, tail)
             if best is None:
                 best = rotation, origin, cost
                 continue
@@ -209,9 +209,9 @@ class CoilPrior(nn.Module):
         )
         rotation, origin = residue_frames(built, mask)
         # Each piece of chain onto a residue of it that kept its torsions.
-        turn = _at(start[0], anchor) @ _at(rotation, anchor).mT
-        at = _at(origin, anchor)
-        origin = (turn @ (origin - at)[..., None])[..., 0] + _at(start[1], anchor)
+        turn = at_place(start[0], anchor) @ at_place(rotation, anchor).mT
+        at = at_place(origin, anchor)
+        origin = (turn @ (origin - at)[..., None])[..., 0] + at_place(start[1], anchor)
         return turn @ rotation, origin
 
     def _coil(
@@ -252,77 +252,6 @@ def basin(phi: Tensor, psi: Tensor) -> Tensor:
     return torch.where(phi > 0, 2, torch.where(helical, 0, 1))
 
 
-def tails(q: Tensor, link: Tensor, mask: Tensor, threshold: Tensor) -> Tensor:
-    """(B, L) bool: from both ends of each piece of chain inwards while q stays above a threshold.
-
-    The residue of least q in a piece is never in its tail.
-
-    Args:
-        q: (B, L) in [0, 1], averaged here over three residues of a piece.
-        link: (B, L) bool, a peptide bond leads to the next residue.
-        mask: (B, L) bool.
-        threshold: (B, 1).
-    """
-    follows = torch.cat([torch.zeros_like(link[:, :1]), link[:, :-1]], dim=1)
-    total, count = q.clone(), torch.ones_like(q)
-    total[:, :-1] += q[:, 1:] * link[:, :-1]
-    total[:, 1:] += q[:, :-1] * follows[:, 1:]
-    count[:, :-1] += link[:, :-1].to(q)
-    count[:, 1:] += follows[:, 1:].to(q)
-    smooth = total / count
-    piece = (~follows).cumsum(1) - 1  # (B, L)
-    least = torch.full_like(smooth, torch.inf).scatter_reduce(1, piece, smooth, "amin")
-    above = mask & (smooth > threshold) & (smooth > least.gather(1, piece))
-    place = torch.arange(q.shape[1], device=q.device).expand_as(piece)
-    inside = torch.where(above, -1, place)
-    # First and last residue of the piece that stays.
-    last = torch.full_like(place, -1).scatter_reduce(1, piece, inside, "amax").gather(1, piece)
-    outer = torch.where(above, q.shape[1], place)
-    first = torch.full_like(place, q.shape[1]).scatter_reduce(1, piece, outer, "amin")
-    return mask & ((place < first.gather(1, piece)) | (place > last))
-
-
-def _anchors(tail: Tensor, link: Tensor) -> Tensor:
-    """(B, L) int64, for each residue a residue of its piece that is in no tail, the nearest."""
-    place = torch.arange(tail.shape[1], device=tail.device).expand_as(tail)
-    follows = torch.cat([torch.zeros_like(link[:, :1]), link[:, :-1]], dim=1)
-    piece = (~follows).cumsum(1) - 1
-    kept = ~tail
-    first = torch.full_like(place, tail.shape[1]).scatter_reduce(
-        1, piece, torch.where(kept, place, tail.shape[1]), "amin"
-    )
-    last = torch.full_like(place, -1).scatter_reduce(1, piece, torch.where(kept, place, -1), "amax")
-    first, last = first.gather(1, piece), last.gather(1, piece)
-    return torch.minimum(torch.maximum(place, first), last)
-
-
-def _carried(
-    condition: Condition,
-    rotation: Tensor,
-    origin: Tensor,
-    shift: Tensor,
-    turn: Tensor,
-    anchor: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Frames of tails moved along with the residue they hang on."""
-    base, at = _at(condition.rotation.double(), anchor), _at(condition.origin.double(), anchor)
-    swung = base @ rotation_from_axis_angle(_at(turn.double(), anchor)) @ base.mT
-    moved = at + (base @ _at(shift.double(), anchor)[..., None])[..., 0]
-    return swung @ rotation, moved + (swung @ (origin - at)[..., None])[..., 0]
-
-
-def _overlaps(condition: Condition, origin: Tensor, shift: Tensor, tail: Tensor) -> Tensor:
-    """(B,) pairs of CA too near, of which one is in a tail."""
-    mask = condition.modes.mask
-    moved = condition.origin + (condition.rotation @ shift[..., None])[..., 0]
-    x = torch.where(tail[..., None], origin.to(moved), moved)
-    place = torch.arange(mask.shape[1], device=mask.device)
-    far = (place[:, None] - place).abs() >= 3
-    pair = far & mask[:, :, None] & mask[:, None] & (tail[:, :, None] | tail[:, None])
-    near = (x[:, :, None] - x[:, None]).square().sum(-1) < _OVERLAP**2
-    return (near & pair).sum((1, 2))
-
-
 def _depths(chain_index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Residues present before and after each one in its chain, (B, L) float."""
     same = (chain_index[:, :, None] == chain_index[:, None]) & mask[:, None]
@@ -330,12 +259,6 @@ def _depths(chain_index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     before = (same & (place < place[:, None])).sum(2)
     after = (same & (place > place[:, None])).sum(2)
     return before.float(), after.float()
-
-
-def _at(x: Tensor, index: Tensor) -> Tensor:
-    """x (B, L, ...) at residues index (B, L)."""
-    wide = index.view(*index.shape, *[1] * (x.dim() - 2)).expand_as(x)
-    return x.gather(1, wide)
 
 
 def _basin_table() -> Tensor:

@@ -17,9 +17,10 @@ from protein_cvae.geometry.frames import rotation_from_axis_angle
 from protein_cvae.geometry.internal import BondGeometry, bond_geometry
 from protein_cvae.geometry.nerf import build_backbone, ideal_bonds
 from protein_cvae.geometry.ramachandran import CLASS_NAMES, ramachandran_class
-from protein_cvae.model.coil import CoilPrior, basin, tails, von_mises
+from protein_cvae.model.coil import CoilPrior, basin, von_mises
 from protein_cvae.model.sampling import repeat_item
 from protein_cvae.model.states import Condition
+from protein_cvae.model.tails import tails
 from protein_cvae.residues import ALPHABET
 
 ENDS = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
