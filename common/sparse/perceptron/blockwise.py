@@ -1,4 +1,4 @@
-"""The perceptron in PyTorch by blocks of rows; once differentiable.
+"""The perceptron in PyTorch, on the CPU by blocks of rows; once differentiable there.
 
 Over 80,000 edges a hidden layer of 32 is 10 MB, written and read several times a step; that of a
 block stays in the processor's cache, and the backward pass computes it anew.
@@ -13,11 +13,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from common.sparse.perceptron import reference
+
 _ROWS = 4096
 
 
 def edge_perceptron(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor) -> Tensor:
     """As the plain form."""
+    if x.device.type != "cpu":  # where a launch per block would cost more than it saves
+        return reference.edge_perceptron(x, w1, b1, w2)
     with torch.autocast(x.device.type, enabled=False):
         return _Blocks.apply(x, w1, b1, w2)
 
