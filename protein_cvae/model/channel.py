@@ -84,7 +84,7 @@ class MotionChannel(nn.Module):
         last.bias = nn.Parameter(torch.tensor(_START))
         self.spectrum = nn.Sequential(nn.Linear(NUM_FEATURES, _SPECTRUM_HIDDEN), nn.GELU(), last)
         self.amplitude = nn.Parameter(torch.zeros(3))  # α, log β, α' in units of _UNIT
-        self.narrower = nn.Parameter(torch.zeros(()))  # δ in units of _UNIT
+        self.wider = nn.Parameter(torch.zeros(()))  # δ in units of _UNIT
 
     def scales(self, modes: NormalModes) -> Scales:
         """The prior of each mode at a = 0."""
@@ -185,7 +185,7 @@ class MotionChannel(nn.Module):
         that choose the scales follow from its bits.
         """
         middle, log_width = self.amplitudes(modes)
-        middle = middle + _UNIT * self.narrower
+        middle = middle + _UNIT * self.wider
         a = middle[:, None] + within * log_width.exp() * noise.z_global[:, :1]
         a = a.clamp(-AMPLITUDE_RANGE, AMPLITUDE_RANGE)  # as where it is looked for
         key = key_of_numbers(noise.z_global[:, 0], 1)
@@ -214,10 +214,11 @@ class MotionChannel(nn.Module):
             each = (scales.variance * scales.log_weight.exp()).sum(-1)  # (B, 3L), at a = 0
             expected = (each * modes.inside(part)).sum(1)
             wide = 2 * AMPLITUDE * middle + 2 * (WITHIN * AMPLITUDE * log_width.exp()).square()
+            wide = wide.clamp_max(2 * AMPLITUDE * AMPLITUDE_RANGE)  # amplitudes of draws are cut
             # What does not move, as where there is no core, says nothing.
             known = (moved > _STILL) & (expected > _STILL)
             gap = moved.clamp_min(_STILL).log() - expected.clamp_min(_STILL).log() - wide
-        gap = gap - 2 * AMPLITUDE * _UNIT * self.narrower
+        gap = gap - 2 * AMPLITUDE * _UNIT * self.wider
         return torch.where(known, 0.5 * gap.square(), torch.zeros_like(gap))
 
 

@@ -254,7 +254,8 @@ def refuse_other_latents(
             "longer: motion is now coded in the normal modes of the template "
             "(protein_cvae/model/channel.py); train the model anew"
         )
-    for name, own in module.state_dict().items():
+    coded = any(k.startswith(f"{prefix}channel.") for k in state_dict)
+    for name, own in module.state_dict().items() if coded else ():
         there = state_dict.get(prefix + name)
         if name.startswith("channel.") and (there is None or there.shape != own.shape):
             found = "has no" if there is None else f"has {tuple(there.shape)} of"

@@ -266,7 +266,7 @@ def test_draws_have_the_mixture_along_each_mode_and_a_log_normal_amplitude():
     cooler = made.draw(modes.expand(count), noise, temperature=0.5)
     torch.testing.assert_close(cooler, 0.5 * drawn)
     it = Item(made, modes, level(1, 0.1, 0.1), 0)
-    middle = it.middle + 4.0 * float(made.narrower)
+    middle = it.middle + 4.0 * float(made.wider)
     assert abs(middle - it.middle) > 0.1
     a = middle + WITHIN * math.exp(it.log_width) * noise.z_global[:, 0]
     along = modes.expand(count).coefficients(drawn) * (-AMPLITUDE * a).exp()[:, None]
@@ -376,9 +376,9 @@ def test_draws_become_as_wide_as_what_moves_in_the_core():
     real = real * (9 * mean_square / (real * core[..., None]).square().sum()).sqrt()
     real[:, 6:] += 40.0  # a core three times as wide as draws, and a tail far away
     made.mismatch(modes, core, real).sum().backward()
-    assert [x is made.narrower for x in made.parameters() if x.grad is not None] == [True]
+    assert [x is made.wider for x in made.parameters() if x.grad is not None] == [True]
     # ½ g² with g linear in δ: one step of Newton is the gap, log 9 over 2 τ.
-    step = -float(made.narrower.grad) / (2 * AMPLITUDE * 4.0) ** 2
+    step = -float(made.wider.grad) / (2 * AMPLITUDE * 4.0) ** 2
     assert 4.0 * step == pytest.approx(math.log(9) / (2 * AMPLITUDE), abs=0.03)
     # Nothing is asked where there is no core, or nothing moves.
     for where, what in ((torch.zeros_like(core), real), (core, torch.zeros_like(real))):
@@ -390,7 +390,7 @@ def test_gradients_of_the_kl():
     given, made = chains(length=6, items=2), channel(4, learns=True)
     modes, s, shift = given.modes(), level(2, 0.3, 0.4), given.draw(2, 6, 3)
     z = made.code(modes, shift, given.draw(2, 6, 3), s, noise_of(given, 4))
-    learned = [x for x in made.parameters() if x is not made.narrower]  # that is of draws alone
+    learned = [x for x in made.parameters() if x is not made.wider]  # that is of draws alone
     starts = [x.detach().clone() for x in learned]
     generator = torch.Generator().manual_seed(2)
     ways = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in starts]
@@ -401,7 +401,7 @@ def test_gradients_of_the_kl():
         return sum(x.sum() for x in made.kl(modes, shift, z))
 
     value(0.0).backward()
-    assert made.narrower.grad is None
+    assert made.wider.grad is None
     found = sum(float((x.grad * w).sum()) for x, w in zip(learned, ways, strict=True))
     with torch.no_grad():
         wanted = float(value(1e-4) - value(-1e-4)) / 2e-4

@@ -189,7 +189,7 @@ def test_draws_do_not_pull_on_the_priors_of_the_motion():
     assert not z.turn.requires_grad
 
 
-@pytest.mark.parametrize("name", ["channel.narrower", "channel.amplitude"])
+@pytest.mark.parametrize("name", ["channel.wider", "channel.amplitude"])
 def test_weights_of_another_form_of_the_prior_are_refused_by_name(name: str):
     model = small_model()
     weights = model.state_dict()
