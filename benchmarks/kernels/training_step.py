@@ -46,7 +46,11 @@ from spatial_ipa.training.settings import MinisetSettings
 # under the name of the autograd node that calls it.
 _NODE = "GeneratedBackwardFor_edgewise_"
 _KINDS = {
-    "attention": ("edgewise::attention", _NODE + "attention"),
+    "attention": (
+        *("edgewise::attention", _NODE + "attention"),
+        *("edgewise::points", _NODE + "points"),
+    ),
+    "edge perceptron": ("edgewise::perceptron", _NODE + "perceptron"),
     "edge gate": ("edgewise::edge_gate", _NODE + "edge_gate"),
     "walks (spmm)": ("edgewise::spmm", "edgewise::gather", _NODE + "spmm"),
     "edge softmax": ("edgewise::log_softmax", _NODE + "log_softmax"),
