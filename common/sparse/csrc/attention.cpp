@@ -1,10 +1,8 @@
 // Tensor entry points of neighbour attention.
-#include <algorithm>
 #include <cmath>
-#include <string>
 #include <tuple>
-#include <vector>
 
+#include "displacement.h"
 #include "kernels.h"
 #include "ops.h"
 #include "parallel.h"
@@ -13,7 +11,6 @@
 namespace edgewise {
 
 using std::optional;
-using std::to_string;
 
 namespace {
 
@@ -26,11 +23,6 @@ T scale_of(int64_t width) {
   return static_cast<T>(width == 0 ? 1.0 : 1 / std::sqrt(double(width)));
 }
 
-void check(const Tensor& q, const Tensor& x) {
-  require(q.size(1) <= 64, "at most 64 heads are supported, got " + to_string(q.size(1)));
-  require(x.size(1) <= 8, "at most 8 coordinates are supported, got " + to_string(x.size(1)));
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
@@ -38,7 +30,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
     const Tensor& src, const Tensor&, const Tensor& ptr, const Tensor&, const Tensor&,
     const Tensor& w_in, const optional<Tensor>& gate_in, double beta,
     const optional<Tensor>& bias_in) {
-  check(q_in, x_in);
+  require_sizes(q_in.size(1), x_in.size(1));
   const int64_t N = q_in.size(0), H = q_in.size(1), D = q_in.size(2), C = x_in.size(1);
   const Tensor q = pad_heads(q_in), k = pad_heads(k_in), v = pad_heads(v_in);
   const Tensor x = packed(x_in), w = packed(w_in);
@@ -98,15 +90,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
     parallel_rows(fwd.ptr, N, [&](int64_t begin, int64_t end) {
       kernels<T, I>().attention_grad_dst(args, begin, end);
     });
-    // dW[h, c, c'] = sum_i grad_dx[i, c] moment[i, h, c'], one after another in double precision
-    std::vector<double> sum(H * C * C);
-    const T* moments = data_of<T>(moment);
-    for (int64_t i = 0; i < N; ++i)
-      for (int64_t h = 0; h < H; ++h)
-        for (int64_t n = 0; n < C * C; ++n)
-          sum[h * C * C + n] += double(args.grad_dx[i * C + n / C]) *
-              double(moments[(i * H + h) * C + n % C]);
-    std::copy(sum.begin(), sum.end(), mutable_data_of<T>(dw));
+    grad_of_w_x(N, H, C, args.grad_dx, data_of<T>(moment), mutable_data_of<T>(dw));
     parallel_rows(args.rev_ptr, N, [&](int64_t begin, int64_t end) {
       kernels<T, I>().attention_grad_src(args, begin, end);
     });

@@ -1,9 +1,9 @@
 // Tensor entry points of attention without states.
 #include <algorithm>
-#include <string>
 #include <tuple>
 #include <vector>
 
+#include "displacement.h"
 #include "kernels.h"
 #include "ops.h"
 #include "parallel.h"
@@ -12,22 +12,12 @@
 namespace edgewise {
 
 using std::optional;
-using std::to_string;
-
-namespace {
-
-void check(const Tensor& x, const Tensor& w_x) {
-  require(w_x.size(0) <= 64, "at most 64 heads are supported, got " + to_string(w_x.size(0)));
-  require(x.size(1) <= 8, "at most 8 coordinates are supported, got " + to_string(x.size(1)));
-}
-
-}  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> points(
     const Tensor& x_in, const Tensor& src, const Tensor&, const Tensor& ptr, const Tensor&,
     const Tensor&, const Tensor& w_in, const optional<Tensor>& gate_in, double beta,
     const optional<Tensor>& bias_in, const optional<Tensor>& gamma_in) {
-  check(x_in, w_in);
+  require_sizes(w_in.size(0), x_in.size(1));
   const int64_t N = x_in.size(0), C = x_in.size(1), H = w_in.size(0);
   const Tensor x = packed(x_in), w = packed(w_in);
   const auto gate = packed(gate_in), bias = packed(bias_in), gamma = packed(gamma_in);
@@ -75,17 +65,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> points_backward(
       kernels<T, I>().add_edges(
           data_of<int64_t>(rev_ptr), data_of<I>(rev_edge), args.pull, args.dx, C, begin, end);
     });
-    // Sums over the rows, one after another in double precision.
-    std::vector<double> on_w(H * C * C), on_gamma(H);
-    for (int64_t i = 0; i < N; ++i)
-      for (int64_t h = 0; h < H; ++h) {
-        if (gamma) on_gamma[h] += double(args.dgamma[i * H + h]);
-        for (int64_t n = 0; n < C * C; ++n)
-          on_w[h * C * C + n] += double(args.grad_dx[i * C + n / C]) *
-              double(fwd.moment[(i * H + h) * C + n % C]);
-      }
-    std::copy(on_w.begin(), on_w.end(), mutable_data_of<T>(dw));
-    if (gamma) std::copy(on_gamma.begin(), on_gamma.end(), mutable_data_of<T>(dgamma));
+    grad_of_w_x(N, H, C, args.grad_dx, fwd.moment, mutable_data_of<T>(dw));
+    if (!gamma) return;
+    std::vector<double> sum(H);
+    for (int64_t n = 0; n < N * H; ++n) sum[n % H] += double(args.dgamma[n]);
+    std::copy(sum.begin(), sum.end(), mutable_data_of<T>(dgamma));
   });
   return {dx, dw, dgate, dbias, dgamma};
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sparse_problems import BACKENDS
+from sparse_problems import BACKENDS, values_and_gradients
 from torch import nn
 
 from common.sparse import edge_perceptron, use_backend
@@ -24,10 +24,7 @@ def weights(size: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[t
 
 def run(backend: str, given: list[torch.Tensor]) -> list[torch.Tensor]:
     with use_backend(backend):  # type: ignore[arg-type]
-        out = edge_perceptron(*given)
-    rng = torch.Generator().manual_seed(1)
-    grad = torch.randn(out.shape, generator=rng, dtype=torch.float64).to(out)
-    return [out.detach(), *torch.autograd.grad(out, given, grad)]
+        return values_and_gradients(lambda: [edge_perceptron(*given)], given)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -43,11 +40,7 @@ def test_values_and_gradients_are_those_of_layers(backend: str, size: tuple[int,
     )
     found = run(backend, given)
     x = given[0].detach().requires_grad_()
-    out = layers(x)
-    rng = torch.Generator().manual_seed(1)
-    out.backward(torch.randn(out.shape, generator=rng, dtype=torch.float64))
-    first, _, last = layers
-    wanted = [out.detach(), x.grad, first.weight.grad, first.bias.grad, last.weight.grad]
+    wanted = values_and_gradients(lambda: [layers(x)], [x, *layers.parameters()])
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
