@@ -23,6 +23,8 @@ T scale_of(int64_t width) {
   return static_cast<T>(width == 0 ? 1.0 : 1 / std::sqrt(double(width)));
 }
 
+int64_t ahead_in(const Tensor& t) { return rows_ahead(t.numel() * t.element_size()); }
+
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
@@ -41,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
     using T = decltype(value);
     using I = decltype(index);
     const AttentionArgs<T, I> args{
-        H, q.size(2), C, scale_of<T>(D), static_cast<T>(beta),
+        H, q.size(2), C, ahead_in(q), scale_of<T>(D), static_cast<T>(beta),
         data_of<I>(src), data_of<int64_t>(ptr), data_of<T>(q),
         data_of<T>(k), data_of<T>(v), data_of<T>(x),
         data_of<T>(w), data_of<T>(gate), data_of<T>(bias), mutable_data_of<T>(out),
@@ -74,14 +76,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
     using T = decltype(value);
     using I = decltype(index);
     const AttentionArgs<T, I> fwd{
-        H, q.size(2), C, scale_of<T>(D), static_cast<T>(beta),
+        H, q.size(2), C, ahead_in(q), scale_of<T>(D), static_cast<T>(beta),
         data_of<I>(src), data_of<int64_t>(ptr), data_of<T>(q),
         data_of<T>(k), data_of<T>(v), data_of<T>(x),
         data_of<T>(w), data_of<T>(gate), data_of<T>(bias),
         const_cast<T*>(data_of<T>(out)), nullptr, const_cast<T*>(data_of<T>(lse)),
         const_cast<T*>(data_of<T>(moment))};
     const AttentionGradArgs<T, I> args{
-        fwd, data_of<I>(dst), data_of<I>(rev_edge),
+        fwd, E, data_of<I>(dst), data_of<I>(rev_edge),
         data_of<int64_t>(rev_ptr), data_of<T>(grad_out),
         data_of<T>(grad_dx), mutable_data_of<T>(state), mutable_data_of<T>(dq),
         mutable_data_of<T>(dk), mutable_data_of<T>(dv),

@@ -11,9 +11,17 @@ namespace edgewise {
 constexpr int64_t kPad = 16;  // elements; a multiple of every vector width
 constexpr int64_t kTile = 192;  // edges handled together by the gate kernels
 
+// Rows of a graph's sources lie anywhere in memory, where no hardware foresees them.  Those of tables
+// beyond the second-level cache are asked for so many rows before they are read; kNever, more than
+// any tile has, asks for none, which is 2 % faster where the cache holds them.
+constexpr int64_t kAhead = 8, kNever = 256;
+constexpr int64_t kCacheBytes = int64_t{4} << 20;
+inline int64_t rows_ahead(int64_t bytes) { return bytes > kCacheBytes ? kAhead : kNever; }
+
 template <class T, class I>
 struct AttentionArgs {
   int64_t heads, dim, coords;  // H, padded D, C
+  int64_t ahead;  // rows_ahead of the bytes of q, k or v
   T scale, beta;
   const I *src;  // (E)
   const int64_t *ptr;  // (N + 1)
@@ -31,6 +39,7 @@ struct AttentionArgs {
 template <class T, class I>
 struct AttentionGradArgs {
   AttentionArgs<T, I> fwd;  // out, lse and moment are read here
+  int64_t edges;  // E
   const I *dst, *rev_edge;  // (E)
   const int64_t *rev_ptr;  // (N + 1)
   const T *grad_out;  // (N, H, D)

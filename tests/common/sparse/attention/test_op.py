@@ -30,6 +30,16 @@ def test_matches_the_plain_form(backend: str, size: tuple[int, ...]) -> None:
     matches_the_plain_form(backend, size, NAMES)
 
 
+@pytest.mark.parametrize("width", [16, 32, 40])
+@needs_extension
+def test_tables_beyond_the_cache_match_the_plain_form(width: int) -> None:
+    """Their rows are asked for ahead: q takes more than 4 MiB, and degrees of 0 to 60 make tiles
+    that are shorter and longer than the distance."""
+    nodes = 2**22 // (8 * 4 * width) + 1
+    size = (nodes, 30 * nodes, 4, width, 2, 1, 1)
+    matches_the_plain_form("cpp", size, ["attention", "attention, gate and bias"])
+
+
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
 def test_int32_indices_give_the_same_bits(backend: str) -> None:
     int32_gives_the_same_bits(backend, NAMES)
