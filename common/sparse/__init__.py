@@ -3,6 +3,7 @@
 =========================== =====================================================================
 :func:`neighbor_attention`  softmax attention over in-edges, and an equivariant coordinate step
 :func:`attention_weights`   its weights (E, H), for diagnostics
+:func:`distance_logits`     the part of its logits that coordinates give, likewise
 :func:`edge_softmax`        softmax over the in-edges of each node, and :func:`edge_log_softmax`
 :func:`edge_gate`           perceptron on pair features that are never built
 :func:`edge_perceptron`     narrow perceptron over the features of edges
@@ -20,6 +21,7 @@ dispatches, ``reference`` is the plain form, and the fast forms stand beside it.
 them, with the arguments of PyG's, are in :mod:`common.sparse.nn`.
 """
 
+from common.sparse.attention.inputs import distance_logits
 from common.sparse.attention.op import attention_weights, neighbor_attention
 from common.sparse.backends import Backend, backend_for, use_backend
 from common.sparse.gate.op import edge_gate
@@ -31,6 +33,7 @@ __all__ = [
     "Backend",
     "attention_weights",
     "backend_for",
+    "distance_logits",
     "edge_dot",
     "edge_gate",
     "edge_log_softmax",

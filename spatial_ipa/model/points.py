@@ -23,8 +23,7 @@ from torch.nn import functional
 
 from common.errors import UserError
 from common.graph.edges import EdgeList
-from common.sparse import edge_perceptron, edge_softmax, neighbor_attention
-from spatial_ipa.geometry.walks import squared_distance
+from common.sparse import distance_logits, edge_perceptron, edge_softmax, neighbor_attention
 from spatial_ipa.model.network import Attention, Layout, NetworkSettings, RecycledNetwork
 from spatial_ipa.model.recycle import Recycle
 from spatial_ipa.model.similarity import (
@@ -96,8 +95,7 @@ class PointAttention(nn.Module):
 
     def distance_term(self, x: Tensor, edges: EdgeList) -> Tensor:
         """(E, H) the part of the logits that positions give."""
-        square = squared_distance(x, edges.dst, edges.src)
-        return -functional.softplus(self.gamma) * square[:, None]
+        return distance_logits(x, edges, functional.softplus(self.gamma))
 
     def forward(self, evidence: Tensor, x: Tensor, edges: EdgeList) -> Tensor:
         empty = x.new_empty(x.shape[0], self.heads, 0)  # there are no states

@@ -98,12 +98,11 @@ class PointAttentionConv(nn.Module):
             linear(x).unflatten(1, (self.heads, self.out_channels))
             for linear in (self.lin_query, self.lin_key, self.lin_value)
         )
-        away = pos.index_select(0, edges.src) - pos.index_select(0, edges.dst)
-        bias = -F.softplus(self.decay) * away.square().sum(1, keepdim=True)  # (E, H)
+        bias = None  # (E, H)
         if edge_attr is not None:
             check_edge_attr("PointAttentionConv", edge_attr, self.edge_dim, edges.num_edges)
             assert self.lin_edge is not None
-            bias = bias + self.lin_edge(graph.sorted(edge_attr))
+            bias = self.lin_edge(graph.sorted(edge_attr))
         elif self.edge_dim is not None:
             raise UserError(
                 f"PointAttentionConv: edge_attr is missing, and edge_dim is {self.edge_dim}; give "
@@ -112,7 +111,8 @@ class PointAttentionConv(nn.Module):
         turn = self.step[:, None, None] * torch.eye(
             pos.shape[1], dtype=pos.dtype, device=pos.device
         )
-        out, moved = neighbor_attention(q, k, v, pos, edges, turn, bias=bias)
+        gamma = F.softplus(self.decay)
+        out, moved = neighbor_attention(q, k, v, pos, edges, turn, bias=bias, gamma=gamma)
         out = merge_heads(out, graph, self.concat)
         if self.lin_skip is not None:
             out = out + self.lin_skip(x)
