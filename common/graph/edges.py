@@ -12,6 +12,7 @@ shifted, as PyG batches them.  No operation on the union ever loops over its gra
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -44,12 +45,15 @@ class EdgeList:
         src: (E,) int64 or int32, source node j of each edge.
         dst: (E,) like src, destination node i of each edge, non-decreasing.
         ptr: (N + 1,) int64, ``ptr[i]:ptr[i + 1]`` are the in-edges of node i.
+        derived: what has been computed from the edges and is kept for the next call, by name.
+        asked: how often what pays only in the long run has been asked for, by name.
     """
 
     src: Tensor
     dst: Tensor
     ptr: Tensor
-    _cache: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    derived: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
+    asked: Counter[str] = field(default_factory=Counter, repr=False)
 
     @staticmethod
     def from_edge_index(edge_index: Tensor, num_nodes: int) -> EdgeList:
@@ -189,18 +193,19 @@ class EdgeList:
         ``edge[ptr[j]:ptr[j + 1]]`` are the positions in this list of the edges that leave node j,
         in order of destination.
         """
-        if "rev_edge" not in self._cache:
+        if "by_source" not in self.derived:
             sources, edge = torch.sort(self.src, stable=True)
-            self._cache["rev_edge"] = edge.to(self.src.dtype)
-            self._cache["rev_ptr"] = _row_pointer(sources, self.num_nodes)
-        return self._cache["rev_ptr"], self._cache["rev_edge"]
+            ptr = _row_pointer(sources, self.num_nodes)
+            self.derived["by_source"] = (ptr, edge.to(self.src.dtype))
+        ptr, edge = self.derived["by_source"]
+        return ptr, edge
 
     def to(self, device: torch.device | str) -> EdgeList:
         return EdgeList(
             self.src.to(device),
             self.dst.to(device),
             self.ptr.to(device),
-            {k: t.to(device) for k, t in self._cache.items()},
+            {name: tuple(t.to(device) for t in kept) for name, kept in self.derived.items()},
         )
 
     def int32(self) -> EdgeList:

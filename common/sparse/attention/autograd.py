@@ -13,24 +13,28 @@ from common.sparse.registration import Grads
 
 
 def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """Keep the operands, the output and what recomputes the weights."""
-    operands, result = Operands(*inputs), Result(*output)
-    *tensors, gate, beta, bias = operands
-    ctx.beta = beta
+    """Keep the operands, what an operator takes beside them, the output and what recomputes the
+    weights."""
+    common = len(Operands._fields)
+    *tensors, gate, beta, bias = Operands(*inputs[:common])
+    result, more = Result(*output), inputs[common:]
+    ctx.beta, ctx.more = beta, len(more)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, gate, bias, result.out, result.lse, result.moment)
+    ctx.save_for_backward(*more, *tensors, gate, bias, result.out, result.lse, result.moment)
 
 
 def backward_by(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Grads]:
     """The backward of an attention operator in terms of the operator that computes it."""
 
     def backward(ctx: Any, grad_out: Tensor, grad_dx: Tensor, *_: Tensor) -> Grads:
-        *tensors, gate, bias, out, lse, moment = ctx.saved_tensors
+        more, saved = ctx.saved_tensors[: ctx.more], ctx.saved_tensors[ctx.more :]
+        *tensors, gate, bias, out, lse, moment = saved
         operands = Operands._make((*tensors, gate, ctx.beta, bias))
         grad_out = torch.zeros_like(out) if grad_out is None else grad_out
         grad_dx = torch.zeros_like(operands.x) if grad_dx is None else grad_dx
-        dq, dk, dv, dx, dw, dgate, dbias = operator(grad_out, grad_dx, *operands, out, lse, moment)
+        grads = operator(grad_out, grad_dx, *operands, *more, out, lse, moment)
+        dq, dk, dv, dx, dw, dgate, dbias = grads
         given = (None if gate is None else dgate, None, None if bias is None else dbias)
-        return dq, dk, dv, dx, None, None, None, None, None, dw, *given
+        return dq, dk, dv, dx, None, None, None, None, None, dw, *given, *(None for _ in more)
 
     return backward

@@ -2,7 +2,8 @@
 
 Forward keeps the log-sum-exp (N, H) and the mean displacement per head (N, H, C); backward
 recomputes the weights: one pass over the in-edges gives the gradients of q, gate, bias and w_x,
-one over the out-edges (reverse CSR) those of k and v.  No result depends on the number of threads.
+one over the out-edges (reverse CSR) those of k and v.  No result depends on the number of threads,
+nor on the order that a graph's nodes are read in (:mod:`common.graph.places`).
 
 Without states (D = 0) an operator of its own knows distances and needs no second pass of exponents.
 """
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.graph.places import places_of
 from common.sparse.attention.autograd import backward_by, setup
 from common.sparse.attention.inputs import (
     AttentionInputs,
@@ -22,7 +24,9 @@ from common.sparse.attention.inputs import (
     point_operands_of,
 )
 from common.sparse.extension import after_loading
-from common.sparse.registration import Grads, attach, like
+from common.sparse.registration import Grads, attach, like, wants_gradient
+
+MIN_BYTES = 2**22  # of q: smaller tables stay in the cache in any order
 
 
 def neighbor_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
@@ -31,19 +35,29 @@ def neighbor_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         dx, _, _ = torch.ops.edgewise.points(*point_operands_of(inputs))
         nothing = inputs.q + inputs.k + inputs.v  # so that they have a gradient, of no numbers
         return nothing, dx + nothing.sum() if nothing.requires_grad else dx
-    out, dx, _, _ = torch.ops.edgewise.attention(*operands_of(inputs.folded()))
+    operands, rows, first = operands_of(inputs.folded()), None, None
+    trained = wants_gradient(*(t for t in operands if isinstance(t, Tensor)))
+    if inputs.q.numel() * inputs.q.element_size() >= MIN_BYTES:
+        places = places_of(inputs.edges, trained)
+        if places is not None:
+            rows, first, src, dst, ptr, rev_ptr, rev_edge = places
+            operands = operands._replace(
+                src=src, dst=dst, ptr=ptr, rev_ptr=rev_ptr, rev_edge=rev_edge
+            )
+    out, dx, _, _ = torch.ops.edgewise.attention(*operands, rows, first)
     return out, dx
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
-    t = Operands(*arguments)
+    *operands, _rows, _first = arguments
+    t = Operands(*operands)
     nodes, heads, _width = t.q.shape
     out, dx = torch.empty_like(t.q).contiguous(), torch.empty_like(t.x).contiguous()
     return out, dx, t.q.new_empty(nodes, heads), t.q.new_empty(nodes, heads, t.x.shape[1])
 
 
 def _backward_fake(grad_out: Tensor, grad_dx: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    *operands, _out, _lse, _moment = arguments
+    *operands, _rows, _first, _out, _lse, _moment = arguments
     t = Operands(*operands)
     dgate = t.q.new_empty(0 if t.gate is None else len(t.src))
     dbias = t.q.new_empty(0 if t.bias is None else len(t.src), t.q.shape[1])

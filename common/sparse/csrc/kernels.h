@@ -18,11 +18,14 @@ constexpr int64_t kAhead = 8, kNever = 256;
 constexpr int64_t kCacheBytes = int64_t{4} << 20;
 inline int64_t rows_ahead(int64_t bytes) { return bytes > kCacheBytes ? kAhead : kNever; }
 
+// With `rows` the edge list is one of places instead of nodes, and so are all inputs but those of a
+// node's own row, which like the results stay where they are: lse, moment, out and grad_dx.
 template <class T, class I>
 struct AttentionArgs {
   int64_t heads, dim, coords;  // H, padded D, C
   int64_t ahead;  // rows_ahead of the bytes of q, k or v
   T scale, beta;
+  const int64_t *rows;  // (N) node at each place, or null
   const I *src;  // (E)
   const int64_t *ptr;  // (N + 1)
   const T *q, *k, *v;  // (N, H, D)
@@ -34,6 +37,8 @@ struct AttentionArgs {
   T *dx;  // (N, C)
   T *lse;  // (N, H) log of the softmax sum; +inf for a row without weight
   T *moment;  // (N, H, C) sum_e a_eh (x_j - x_i)
+
+  int64_t node(int64_t place) const { return rows ? rows[place] : place; }
 };
 
 template <class T, class I>
@@ -44,7 +49,7 @@ struct AttentionGradArgs {
   const int64_t *rev_ptr;  // (N + 1)
   const T *grad_out;  // (N, H, D)
   const T *grad_dx;  // (N, C)
-  // (N, H, 2 + C) workspace: log-sum-exp, sum_e a_eh da_eh and W_h^T grad_dx_i
+  // (N, H, 2 + C) workspace by place: log-sum-exp, sum_e a_eh da_eh and W_h^T grad_dx_i
   T *state;
   T *dq, *dk, *dv;
   T *dgate;  // (E) or null
@@ -125,7 +130,7 @@ struct PerceptronGradArgs {
 
 template <class T, class I>
 struct Kernels {
-  // Rows [begin, end) are destinations, for attention_grad_src sources.
+  // Rows [begin, end), or places, are destinations, for attention_grad_src sources.
   void (*attention)(const AttentionArgs<T, I>&, int64_t begin, int64_t end);
   void (*attention_grad_dst)(const AttentionGradArgs<T, I>&, int64_t begin, int64_t end);
   void (*attention_grad_src)(const AttentionGradArgs<T, I>&, int64_t begin, int64_t end);

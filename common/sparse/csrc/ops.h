@@ -14,14 +14,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
     const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& x, const Tensor& src,
     const Tensor& dst, const Tensor& ptr, const Tensor& rev_ptr, const Tensor& rev_edge,
     const Tensor& w_x, const std::optional<Tensor>& gate, double beta,
-    const std::optional<Tensor>& bias);
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& rows,
+    const std::optional<Tensor>& first);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     const Tensor& grad_out, const Tensor& grad_dx, const Tensor& q, const Tensor& k,
     const Tensor& v, const Tensor& x, const Tensor& src, const Tensor& dst, const Tensor& ptr,
     const Tensor& rev_ptr, const Tensor& rev_edge, const Tensor& w_x,
     const std::optional<Tensor>& gate, double beta, const std::optional<Tensor>& bias,
-    const Tensor& out, const Tensor& lse, const Tensor& moment);
+    const std::optional<Tensor>& rows, const std::optional<Tensor>& first, const Tensor& out,
+    const Tensor& lse, const Tensor& moment);
 
 std::tuple<Tensor, Tensor, Tensor> points(
     const Tensor& x, const Tensor& src, const Tensor& dst, const Tensor& ptr,

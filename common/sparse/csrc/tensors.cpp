@@ -63,4 +63,20 @@ Tensor resize_last(const Tensor& t_in, int64_t width) {
   return out;
 }
 
+Tensor take_rows(const Tensor& t_in, const std::optional<Tensor>& rows) {
+  const Tensor t = packed(t_in);
+  if (!rows || t.numel() == 0) return t;
+  Tensor out = new_like(t);
+  const int64_t width = t.numel() / t.size(0), bytes = width * t.element_size();
+  const int64_t* row = data_of<int64_t>(*rows);
+  const char* from = static_cast<const char*>(t.const_data_ptr());
+  char* to = static_cast<char*>(out.mutable_data_ptr());
+  const int64_t grain = std::max<int64_t>(1, kGrain / width);
+  torch::stable::parallel_for(0, t.size(0), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n)
+      std::memcpy(to + n * bytes, from + row[n] * bytes, bytes);
+  });
+  return out;
+}
+
 }  // namespace edgewise

@@ -43,6 +43,9 @@ inline Tensor pad_last(const Tensor& t, int64_t multiple) {
   return resize_last(t, (t.size(-1) + multiple - 1) / multiple * multiple);
 }
 
+// t[rows], contiguous; without rows just that.
+Tensor take_rows(const Tensor& t, const std::optional<Tensor>& rows);
+
 // The types of the kernels: what torch calls them, and their codes in its C functions.
 template <class T>
 struct Type;

@@ -15,6 +15,7 @@ from sparse_problems import needs_extension
 from torch import Tensor
 
 from common.graph.edges import EdgeList
+from common.graph.places import places_in_order
 from common.sparse import (
     edge_gate,
     edge_perceptron,
@@ -40,8 +41,11 @@ def test_operators_pass_the_checks_of_torch_library() -> None:
     gate, bias, dense = (draw(*s).requires_grad_() for s in ((4,), (4, 2), (4, 3)))
     ops = torch.ops.edgewise
     attention = (q, q, q, x, *graph, rev_ptr, rev_edge, w_x)
-    torch.library.opcheck(ops.attention.default, (*attention, gate, 2.0, bias))
-    torch.library.opcheck(ops.attention.default, (*attention, None, 1.0, None))
+    torch.library.opcheck(ops.attention.default, (*attention, gate, 2.0, bias, None, None))
+    torch.library.opcheck(ops.attention.default, (*attention, None, 1.0, None, None, None))
+    rows, first, *moved = places_in_order(EDGES, torch.tensor([2, 0, 3, 1]))
+    placed = (q, q, q, x, *moved, w_x, gate, 2.0, bias, rows, first)
+    torch.library.opcheck(ops.attention.default, placed)
     points, gamma = (x, *graph, rev_ptr, rev_edge, w_x), draw(2).requires_grad_()
     torch.library.opcheck(ops.points.default, (*points, gate, 2.0, bias, gamma))
     torch.library.opcheck(ops.points.default, (*points, None, 1.0, None, None))
@@ -128,7 +132,7 @@ def test_tensors_of_another_type_are_refused() -> None:
     graph = (EDGES.src, EDGES.dst, EDGES.ptr, rev_ptr, rev_edge)
     with pytest.raises(RuntimeError, match=r"^at most 64 heads are supported, got 65$"):
         torch.ops.edgewise.attention(
-            many, many, many, draw(4, 2), *graph, draw(65, 2, 2), None, 1.0, None
+            many, many, many, draw(4, 2), *graph, draw(65, 2, 2), None, 1.0, None, None, None
         )
 
 

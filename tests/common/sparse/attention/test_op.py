@@ -15,10 +15,15 @@ from sparse_problems import (
     matches_the_plain_form,
     needs_extension,
     same_bits_for_every_thread_count,
+    values_and_gradients,
 )
+from torch import Tensor
 
 from common.graph.edges import EdgeList
+from common.graph.knn import knn_edges
+from common.graph.places import CALLS, places_in_order
 from common.sparse import attention_weights, neighbor_attention, use_backend
+from common.sparse.attention import compiled
 
 NAMES = ["attention", "attention, gate", "attention, gate and bias"]
 NAMES += ["distances", "points", "points by distance alone"]
@@ -38,6 +43,44 @@ def test_tables_beyond_the_cache_match_the_plain_form(width: int) -> None:
     nodes = 2**22 // (8 * 4 * width) + 1
     size = (nodes, 30 * nodes, 4, width, 2, 1, 1)
     matches_the_plain_form("cpp", size, ["attention", "attention, gate and bias"])
+
+
+@needs_extension
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(61, 1500, 4, 16, 2, 1, 1), (40, 900, 3, 5, 3, 1, 1)], ids=str)
+def test_the_order_that_nodes_are_read_in_changes_no_bit(
+    size: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "MIN_BYTES", 0)
+    problem = Problem(size, dtype)
+    rows = torch.randperm(size[0], generator=torch.Generator().manual_seed(4))
+    for name in ["attention", "attention, gate", "attention, gate and bias", "distances"]:
+        plain = values_and_gradients(*problem.operations()[name])
+        problem.edges.derived["places"] = places_in_order(problem.edges, rows)
+        placed = values_and_gradients(*problem.operations()[name])
+        del problem.edges.derived["places"]
+        for n, (want, got) in enumerate(zip(plain, placed, strict=True)):
+            assert torch.equal(got, want), (name, n)
+
+
+@needs_extension
+def test_a_graph_that_is_trained_on_is_read_in_an_order_of_its_own() -> None:
+    """More than 4 MiB of queries: calls after the order was found give what those before gave."""
+    rng = torch.Generator().manual_seed(0)
+    edges = knn_edges(torch.rand(8200, 2, generator=rng), 16)
+    q, k, v = (torch.randn(8200, 4, 32, generator=rng).requires_grad_() for _ in range(3))
+    x, w_x = torch.randn(8200, 2, generator=rng), torch.randn(4, 2, 2, generator=rng)
+
+    def step() -> list[Tensor]:
+        out, dx = neighbor_attention(q, k, v, x, edges, w_x)
+        return [out, dx, *torch.autograd.grad(out.square().sum() + dx.sum(), [q, k, v])]
+
+    first = step()
+    assert "places" not in edges.derived
+    for _ in range(CALLS):
+        last = step()
+    assert len(edges.derived["places"]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(first, last, strict=True))
 
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
