@@ -270,5 +270,6 @@ def collapse_diagnostics(
     root = ((c[:, 0] - c[:, 1]).square() / 4 + c[:, 2].square()).sqrt()
     ratio = (half_trace - root).clamp(min=0) / (half_trace + root).clamp(min=1e-12)
     i, j = random_pairs
-    median = (x[i] - x[j]).norm(dim=1).view(num_graphs, -1).median(dim=1).values
-    return ratio, median
+    # Not median(dim=1), which CUDA refuses where deterministic algorithms are asked for.
+    distance = (x[i] - x[j]).norm(dim=1).view(num_graphs, -1).sort(dim=1).values
+    return ratio, distance[:, (distance.shape[1] - 1) // 2]
