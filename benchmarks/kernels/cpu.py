@@ -6,9 +6,8 @@
 
 Prints a table and writes ``cpu.json`` and ``.png`` to ``--out``.  Every node attends
 to its k nearest neighbours among random points in three dimensions.  "nodes in order" is the same
-graph with its nodes sorted by :func:`common.graph.order.locality_order`.  "from call 4 on" is what
-a graph has that is trained on again and again (:mod:`common.graph.places`); how long its order took
-is printed.
+graph with its nodes sorted by :func:`common.graph.order.locality_order`.  "for_many_calls" is the
+random graph as :func:`common.graph.places.for_many_calls` returns it, which is timed, too.
 
 Each method runs in float32 on the same inputs and must first agree with the float64 plain form on a
 small graph, and with the first method at the size that is timed.  Methods take turns, so that other
@@ -63,9 +62,8 @@ from tqdm import tqdm
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from common.graph.order import locality_order, permute_edges
-from common.graph.places import CALLS, find_places
+from common.graph.places import for_many_calls, places_of
 from common.report.machine import processor
-from common.sparse.attention.compiled import MIN_BYTES
 from common.sparse.extension import extension_loaded
 
 WEIGHTS = ("w_x", "w1", "b1", "w2", "b2", "w3", "b3")
@@ -147,7 +145,7 @@ def methods_for(
     methods: dict[str, Method] = {}
     if extension_loaded():
         methods["edgewise, compiled"] = ours("cpp")
-        if op == "attention" and inputs["q"].nbytes >= MIN_BYTES:
+        if op == "attention":
             methods |= with_places(edges)
     if args.ours and methods:
         return methods
@@ -169,20 +167,16 @@ def methods_for(
 
 
 def with_places(edges: EdgeList) -> dict[str, Method]:
-    """Compiled attention as later calls on one graph have it, if an order of its nodes is found.
-
-    The given list is kept as the first calls see it.
-    """
+    """Compiled attention over the same edges as :func:`for_many_calls` returns them, if it finds
+    an order."""
     start = time.perf_counter()
-    places = find_places(EdgeList(edges.src, edges.dst, edges.ptr))
+    near = for_many_calls(EdgeList(edges.src, edges.dst, edges.ptr))
     seconds = time.perf_counter() - start
-    edges.derived["places"] = ()
-    if places is None:
+    if places_of(near) is None:
         return {}
-    tqdm.write(f"n = {edges.num_nodes}: order of nodes found in {1e3 * seconds:.0f} ms, once")
-    near = EdgeList(edges.src, edges.dst, edges.ptr, {"places": places})
+    tqdm.write(f"n = {edges.num_nodes}: for_many_calls took {1e3 * seconds:.0f} ms, once")
     compiled = ours("cpp")
-    return {f"edgewise, from call {CALLS} on": lambda t, e: compiled(t, near if e is edges else e)}
+    return {"edgewise, for_many_calls": lambda t, e: compiled(t, near if e is edges else e)}
 
 
 # -------------------------------------------------------------------------------- the measurements

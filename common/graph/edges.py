@@ -12,7 +12,6 @@ shifted, as PyG batches them.  No operation on the union ever loops over its gra
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -46,14 +45,12 @@ class EdgeList:
         dst: (E,) like src, destination node i of each edge, non-decreasing.
         ptr: (N + 1,) int64, ``ptr[i]:ptr[i + 1]`` are the in-edges of node i.
         derived: what has been computed from the edges and is kept for the next call, by name.
-        asked: how often what pays only in the long run has been asked for, by name.
     """
 
     src: Tensor
     dst: Tensor
     ptr: Tensor
     derived: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
-    asked: Counter[str] = field(default_factory=Counter, repr=False)
 
     @staticmethod
     def from_edge_index(edge_index: Tensor, num_nodes: int) -> EdgeList:
@@ -201,11 +198,14 @@ class EdgeList:
         return ptr, edge
 
     def to(self, device: torch.device | str) -> EdgeList:
+        kept = self.derived
+        if torch.device(device).type != "cpu":  # where nothing reads them (common.graph.places)
+            kept = {name: tensors for name, tensors in kept.items() if name != "places"}
         return EdgeList(
             self.src.to(device),
             self.dst.to(device),
             self.ptr.to(device),
-            {name: tuple(t.to(device) for t in kept) for name, kept in self.derived.items()},
+            {name: tuple(t.to(device) for t in tensors) for name, tensors in kept.items()},
         )
 
     def int32(self) -> EdgeList:

@@ -1,17 +1,19 @@
-"""The order in which attention reads the nodes of a graph that is used many times.
+"""An order to read a graph's nodes in, for graphs that attention goes over many times.
 
 Where neighbours lie far apart in memory, attention waits for their rows.  From the edges alone an
 order of the nodes can be found in which they lie near; the compiled attention then reads copies in
 that order, and its inputs and results stay in the caller's.  Rows of edges move as they are, so
 every sum keeps its order and no bit of a result changes.
 
-Finding the order takes as long as some calls save, so it is begun when a graph has been trained on
-that often.  Who can move the nodes themselves, once, saves more: :mod:`common.graph.order`.
+    edges = for_many_calls(EdgeList.from_edge_index(edge_index, num_nodes))
+    for _ in range(1000):
+        out, dx = neighbor_attention(q, k, v, x, edges, w_x)
+
+Who can move the nodes themselves, once, saves more: :mod:`common.graph.order`.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -20,11 +22,7 @@ from torch import Tensor
 from common.graph.edges import EdgeList
 from common.graph.order import graph_order, inverse_order, mean_log_gap
 
-CALLS = 4  # with gradients; they could have saved as much as the order costs (docs/kernels.md)
-MIN_DEGREE = 16  # copies take as long as reading some of the rows that a node has
 MIN_GAIN = 1.5  # of the mean binary logarithm of how far apart neighbours are
-# Neighbours anywhere have a mean of log2(N) - 2.2; those in an order of any kind are nearer.
-FAR = 3.5
 
 
 class Places(NamedTuple):
@@ -39,31 +37,30 @@ class Places(NamedTuple):
     rev_edge: Tensor  # (E,) by source, in the order of the list over nodes
 
 
-def places_of(edges: EdgeList, trained: bool) -> Places | None:
-    """The places of a graph on the CPU; None for where its nodes are.
+def for_many_calls(edges: EdgeList) -> EdgeList:
+    """The same edges, which compiled attention reads in an order in which neighbours are near.
+
+    It takes about as long as one call with gradients saves on a large graph of many edges
+    (docs/kernels.md).  Where no order brings neighbours nearer, the list comes back as it is.
 
     Args:
-        edges: of N nodes.
-        trained: whether the call that asks has gradients.
+        edges: of N nodes, on the CPU.
     """
-    if "places" not in edges.derived:
-        if torch.compiler.is_compiling() or edges.num_edges < MIN_DEGREE * edges.num_nodes:
-            return None
-        edges.asked["places"] += trained
-        if edges.asked["places"] < CALLS:
-            return None
-        edges.derived["places"] = find_places(edges) or ()
-    kept = edges.derived["places"]
-    return Places(*kept) if kept else None
+    if edges.num_edges == 0:
+        return edges
+    rows = graph_order(edges)
+    place = inverse_order(rows)
+    gain = mean_log_gap(edges.src, edges.dst) - mean_log_gap(place[edges.src], place[edges.dst])
+    if gain < MIN_GAIN:
+        return edges
+    places = places_in_order(edges, rows)
+    return EdgeList(edges.src, edges.dst, edges.ptr, {**edges.derived, "places": places})
 
 
-def find_places(edges: EdgeList) -> Places | None:
-    """Places in which neighbours are nearer; None where they are near, or nothing makes them."""
-    before = mean_log_gap(edges.src, edges.dst)
-    if before < math.log2(edges.num_nodes) - FAR:
-        return None
-    places = places_in_order(edges, graph_order(edges))
-    return places if mean_log_gap(places.src, places.dst) <= before - MIN_GAIN else None
+def places_of(edges: EdgeList) -> Places | None:
+    """What :func:`for_many_calls` has found, if anything."""
+    kept = edges.derived.get("places")
+    return None if kept is None else Places(*kept)
 
 
 def places_in_order(edges: EdgeList, rows: Tensor) -> Places:
@@ -74,7 +71,7 @@ def places_in_order(edges: EdgeList, rows: Tensor) -> Places:
     ptr, edge = _move_rows(edges.ptr, rows)
     rev_ptr, out_edge = _move_rows(edges.by_source[0], rows)
     moved = torch.empty_like(edge)  # where each edge of the list over nodes has come to
-    moved[edge] = torch.arange(len(edge))
+    moved[edge] = torch.arange(len(edge), device=edge.device)
     return Places(
         rows=rows,
         first=edges.ptr[rows],
@@ -91,4 +88,4 @@ def _move_rows(ptr: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     degree = (ptr[1:] - ptr[:-1])[rows]
     moved = torch.cat([ptr[:1], degree.cumsum(0)])
     shift = torch.repeat_interleave(ptr[rows] - moved[:-1], degree)
-    return moved, torch.arange(len(shift)) + shift
+    return moved, torch.arange(len(shift), device=ptr.device) + shift

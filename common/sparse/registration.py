@@ -15,12 +15,9 @@ Grads = tuple[Tensor | None, ...]
 
 def reverse_if_needed(edges: EdgeList, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
     """The reverse CSR if a gradient will read it, otherwise stand-ins that nothing reads."""
-    return edges.by_source if wants_gradient(*inputs) else (edges.ptr, edges.src)
-
-
-def wants_gradient(*inputs: Tensor | None) -> bool:
-    """Whether a gradient of one of the inputs can be asked for."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        return edges.by_source
+    return edges.ptr, edges.src
 
 
 def attach(

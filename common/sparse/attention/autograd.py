@@ -27,8 +27,9 @@ def backward_by(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Gr
     """The backward of an attention operator in terms of the operator that computes it."""
 
     def backward(ctx: Any, grad_out: Tensor, grad_dx: Tensor, *_: Tensor) -> Grads:
-        more, saved = ctx.saved_tensors[: ctx.more], ctx.saved_tensors[ctx.more :]
-        *tensors, gate, bias, out, lse, moment = saved
+        saved = ctx.saved_tensors  # read once: checkpointing unpacks at every reading
+        more = saved[: ctx.more]
+        *tensors, gate, bias, out, lse, moment = saved[ctx.more :]
         operands = Operands._make((*tensors, gate, ctx.beta, bias))
         grad_out = torch.zeros_like(out) if grad_out is None else grad_out
         grad_dx = torch.zeros_like(operands.x) if grad_dx is None else grad_dx

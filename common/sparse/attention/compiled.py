@@ -24,9 +24,7 @@ from common.sparse.attention.inputs import (
     point_operands_of,
 )
 from common.sparse.extension import after_loading
-from common.sparse.registration import Grads, attach, like, wants_gradient
-
-MIN_BYTES = 2**22  # of q: smaller tables stay in the cache in any order
+from common.sparse.registration import Grads, attach, like
 
 
 def neighbor_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
@@ -36,14 +34,10 @@ def neighbor_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         nothing = inputs.q + inputs.k + inputs.v  # so that they have a gradient, of no numbers
         return nothing, dx + nothing.sum() if nothing.requires_grad else dx
     operands, rows, first = operands_of(inputs.folded()), None, None
-    trained = wants_gradient(*(t for t in operands if isinstance(t, Tensor)))
-    if inputs.q.numel() * inputs.q.element_size() >= MIN_BYTES:
-        places = places_of(inputs.edges, trained)
-        if places is not None:
-            rows, first, src, dst, ptr, rev_ptr, rev_edge = places
-            operands = operands._replace(
-                src=src, dst=dst, ptr=ptr, rev_ptr=rev_ptr, rev_edge=rev_edge
-            )
+    places = places_of(inputs.edges)
+    if places is not None:
+        rows, first, src, dst, ptr, rev_ptr, rev_edge = places
+        operands = operands._replace(src=src, dst=dst, ptr=ptr, rev_ptr=rev_ptr, rev_edge=rev_edge)
     out, dx, _, _ = torch.ops.edgewise.attention(*operands, rows, first)
     return out, dx
 

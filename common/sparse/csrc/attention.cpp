@@ -23,8 +23,8 @@ Tensor placed(const Tensor& t, const optional<Tensor>& rows) {
   return take_rows(pad_heads(t), rows);
 }
 
-// What edges have, in-edges of a node together, between the order of the caller and that of places: the
-// in-edges of place i are ptr[i] to ptr[i + 1] here and begin at first[i] there.
+// What edges have, in-edges of a node together, between the order of the caller and that of places:
+// the in-edges of place i are ptr[i] to ptr[i + 1] here and begin at first[i] there.
 Tensor move_edges(const Tensor& t, const Tensor& ptr, const Tensor& first, bool to_places) {
   if (t.numel() == 0) return t;
   Tensor out = new_like(t);

@@ -11,15 +11,15 @@ namespace edgewise {
 constexpr int64_t kPad = 16;  // elements; a multiple of every vector width
 constexpr int64_t kTile = 192;  // edges handled together by the gate kernels
 
-// Rows of a graph's sources lie anywhere in memory, where no hardware foresees them.  Those of tables
-// beyond the second-level cache are asked for so many rows before they are read; kNever, more than
-// any tile has, asks for none, which is 2 % faster where the cache holds them.
+// Rows of a graph's sources lie anywhere in memory, where no hardware foresees them.  Those of
+// tables beyond the second-level cache are asked for so many rows before they are read; kNever, more
+// than any tile has, asks for none, which is 2 % faster where the cache holds them.
 constexpr int64_t kAhead = 8, kNever = 256;
 constexpr int64_t kCacheBytes = int64_t{4} << 20;
 inline int64_t rows_ahead(int64_t bytes) { return bytes > kCacheBytes ? kAhead : kNever; }
 
-// With `rows` the edge list is one of places instead of nodes, and so are all inputs but those of a
-// node's own row, which like the results stay where they are: lse, moment, out and grad_dx.
+// With `rows` the edge list is one of places instead of nodes, and so are all arrays but those of
+// which only a node's own row is read or written: out, dx, lse, moment, grad_dx, dq, dk and dv.
 template <class T, class I>
 struct AttentionArgs {
   int64_t heads, dim, coords;  // H, padded D, C

@@ -16,8 +16,9 @@ STABLE_TORCH_LIBRARY(edgewise, m) {
         "Tensor? rows, Tensor? first) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("attention_backward(Tensor grad_out, Tensor grad_dx, Tensor q, Tensor k, Tensor v, "
         "Tensor x, Tensor src, Tensor dst, Tensor ptr, Tensor rev_ptr, Tensor rev_edge, "
-        "Tensor w_x, Tensor? gate, float beta, Tensor? bias, Tensor? rows, "
-        "Tensor? first, Tensor out, Tensor lse, Tensor moment) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "Tensor w_x, Tensor? gate, float beta, Tensor? bias, Tensor? rows, Tensor? first, "
+        "Tensor out, Tensor lse, Tensor moment) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("points(Tensor x, Tensor src, Tensor dst, Tensor ptr, Tensor rev_ptr, Tensor rev_edge, "
         "Tensor w_x, Tensor? gate, float beta, Tensor? bias, Tensor? gamma) "
         "-> (Tensor, Tensor, Tensor)");

@@ -1,16 +1,15 @@
-"""Places: the same graph in another order, found for graphs that are trained on again and again."""
+"""Places: the same graph in another order, for graphs that attention goes over many times."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from common.graph.edges import EdgeList
 from common.graph.knn import knn_edges
 from common.graph.order import graph_order, locality_order, mean_log_gap, permute_edges
-from common.graph.places import CALLS, find_places, places_in_order, places_of
+from common.graph.places import for_many_calls, places_in_order, places_of
 from common.rng import generator_for
 
 
@@ -76,15 +75,20 @@ def test_places_keep_the_order_of_out_edges() -> None:
         assert bool((places.src[mine] == place).all())
 
 
-def test_an_order_is_found_after_some_calls_with_gradients() -> None:
+def test_for_many_calls_keeps_the_edges() -> None:
     edges = cloud()
-    assert all(places_of(edges, trained=False) is None for _ in range(3 * CALLS))
-    assert all(places_of(edges, trained=True) is None for _ in range(CALLS - 1))
-    found = places_of(edges, trained=True)
-    assert found is not None
-    again = places_of(edges, trained=False)  # it is there now
-    assert again is not None
-    assert again.rows is found.rows
+    near = for_many_calls(edges)
+    assert torch.equal(near.edge_index, edges.edge_index)
+    assert torch.equal(near.ptr, edges.ptr)
+    places = places_of(near)
+    assert places is not None
+    assert mean_log_gap(places.src, places.dst) < mean_log_gap(edges.src, edges.dst) - 3
+    assert places_of(edges) is None
+
+
+def test_graphs_of_a_union_are_brought_together() -> None:
+    union = EdgeList.disjoint_union([cloud(1000), cloud(1000), cloud(1000), cloud(1000)])
+    assert places_of(for_many_calls(union)) is not None
 
 
 def ordered() -> EdgeList:
@@ -97,19 +101,18 @@ def ordered() -> EdgeList:
     [
         pytest.param(ordered, id="near already"),
         pytest.param(lambda: multigraph(500, 500 * 30), id="nothing brings them together"),
-        pytest.param(lambda: cloud(k=5), id="few edges a node"),
         pytest.param(lambda: EdgeList.from_edge_index(torch.empty(2, 0).long(), 3), id="no edges"),
+        pytest.param(lambda: EdgeList.from_edge_index(torch.empty(2, 0).long(), 0), id="no nodes"),
     ],
 )
 def test_no_order_where_it_would_not_pay(edges) -> None:  # type: ignore[no-untyped-def]
     graph = edges()
-    assert all(places_of(graph, trained=True) is None for _ in range(CALLS + 1))
+    assert for_many_calls(graph) is graph
 
 
-def test_what_is_derived_moves_with_the_edges() -> None:
-    edges = cloud()
-    places = find_places(edges)
-    assert places is not None
-    edges.derived["places"] = places
-    moved: tuple[Tensor, ...] = edges.to("cpu").derived["places"]
-    assert all(torch.equal(a, b) for a, b in zip(moved, places, strict=True))
+def test_places_stay_on_the_cpu() -> None:
+    near = for_many_calls(cloud())
+    assert places_of(near.to("cpu")) is not None
+    moved = near.to("meta")
+    assert places_of(moved) is None
+    assert moved.by_source[1].device.type == "meta"

@@ -115,9 +115,13 @@ def values_and_gradients(op: Op, inputs: list[Tensor], seed: int = 1) -> list[Te
     return [o.detach() for o in outputs] + list(torch.autograd.grad(total, inputs))
 
 
-def matches_the_plain_form(backend: str, size: tuple[int, ...], names: list[str]) -> None:
-    """To 1e-10 in float64, relative to the largest entry."""
-    operations = Problem(size).operations()
+def matches_the_plain_form(
+    backend: str, size: tuple[int, ...], names: list[str], edges: EdgeList | None = None
+) -> None:
+    """To 1e-10 in float64, relative to the largest entry; on other edges of the size if given."""
+    problem = Problem(size)
+    problem.edges = problem.edges if edges is None else edges
+    operations = problem.operations()
     for name in names:
         op, inputs = operations[name]
         with use_backend("reference"):

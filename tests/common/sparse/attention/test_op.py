@@ -18,12 +18,11 @@ from sparse_problems import (
     values_and_gradients,
 )
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from common.graph.edges import EdgeList
-from common.graph.knn import knn_edges
-from common.graph.places import CALLS, places_in_order
+from common.graph.places import places_in_order
 from common.sparse import attention_weights, neighbor_attention, use_backend
-from common.sparse.attention import compiled
 
 NAMES = ["attention", "attention, gate", "attention, gate and bias"]
 NAMES += ["distances", "points", "points by distance alone"]
@@ -38,23 +37,30 @@ def test_matches_the_plain_form(backend: str, size: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("width", [16, 32, 40])
 @needs_extension
 def test_tables_beyond_the_cache_match_the_plain_form(width: int) -> None:
-    """Their rows are asked for ahead: q takes more than 4 MiB, and degrees of 0 to 60 make tiles
-    that are shorter and longer than the distance."""
+    """Their rows are asked for ahead: q takes more than 4 MiB.  Degrees, in and out, go from 0 to
+    far beyond a tile."""
     nodes = 2**22 // (8 * 4 * width) + 1
-    size = (nodes, 30 * nodes, 4, width, 2, 1, 1)
-    matches_the_plain_form("cpp", size, ["attention", "attention, gate and bias"])
+    size = (nodes, 10 * nodes, 4, width, 2, 1, 1)
+    rng = torch.Generator().manual_seed(0)
+    skewed = (nodes * torch.rand(2, 10 * nodes, generator=rng) ** 3).long()
+    edges = EdgeList.from_edge_index(skewed, nodes)
+    assert int(edges.in_degree.min()) == 0
+    assert int(edges.in_degree.max()) > 300
+    matches_the_plain_form("cpp", size, ["attention", "attention, gate and bias"], edges)
+
+
+PLACED = ["attention", "attention, gate", "attention, gate and bias", "distances"]
 
 
 @needs_extension
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [(61, 1500, 4, 16, 2, 1, 1), (40, 900, 3, 5, 3, 1, 1)], ids=str)
 def test_the_order_that_nodes_are_read_in_changes_no_bit(
-    size: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(compiled, "MIN_BYTES", 0)
     problem = Problem(size, dtype)
     rows = torch.randperm(size[0], generator=torch.Generator().manual_seed(4))
-    for name in ["attention", "attention, gate", "attention, gate and bias", "distances"]:
+    for name in PLACED:
         plain = values_and_gradients(*problem.operations()[name])
         problem.edges.derived["places"] = places_in_order(problem.edges, rows)
         placed = values_and_gradients(*problem.operations()[name])
@@ -64,23 +70,46 @@ def test_the_order_that_nodes_are_read_in_changes_no_bit(
 
 
 @needs_extension
-def test_a_graph_that_is_trained_on_is_read_in_an_order_of_its_own() -> None:
-    """More than 4 MiB of queries: calls after the order was found give what those before gave."""
-    rng = torch.Generator().manual_seed(0)
-    edges = knn_edges(torch.rand(8200, 2, generator=rng), 16)
-    q, k, v = (torch.randn(8200, 4, 32, generator=rng).requires_grad_() for _ in range(3))
-    x, w_x = torch.randn(8200, 2, generator=rng), torch.randn(4, 2, 2, generator=rng)
+def test_places_are_what_the_kernels_read() -> None:
+    """With the places of another graph the result is that graph's."""
+    problem = Problem(SIZES[-1])
+    other = EdgeList.from_edge_index(problem.edges.edge_index.flip(0), problem.edges.num_nodes)
+    mine = values_and_gradients(*problem.operations()["attention"])
+    rows = torch.arange(other.num_nodes).flip(0)
+    problem.edges.derived["places"] = places_in_order(other, rows)
+    misled = values_and_gradients(*problem.operations()["attention"])
+    problem.edges = other
+    for own, got, want in zip(
+        mine, misled, values_and_gradients(*problem.operations()["attention"]), strict=True
+    ):
+        assert torch.equal(got, want)
+        assert not torch.equal(got, own)
 
-    def step() -> list[Tensor]:
-        out, dx = neighbor_attention(q, k, v, x, edges, w_x)
-        return [out, dx, *torch.autograd.grad(out.square().sum() + dx.sum(), [q, k, v])]
 
-    first = step()
-    assert "places" not in edges.derived
-    for _ in range(CALLS):
-        last = step()
-    assert len(edges.derived["places"]) > 0
-    assert all(torch.equal(a, b) for a, b in zip(first, last, strict=True))
+@needs_extension
+def test_torch_compile_takes_places() -> None:
+    problem = Problem(SIZES[-1])
+    rows = torch.arange(problem.edges.num_nodes).flip(0)
+    problem.edges.derived["places"] = places_in_order(problem.edges, rows)
+    op, _ = problem.operations()["attention, gate"]
+    whole = torch.compile(op, backend="eager", fullgraph=True)
+    for want, got in zip(op(), whole(), strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_under_checkpointing_as_without(backend: str) -> None:
+    problem = Problem(SIZES[-1])
+    op, inputs = problem.operations()["attention, gate and bias"]
+
+    def kept() -> list[Tensor]:
+        return list(checkpoint(lambda: tuple(op()), use_reentrant=False))
+
+    with use_backend(backend):  # type: ignore[arg-type]
+        pairs = zip(
+            values_and_gradients(op, inputs), values_and_gradients(kept, inputs), strict=True
+        )
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
