@@ -191,12 +191,14 @@ def torchrun(fit: SmallFit, folder: Path, world: int) -> Row:
     assert set(ended.codes) == {0}, ended.printed[0][-3000:]
     command, _ = faults.faulty(0, case)
     folders = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    # Without it torch 2.13 starts processes again over a store that holds the dead ones' addresses.
+    fresh = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONPATH": folders}
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
             f"--nproc_per_node={world}", "--max_restarts=1", "-m", "common.cli", *command,
         ],
-        cwd=folder, env=os.environ | {"PYTHONPATH": folders}, capture_output=True, text=True,
+        cwd=folder, env=os.environ | fresh, capture_output=True, text=True,
         timeout=600, check=False,
     )  # fmt: skip
     at = re.search(r"resuming .* step (\d+)\)", done.stderr)
