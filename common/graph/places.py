@@ -40,8 +40,9 @@ class Places(NamedTuple):
 def for_many_calls(edges: EdgeList) -> EdgeList:
     """The same edges, which compiled attention reads in an order in which neighbours are near.
 
-    It takes about as long as one call with gradients saves on a large graph of many edges
-    (docs/kernels.md).  Where no order brings neighbours nearer, the list comes back as it is.
+    Finding it takes what three to seven calls with gradients save on large graphs of 100 edges a
+    node; with 20 it does not pay (docs/kernels.md).  Where no order brings neighbours nearer, the
+    list comes back as it is.
 
     Args:
         edges: of N nodes, on the CPU.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from common.align import aligned_rmsd
 from protein_cvae.data.batch import ProteinBatch
@@ -106,19 +106,40 @@ class WeightedMeans:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._metrics: dict[str, MeanMetric] = {}
+        self._metrics: dict[str, _WeightedMean] = {}
 
     def update(self, values: Mapping[str, Tensor], weight: Tensor) -> None:
         """Add one batch; its values count by ``weight``."""
         for name, value in values.items():
             if name not in self._metrics:
-                # A value that is not a number is shown, not left out.
-                self._metrics[name] = MeanMetric(nan_strategy="disable").to(self.device)
+                self._metrics[name] = _WeightedMean(self.device)
             self._metrics[name].update(value, weight)
 
     def compute(self) -> dict[str, Tensor]:
         """The means, over all ranks; every rank calls this."""
         return {name: metric.compute() for name, metric in self._metrics.items()}
+
+
+class _WeightedMean(Metric):
+    """Sums of values and weights over ranks.  A value that is not a number is shown, not left out:
+    torchmetrics' own mean then forgets the weights (1.9.0, ``nan_strategy="disable"``)."""
+
+    full_state_update = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        for name in ("total", "weight"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.to(device)
+
+    def update(self, value: Tensor, weight: Tensor) -> None:
+        self.total += value.double() * weight
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        return (self.total / self.weight).float()
 
 
 class ActiveUnits(Metric):

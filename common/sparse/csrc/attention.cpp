@@ -93,7 +93,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
     const Tensor& v_in, const Tensor& x_in, const Tensor& src, const Tensor& dst,
     const Tensor& ptr, const Tensor& rev_ptr, const Tensor& rev_edge, const Tensor& w_in,
     const optional<Tensor>& gate_in, double beta, const optional<Tensor>& bias_in,
-    const optional<Tensor>& rows, const optional<Tensor>& first, const Tensor& out_in, const Tensor& lse, const Tensor& moment) {
+    const optional<Tensor>& rows, const optional<Tensor>& first, const Tensor& out_in,
+    const Tensor& lse, const Tensor& moment) {
   const int64_t N = q_in.size(0), H = q_in.size(1), D = q_in.size(2), C = x_in.size(1);
   const int64_t E = src.size(0);
   const Tensor q = placed(q_in, rows), k = placed(k_in, rows), v = placed(v_in, rows);
