@@ -73,16 +73,42 @@ def start(
         cwd: its working directory; None for this process's own.
         environment: all its variables; None for this process's own.
         log: gets both of its outputs, and its input is empty; None to share all three.
+
+    A signal that arrives while the child is being made raises when it can be stopped.
     """
-    return subprocess.Popen(
-        list(command),
-        cwd=cwd,
-        env=environment,
-        stdin=None if log is None else subprocess.DEVNULL,
-        stdout=log,
-        stderr=None if log is None else subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with _held_signals() as held:
+        child = subprocess.Popen(
+            list(command),
+            cwd=cwd,
+            env=environment,
+            stdin=None if log is None else subprocess.DEVNULL,
+            stdout=log,
+            stderr=None if log is None else subprocess.STDOUT,
+            start_new_session=True,
+        )
+    if held:
+        stop(child)
+        signal.raise_signal(held[0])
+    return child
+
+
+@contextlib.contextmanager
+def _held_signals() -> Iterator[list[int]]:
+    """Within this context signals that have a handler in Python are put down instead: one that
+    raises in the middle of ``Popen`` leaves a child that nobody knows."""
+    held: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield held
+        return
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, *_ENDING)}
+    taken = {n: handler for n, handler in handlers.items() if callable(handler)}
+    for number in taken:
+        signal.signal(number, lambda number, frame: held.append(number))
+    try:
+        yield held
+    finally:
+        for number, handler in taken.items():
+            signal.signal(number, handler)
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:

@@ -110,3 +110,27 @@ def test_it_works_in_a_thread() -> None:
     thread.start()
     thread.join()
     assert found == [3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_child_is_made_leaves_none(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    made: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *arguments: object, **more: object) -> None:
+            super().__init__(*arguments, **more)  # type: ignore[call-overload]
+            made.append(self)
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by tests in the background
+    try:
+        with processes.stop_on_signals(), pytest.raises(KeyboardInterrupt):
+            processes.start([sys.executable, "-c", "import time; time.sleep(600)"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    (child,) = made
+    assert gone(child.pid)
