@@ -33,7 +33,16 @@ class AttentionInputs(NamedTuple):
 
 
 def distance_logits(x: Tensor, edges: EdgeList, gamma: Tensor) -> Tensor:
-    """(E, H) -gamma_h |x_j - x_i|^2."""
+    """What squared distances add to the logits of attention: ``-gamma_h |x_j - x_i|^2``.
+
+    Args:
+        x: (N, C) coordinates.
+        edges: E edges (j, i) over N nodes.
+        gamma: (H,) weights.
+
+    Returns:
+        (E, H).
+    """
     gap = x.index_select(0, edges.src) - x.index_select(0, edges.dst)
     return -gamma * gap.square().sum(1, keepdim=True)
 
