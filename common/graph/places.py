@@ -49,12 +49,10 @@ def for_many_calls(edges: EdgeList) -> EdgeList:
     """
     if edges.num_edges == 0:
         return edges
-    rows = graph_order(edges)
-    place = inverse_order(rows)
-    gain = mean_log_gap(edges.src, edges.dst) - mean_log_gap(place[edges.src], place[edges.dst])
+    places = places_in_order(edges, graph_order(edges))
+    gain = mean_log_gap(edges.src, edges.dst) - mean_log_gap(places.src, places.dst)
     if gain < MIN_GAIN:
         return edges
-    places = places_in_order(edges, rows)
     return EdgeList(edges.src, edges.dst, edges.ptr, {**edges.derived, "places": places})
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UserError
-from common.sparse import neighbor_attention
+from common.sparse import distance_logits, neighbor_attention
 from spatial_ipa.geometry.gauge import graph_mean
 from spatial_ipa.geometry.walks import squared_distance
 from spatial_ipa.model.point_attention import PointOffsets
@@ -149,10 +149,10 @@ class IPALiteBlock(nn.Module):
         """(E, H) the optional geometric logit; None when off."""
         if self.distance_term == "none":
             return None
+        if self.distance_term == "monotone":
+            return distance_logits(at.x, at.edges, functional.softplus(self.gamma))
         dst = at.edges.dst
         d2 = squared_distance(at.x, dst, at.edges.src)
-        if self.distance_term == "monotone":
-            return -functional.softplus(self.gamma) * d2[:, None]
         # The mean over edges of a union cannot serve: each graph has its own median.
         distance = (d2 + 1e-12).sqrt()
         median = _graph_median(distance.detach(), at.graph[dst], at.num_graphs)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spatial_ipa.geometry.walks import squared_distance
+from common.sparse import distance_logits
 from spatial_ipa.model.block import Attended, IPALiteBlock
 from spatial_ipa.model.network import NetworkSettings
 from spatial_ipa.model.recycle import Recycle
@@ -57,8 +57,7 @@ class IPAUnsharedModel(StatesModel):
     def distance(self, at: Recycle) -> Tensor:
         """(E, H) the distance term of a recycle."""
         share = at.step / max(self.recycles - 1, 1)
-        square = squared_distance(at.x, at.edges.dst, at.edges.src)
-        return -share * functional.softplus(self.gamma) * square[:, None]
+        return distance_logits(at.x, at.edges, share * functional.softplus(self.gamma))
 
     def _with_distance(self, at: Recycle, distance: Tensor) -> Recycle:
         """The same with logits (E, H) of the gate and the distance term."""

@@ -20,7 +20,7 @@ Tensor pad_heads(const Tensor& t) { return pad_last(t, t.size(-1) <= 16 ? 16 : 3
 
 // The rows of the kernels' tables, in the order of their places.
 Tensor placed(const Tensor& t, const optional<Tensor>& rows) {
-  return take_rows(pad_heads(t), rows);
+  return gather_rows(pad_heads(t), rows);
 }
 
 // What edges have, in-edges of a node together, between the order of the caller and that of places:
@@ -68,7 +68,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
   require_sizes(q_in.size(1), x_in.size(1));
   const int64_t N = q_in.size(0), H = q_in.size(1), D = q_in.size(2), C = x_in.size(1);
   const Tensor q = placed(q_in, rows), k = placed(k_in, rows), v = placed(v_in, rows);
-  const Tensor x = take_rows(x_in, rows), w = packed(w_in);
+  const Tensor x = gather_rows(x_in, rows), w = packed(w_in);
   const auto gate = to_places(gate_in, ptr, first), bias = to_places(bias_in, ptr, first);
   Tensor out = new_like(q), dx = new_like(x);
   Tensor lse = empty({N, H}, q), moment = empty({N, H, C}, q);
@@ -99,7 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention_bac
   const int64_t E = src.size(0);
   const Tensor q = placed(q_in, rows), k = placed(k_in, rows), v = placed(v_in, rows);
   const Tensor out = pad_heads(out_in), grad_out = placed(grad_out_in, rows);
-  const Tensor x = take_rows(x_in, rows), w = packed(w_in), grad_dx = packed(grad_dx_in);
+  const Tensor x = gather_rows(x_in, rows), w = packed(w_in), grad_dx = packed(grad_dx_in);
   const auto gate = to_places(gate_in, ptr, first), bias = to_places(bias_in, ptr, first);
   Tensor dq = new_like(q), dk = new_like(q), dv = new_like(q);
   Tensor dw = new_like(w);

@@ -63,7 +63,7 @@ Tensor resize_last(const Tensor& t_in, int64_t width) {
   return out;
 }
 
-Tensor take_rows(const Tensor& t_in, const std::optional<Tensor>& rows) {
+Tensor gather_rows(const Tensor& t_in, const std::optional<Tensor>& rows) {
   const Tensor t = packed(t_in);
   if (!rows || t.numel() == 0) return t;
   Tensor out = new_like(t);

@@ -44,7 +44,7 @@ inline Tensor pad_last(const Tensor& t, int64_t multiple) {
 }
 
 // t[rows], contiguous; without rows just that.
-Tensor take_rows(const Tensor& t, const std::optional<Tensor>& rows);
+Tensor gather_rows(const Tensor& t, const std::optional<Tensor>& rows);
 
 // The types of the kernels: what torch calls them, and their codes in its C functions.
 template <class T>
